@@ -1,0 +1,128 @@
+"""What a model is made of: the numbers that both sides of the codec agree on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from nicc.errors import ModelError
+
+PIXELS_PER_LATENT = 16
+LATENTS_PER_HYPER = 4
+PIXELS_PER_HYPER = PIXELS_PER_LATENT * LATENTS_PER_HYPER
+RATE_POINTS = 64
+ANCHORS = 8
+LAMBDA_MIN, LAMBDA_MAX = 0.00125, 0.08
+CDF_ROWS = 64
+SIGMA_MIN, SIGMA_MAX = 0.11, 256.0
+ROW_HIDDEN = 48
+"""Units in the hidden layer that predicts CDF rows."""
+ROW_BITS = 12
+"""Fractional bits of the integers that become CDF rows."""
+HIDDEN_BITS = 4
+"""Fractional bits of the hidden units, which are clipped to 0..255."""
+HIDDEN_MAX = 255 / 2**HIDDEN_BITS
+MAGNITUDE_UNIT = 4
+"""Integer magnitudes are this many times log2(1 + abs symbol)."""
+HYPER_UNIT = 64
+"""Dequantised hyper-latents are integers in 1/64 nat."""
+HYPER_LIMIT = 1023
+Z_SYMBOL_LIMIT = 127
+"""Hyper-latent symbols lie in -127..127."""
+RECON_CLASSES = 2
+"""Symbols of magnitude 1 and of 2 or more have their own reconstruction offset."""
+
+SYNTHESES = ("two-layer", "jpeg-like")
+ANALYSES = ("patch", "cnn", "elic")
+
+LOG_ROW_STEP = math.log(SIGMA_MAX / SIGMA_MIN) / (CDF_ROWS - 1)
+"""Natural logarithm of the ratio between the deviations of neighbouring CDF rows."""
+
+
+def rate_lambda(rate_point: float) -> float:
+    """Weight of the mean squared error (0..255 scale) against bits per pixel at a rate point 0..63."""
+    t = rate_point / (RATE_POINTS - 1)
+    return LAMBDA_MIN * (LAMBDA_MAX / LAMBDA_MIN) ** t
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shapes of a model's networks. Two models with equal architectures differ in weights only.
+
+    ``synthesis`` is ``two-layer`` or ``jpeg-like`` (Yang & Mandt 2023); ``kernel`` the size of its
+    first transposed convolution; ``hidden_channels`` and ``residual`` belong to the two-layer form.
+    ``groups`` are the bounds of the channel groups that are decoded one after another, ``bands``
+    the widths, per group but the last, of the channel bands whose magnitudes are summed.
+    """
+
+    synthesis: str = "two-layer"
+    kernel: int = 14
+    hidden_channels: int = 12
+    residual: bool = True
+    latent_channels: int = 256
+    hyper_channels: int = 32
+    groups: tuple[int, ...] = (0, 16, 56, 128, 256)
+    bands: tuple[int, ...] = (4, 8, 12)
+    mean_hidden: int = 64
+    analysis: str = "patch"
+    analysis_width: int = 80
+    analysis_depth: int = 4
+
+    def __post_init__(self) -> None:
+        smallest = {"two-layer": 8, "jpeg-like": 16}
+        problems = []
+        if self.synthesis not in SYNTHESES:
+            problems.append(f"synthesis must be one of {', '.join(SYNTHESES)}")
+        elif self.kernel % 2 or not smallest[self.synthesis] <= self.kernel <= 2 * smallest[self.synthesis]:
+            problems.append(f"kernel {self.kernel} is not even or not once to twice the stride")
+        if self.analysis not in ANALYSES:
+            problems.append(f"analysis must be one of {', '.join(ANALYSES)}")
+        if len(self.groups) != 5 or self.groups[0] != 0 or self.groups[-1] != self.latent_channels:
+            problems.append("groups must be five bounds from 0 to latent_channels")
+        elif any((b - a) % w for a, b, w in zip(self.groups, self.groups[1:], self.bands, strict=False)):
+            problems.append("bands do not divide their groups")
+        if problems:
+            raise ModelError("architecture: " + "; ".join(problems))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Architecture:
+        """The architecture that a configuration describes; unknown names raise `ModelError`."""
+        known = {f.name for f in fields(cls)}
+        if unknown := set(values) - known:
+            raise ModelError(f"architecture: unknown entries {', '.join(sorted(unknown))}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @property
+    def group_count(self) -> int:
+        return len(self.groups) - 1
+
+    @property
+    def synthesis_stride(self) -> int:
+        return PIXELS_PER_LATENT if self.synthesis == "jpeg-like" else PIXELS_PER_LATENT // 2
+
+    @property
+    def synthesis_outputs(self) -> int:
+        """Channels that the first transposed convolution of the synthesis produces."""
+        if self.synthesis == "jpeg-like":
+            return 3
+        return self.hidden_channels * (2 if self.residual else 1)
+
+    def bands_before(self, group: int) -> int:
+        """Number of channel bands in the groups decoded before ``group``."""
+        return sum((self.groups[g + 1] - self.groups[g]) // self.bands[g] for g in range(group))
+
+    def feature_count(self, group: int) -> int:
+        """Inputs of the network that predicts the CDF rows of ``group`` in the first phase."""
+        return self.hyper_channels + self.groups[group] + 9 * self.bands_before(group)
+
+    def band_matrix(self) -> list[list[int]]:
+        """0/1 matrix (channels before the last group, bands) that sums magnitudes over bands."""
+        matrix = [[0] * self.bands_before(self.group_count - 1) for _ in range(self.groups[-2])]
+        for g in range(self.group_count - 1):
+            for c in range(self.groups[g], self.groups[g + 1]):
+                matrix[c][self.bands_before(g) + (c - self.groups[g]) // self.bands[g]] = 1
+        return matrix

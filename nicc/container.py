@@ -1,0 +1,246 @@
+"""The .nic container: bytes to `Container` and back. Knows nothing of codecs. See docs/format.md.
+
+Invariants: `unpack(pack(c))` equals ``c``; `unpack` raises `FormatError` for anything that `pack`
+cannot have written, reads every length against what is left, and allocates nothing larger than the
+file itself.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field, replace
+
+from nicc.errors import FormatError
+
+MAGIC = b"\x8eNIC"
+VERSION = 1
+NAMED_MODEL = 0
+MAX_SIDE = 65535
+MAX_PIXELS = 1 << 27
+FINGERPRINT_BYTES = 4
+
+BOX_Z = 1
+BOX_Y = 2
+OPTIONAL = 0x40
+"""Boxes whose type has this bit may be skipped by readers that do not know them."""
+BOX_ICC = 0x41
+BOX_EXIF = 0x42
+BOX_XMP = 0x43
+BOX_ALPHA = 0x44
+BOX_NAMES = {BOX_Z: "z", BOX_Y: "y", BOX_ICC: "icc", BOX_EXIF: "exif", BOX_XMP: "xmp", BOX_ALPHA: "alpha"}
+
+FLAG_GREY = 0x01
+FLAG_OF_BOX = {BOX_ALPHA: 0x02, BOX_ICC: 0x04, BOX_EXIF: 0x08, BOX_XMP: 0x10}
+"""Header flags that announce optional boxes, so that a file cut at a box is noticed."""
+KNOWN_FLAGS = FLAG_GREY | sum(FLAG_OF_BOX.values())
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a .nic file says about itself.
+
+    ``model`` is a code of a shipped model, or a name; ``fingerprint`` identifies the arrays that
+    the receiver needs; ``rate_point`` is 0..63; ``beta`` the realism (0..1, in steps of 1/255)
+    that a decoder uses unless told otherwise.
+    """
+
+    model: int | str
+    fingerprint: bytes
+    width: int
+    height: int
+    rate_point: int
+    beta: float = 0.0
+    grey: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """One independently coded group of latent rows: CRC-32 of its symbols, and its bits."""
+
+    checksum: int
+    stream: bytes
+
+
+@dataclass(frozen=True)
+class Box:
+    """Type and size in bytes, framing included, of one box of a file."""
+
+    kind: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return BOX_NAMES.get(self.kind, f"unknown-{self.kind:#04x}")
+
+
+@dataclass(frozen=True)
+class Container:
+    """A whole file. ``extras`` maps known optional box types to payloads."""
+
+    header: Header
+    symbol_checksum: int
+    z: bytes
+    groups: tuple[Group, ...]
+    extras: dict[int, bytes] = field(default_factory=dict)
+    boxes: tuple[Box, ...] = field(default=(), compare=False)
+    """Every box in file order; filled in by `unpack`."""
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def header_bytes(header: Header, flags: int = 0) -> bytes:
+    """The header up to its checksum."""
+    flags |= FLAG_GREY if header.grey else 0
+    parts = [MAGIC, bytes([VERSION])]
+    if isinstance(header.model, str):
+        name = header.model.encode()
+        if not 0 < len(name) < 256:
+            raise FormatError(f"model name {header.model!r} is not 1 to 255 bytes long")
+        parts.append(bytes([NAMED_MODEL, len(name)]) + name)
+    else:
+        parts.append(bytes([header.model]))
+    parts += [header.fingerprint, _varint(header.width), _varint(header.height)]
+    parts.append(bytes([header.rate_point, round(header.beta * 255), flags]))
+    return b"".join(parts)
+
+
+def flags_of(extras: dict[int, bytes]) -> int:
+    return sum(FLAG_OF_BOX[kind] for kind in extras)
+
+
+def symbol_checksum(header: Header, extras: dict[int, bytes], z_checksum: int, groups: tuple[Group, ...]) -> int:
+    """CRC-32 of the header, then the checksums of the symbols of z and of every group of y."""
+    sums = struct.pack(f"<{len(groups) + 1}I", z_checksum, *(g.checksum for g in groups))
+    return zlib.crc32(sums, zlib.crc32(header_bytes(header, flags_of(extras))))
+
+
+def pack(container: Container) -> bytes:
+    """The file's bytes."""
+    parts = [header_bytes(container.header, flags_of(container.extras)), struct.pack("<I", container.symbol_checksum)]
+    boxes = [(BOX_Z, container.z)]
+    boxes += [(BOX_Y, struct.pack("<I", g.checksum) + g.stream) for g in container.groups]
+    for kind, payload in container.extras.items():
+        checksum = zlib.crc32(payload, zlib.crc32(bytes([kind])))
+        boxes.append((kind, struct.pack("<I", checksum) + payload))
+    for kind, payload in boxes:
+        parts += [bytes([kind]), _varint(len(payload)), payload]
+    return b"".join(parts)
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    @property
+    def left(self) -> int:
+        return len(self.data) - self.at
+
+    def take(self, count: int, what: str) -> bytes:
+        if count > self.left:
+            raise FormatError(f"truncated: {what} needs {count} bytes, {self.left} left")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def byte(self, what: str) -> int:
+        return self.take(1, what)[0]
+
+    def varint(self, what: str) -> int:
+        value = 0
+        for shift in range(0, 35, 7):
+            b = self.byte(what)
+            value |= (b & 0x7F) << shift
+            if b < 0x80:
+                if shift and not b:
+                    break
+                return value
+        raise FormatError(f"damaged: {what} is not a valid number")
+
+
+def read_header(data: bytes) -> Header:
+    """The header alone; the boxes are not looked at. Raises `FormatError`."""
+    return _read_header(_Reader(data))[0]
+
+
+def _read_header(r: _Reader) -> tuple[Header, int, int]:
+    if not r.data:
+        raise FormatError("empty file")
+    if not r.data.startswith(MAGIC[: min(len(r.data), len(MAGIC))]):
+        raise FormatError("not a .nic file")
+    r.take(len(MAGIC), "magic")
+    if (version := r.byte("version")) != VERSION:
+        raise FormatError(f"format version {version} is unknown; this nicc reads version {VERSION}, update it")
+    model: int | str = r.byte("model")
+    if model == NAMED_MODEL:
+        try:
+            model = r.take(r.byte("model name"), "model name").decode()
+        except UnicodeDecodeError:
+            raise FormatError("damaged: the model's name is not UTF-8") from None
+        if not model:
+            raise FormatError("damaged: the model's name is empty")
+    fingerprint = r.take(FINGERPRINT_BYTES, "fingerprint")
+    width, height = r.varint("width"), r.varint("height")
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
+        raise FormatError(
+            f"size {width}x{height} is outside the limits: sides 1 to {MAX_SIDE}, at most {MAX_PIXELS} pixels"
+        )
+    rate_point, beta, flags = r.byte("rate point"), r.byte("beta"), r.byte("flags")
+    if rate_point > 63:
+        raise FormatError(f"damaged: rate point {rate_point} is above 63")
+    if flags & ~KNOWN_FLAGS:
+        raise FormatError(f"flags {flags & ~KNOWN_FLAGS:#04x} are unknown; update nicc")
+    checksum = struct.unpack("<I", r.take(4, "symbol checksum"))[0]
+    header = Header(model, fingerprint, width, height, rate_point, beta / 255, bool(flags & FLAG_GREY))
+    return header, flags, checksum
+
+
+def unpack(data: bytes) -> Container:
+    """Parses a whole file. Raises `FormatError` saying what is wrong."""
+    r = _Reader(data)
+    header, flags, checksum = _read_header(r)
+    z: bytes | None = None
+    groups: list[Group] = []
+    extras: dict[int, bytes] = {}
+    boxes: list[Box] = []
+    while r.left:
+        begin = r.at
+        kind = r.byte("box type")
+        name = BOX_NAMES.get(kind, f"{kind:#04x}")
+        payload = r.take(r.varint(f"length of {name} box"), f"{name} box")
+        boxes.append(Box(kind, r.at - begin))
+        if kind == BOX_Z and z is None and not groups:
+            z = payload
+        elif kind == BOX_Y:
+            if len(payload) < 4:
+                raise FormatError("damaged: a y box is shorter than its checksum")
+            groups.append(Group(struct.unpack_from("<I", payload)[0], payload[4:]))
+        elif kind & OPTIONAL:
+            if len(payload) < 4 or struct.unpack_from("<I", payload)[0] != zlib.crc32(
+                payload[4:], zlib.crc32(bytes([kind]))
+            ):
+                raise FormatError(f"damaged: the checksum of the {name} box does not match")
+            if kind in FLAG_OF_BOX:
+                if kind in extras:
+                    raise FormatError(f"damaged: a second {name} box")
+                extras[kind] = payload[4:]
+        else:
+            raise FormatError(f"box {name} is unknown or out of place; the file is damaged or needs a newer nicc")
+    if z is None:
+        raise FormatError("truncated: no z box")
+    for kind, flag in FLAG_OF_BOX.items():
+        if bool(flags & flag) != (kind in extras):
+            raise FormatError(f"truncated or damaged: the header and the {BOX_NAMES[kind]} box disagree")
+    return Container(header, checksum, z, tuple(groups), extras, tuple(boxes))
+
+
+def with_checksum(container: Container, z_checksum: int) -> Container:
+    """The container with its symbol checksum computed from that of z and those of the groups."""
+    checksum = symbol_checksum(container.header, container.extras, z_checksum, container.groups)
+    return replace(container, symbol_checksum=checksum)

@@ -1,0 +1,75 @@
+"""A container's symbols to pixels, in bands, so that memory stays bounded."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from nicc.container import Container, symbol_checksum
+from nicc.decoder import networks, ops
+from nicc.decoder.latents import Grid, dequantise_z, read_group, read_z
+from nicc.errors import FormatError, ModelError
+from nicc.model import Model, model_of_code
+
+BAND_POSITIONS = 512
+"""Latent positions that are synthesised at a time: about as much as a cache holds."""
+
+
+def model_for(container: Container) -> Model:
+    """The model that a file names, refused unless its fingerprint is the file's."""
+    header = container.header
+    model = model_of_code(header.model)
+    if model.fingerprint != header.fingerprint:
+        raise ModelError(
+            f"the file needs model {model.name} with fingerprint {header.fingerprint.hex()}, "
+            f"the installed version {model.version} has {model.fingerprint.hex()}"
+        )
+    return model
+
+
+def decode_latents(model: Model, container: Container) -> np.ndarray:
+    """All latents, float32 ``(h, w, C)``. Raises `FormatError` if any checksum does not match."""
+    header = container.header
+    grid = Grid.of(header)
+    bounds = list(grid.row_groups())
+    if len(bounds) != len(container.groups):
+        raise FormatError(f"truncated or damaged: {len(bounds)} y boxes expected, {len(container.groups)} found")
+    z_symbols = read_z(model, header, container.z, grid)
+    checksum = symbol_checksum(header, container.extras, zlib.crc32(z_symbols), container.groups)
+    if checksum != container.symbol_checksum:
+        raise FormatError("damaged: the symbol checksum does not match")
+    z = dequantise_z(model, header.rate_point, z_symbols)
+    parts = []
+    for n, ((first, last), group) in enumerate(zip(bounds, container.groups, strict=True)):
+        symbols, y_hat = read_group(model, header, z, group.stream, first, last, grid.w)
+        if zlib.crc32(symbols) != group.checksum:
+            raise FormatError(f"damaged: the checksum of y group {n} does not match")
+        parts.append(y_hat)
+    return np.concatenate(parts)
+
+
+def synthesise(model: Model, y_hat: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Pixels, uint8 ``(height, width, 3)``, of latents ``(h, w, C)``."""
+    p, arch = model.params, model.architecture
+    h, w, _ = y_hat.shape
+    out = np.empty((height, width, 3), np.uint8)
+    padded = networks.mirror(ops, p, y_hat)
+    step = max(1, BAND_POSITIONS // w)
+    for first in range(0, h, step):
+        last = min(first + step, h)
+        x = networks.synthesis(ops, arch, p, padded[first : last + 2])
+        rows = out[16 * first : 16 * last]
+        x = x[: len(rows), :width]
+        np.multiply(x, 255, out=x)
+        np.rint(x, out=x)
+        np.clip(x, 0, 255, out=x)
+        rows[...] = x
+    return out
+
+
+def decode_pixels(container: Container, model: Model | None = None) -> np.ndarray:
+    """RGB pixels, uint8 ``(height, width, 3)``."""
+    model = model or model_for(container)
+    header = container.header
+    return synthesise(model, decode_latents(model, container), header.width, header.height)

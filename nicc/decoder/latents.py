@@ -1,0 +1,179 @@
+"""From hyper-latent symbols to latents, step by step, for the receiver and the sender alike.
+
+A group of latent rows is decoded in eight steps: four groups of channels, each in the two phases
+of a checkerboard. Before every step the CDF rows (integers) and means (floats) of its symbols are
+computed from what is known; ``visit`` then returns the symbols: the receiver decodes them, the
+sender quantises and writes them. Both run this same code, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from nicc.architecture import (
+    CDF_ROWS,
+    HYPER_LIMIT,
+    HYPER_UNIT,
+    LATENTS_PER_HYPER,
+    MAGNITUDE_UNIT,
+    ROW_BITS,
+    ROW_HIDDEN,
+)
+from nicc.container import Header
+from nicc.decoder import networks, ops
+from nicc.entropy import SymbolReader, SymbolWriter
+from nicc.errors import FormatError
+from nicc.model import Model
+
+Array = np.ndarray
+GROUP_ROWS = 64
+"""Latent rows that are coded together, independently of the others (1024 rows of pixels)."""
+
+Visit = Callable[[Array, Array, slice, Array], Array]
+"""(rows uint8, means float32, channels, positions) to symbols; both arrays ``(positions, channels)``."""
+
+_MAGNITUDES = np.round(np.log2(1 + np.arange(16)) * MAGNITUDE_UNIT)
+
+
+class Grid(NamedTuple):
+    """Sizes of the latents and hyper-latents of an image."""
+
+    h: int
+    w: int
+    zh: int
+    zw: int
+
+    @classmethod
+    def of(cls, header: Header) -> Grid:
+        h, w = -(-header.height // 16), -(-header.width // 16)
+        return cls(h, w, -(-h // LATENTS_PER_HYPER), -(-w // LATENTS_PER_HYPER))
+
+    def row_groups(self) -> Iterator[tuple[int, int]]:
+        """First and last + 1 latent row of every independently coded group."""
+        for first in range(0, self.h, GROUP_ROWS):
+            yield first, min(first + GROUP_ROWS, self.h)
+
+
+def read_z(model: Model, header: Header, stream: bytes, grid: Grid) -> Array:
+    """Hyper-latent symbols, int16 ``(zh, zw, Cz)``."""
+    reader = SymbolReader(stream)
+    runs = [reader.read(grid.zh * grid.zw, t) for t in model.z_tables(header.rate_point)]
+    return np.stack(runs, -1).astype(np.int16).reshape(grid.zh, grid.zw, -1)
+
+
+def write_z(model: Model, rate_point: int, z: Array) -> bytes:
+    """Codes hyper-latent symbols; they must lie within `Model.z_tables`."""
+    writer = SymbolWriter()
+    for channel, table in enumerate(model.z_tables(rate_point)):
+        writer.write(z[..., channel].reshape(-1).astype(np.int32), table)
+    return writer.finish()
+
+
+def dequantise_z(model: Model, rate_point: int, z: Array) -> Array:
+    """Hyper-latents as integers in units of 1/64 nat."""
+    steps = model.arrays["z_steps"][rate_point].astype(np.int32)
+    return np.clip(z.astype(np.int32) * steps, -HYPER_LIMIT, HYPER_LIMIT)
+
+
+def upsample(z: Array, first: int, last: int, w: int) -> Array:
+    """Bilinear interpolation in integers of ``(zh, zw, C)`` to latent rows first..last, ``w`` columns."""
+    h0, h1 = first // LATENTS_PER_HYPER, -(-last // LATENTS_PER_HYPER)
+    rows = z[np.clip(np.arange(h0 - 1, h1 + 1), 0, len(z) - 1)]
+    rows = _double_twice(rows)[first - h0 * LATENTS_PER_HYPER :][: last - first]
+    columns = np.pad(rows, ((0, 0), (1, 1), (0, 0)), "edge").swapaxes(0, 1)
+    fine = _double_twice(columns).swapaxes(0, 1)[:, :w]
+    return (fine + 32) >> 6
+
+
+def _double_twice(z: Array) -> Array:
+    """``(n + 2, ...)`` to ``(4 n, ...)``: linear interpolation by four along the first axis, times 8."""
+    a, b, c = z[:-2], z[1:-1], z[2:]
+    fine = np.stack([3 * a + 5 * b, a + 7 * b, 7 * b + c, 5 * b + 3 * c], 1)
+    return fine.reshape(-1, *z.shape[1:])
+
+
+@lru_cache(maxsize=8)
+def _phases(h: int, w: int) -> tuple[Array, Array]:
+    odd = (np.arange(h)[:, None] + np.arange(w)) % 2
+    return np.flatnonzero(odd == 0), np.flatnonzero(odd == 1)
+
+
+def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int, visit: Visit) -> tuple[Array, Array]:
+    """Visits every symbol of latent rows ``first``..``last``; returns symbols and latents.
+
+    ``z`` are the dequantised hyper-latents of the whole image. Symbols are int16 and latents
+    float32, both ``(last - first, w, C)``.
+    """
+    arch, p = model.architecture, model.params
+    exact = model.exact_dtype
+    h, c = last - first, arch.latent_channels
+    fine = upsample(z, first, last, w)
+    z_exact = fine.astype(exact)
+    z_float = fine.astype(np.float32) / HYPER_UNIT
+    gain, inverse = p["gain"][rate_point], p["inverse"][rate_point]
+    deviation = p["deviation"]
+    base = networks.mean_from_hyper(p, z_float).reshape(-1, c)
+    magnitudes = np.zeros((h * w, c), exact)
+    known = np.zeros((h * w, arch.groups[2]), np.float32)
+    symbols = np.zeros((h * w, c), np.int16)
+    y_hat = np.empty((h * w, c), np.float32)
+    scale = gain * deviation
+    offsets = p["recon_offset"]
+    later: Array | None = None
+
+    for group in range(arch.group_count):
+        low, high = arch.groups[group], arch.groups[group + 1]
+        channels = slice(low, high)
+        grid_m, grid_d = magnitudes.reshape(h, w, c), known.reshape(h, w, -1)
+        features = networks.row_features(ops, arch, p, group, z_exact, grid_m).reshape(h * w, -1)
+        if group == 2:
+            later = networks.mean_context(ops, arch, p, (2, 0), grid_d)
+        for phase, at in enumerate(_phases(h, w)):
+            if not len(at):
+                continue
+            bias = p["row_bias"][rate_point, phase, channels]
+            hidden_bias = p["row_hidden_bias"][rate_point, phase, group * ROW_HIDDEN : (group + 1) * ROW_HIDDEN]
+            own = ops.cross_sum(grid_m[..., channels]).reshape(h * w, -1)[at] if phase else None
+            acc = networks.rows(ops, p, group, features[at], own, bias, hidden_bias)
+            rows = np.clip(np.floor((acc + 2.0 ** (ROW_BITS - 1)) * 2.0**-ROW_BITS), 0, CDF_ROWS - 1).astype(np.uint8)
+
+            mean = base[at, channels]
+            if group < 2:
+                context = networks.mean_context(ops, arch, p, (group, phase), grid_d)
+            else:
+                assert later is not None
+                context = later[..., low - arch.groups[2] : high - arch.groups[2]]
+            if context is not None:
+                mean = mean + context.reshape(h * w, -1)[at]
+            mean_scaled = mean * scale[channels]
+
+            s = visit(rows, mean_scaled, channels, at)
+            symbols[at, channels] = s
+            size = np.abs(s)
+            magnitudes[at, channels] = _MAGNITUDES[np.minimum(size, 15)]
+            decoded = mean_scaled + s
+            hit = np.nonzero(s)
+            decoded[hit] -= np.sign(s[hit]) * offsets[rows[hit], np.minimum(size[hit], 2) - 1]
+            y_hat[at, channels] = decoded * inverse[channels]
+            if group < 2:
+                known[at, channels] = (mean_scaled + s - base[at, channels] * scale[channels]) / scale[channels]
+    return symbols.reshape(h, w, c), y_hat.reshape(h, w, c)
+
+
+def read_group(
+    model: Model, header: Header, z: Array, stream: bytes, first: int, last: int, w: int
+) -> tuple[Array, Array]:
+    """Decodes one group of latent rows: its symbols and latents, as `walk` returns them."""
+    reader = SymbolReader(stream)
+
+    def visit(rows: Array, means: Array, channels: slice, at: Array) -> Array:
+        s = model.row_coder.read(reader, rows)
+        if s.size and (s.min() < -32767 or s.max() > 32767):
+            raise FormatError("damaged: a symbol is out of range")
+        return s
+
+    return walk(model, header.rate_point, z, first, last, w, visit)

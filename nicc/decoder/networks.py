@@ -1,0 +1,133 @@
+"""The receiver's networks, each described once and run by NumPy or by PyTorch.
+
+Every function takes ``ops``, a namespace of array operations (`nicc.decoder.ops` for NumPy,
+`nicc.encoder.ops` for PyTorch), and ``p``, a mapping from names to arrays. Arrays are laid out
+channels last, ``(..., height, width, channels)``, in both; leading axes, if any, are a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nicc.architecture import PIXELS_PER_LATENT, Architecture
+
+Array = Any
+Params = Mapping[str, Array]
+
+
+def synthesis(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
+    """Pixels of the latents ``y``.
+
+    ``y`` has shape ``(..., h + 2, w + 2, C)``: the latents to render with a margin of one
+    position on every side (neighbours, or `mirror` at the border of the image). The result has
+    shape ``(..., 16 h, 16 w, 3)``, RGB around 0..1, not clipped.
+    """
+    if arch.synthesis == "jpeg-like":
+        return _jpeg_like(ops, p, y)
+    return _two_layer(ops, arch, p, y)
+
+
+def _jpeg_like(ops: Any, p: Params, y: Array) -> Array:
+    """One transposed convolution (Yang & Mandt 2023, section 3.2, "JPEG-like")."""
+    kernel = p["synthesis_in"].shape[1]
+    x = ops.transposed_conv(y, p["synthesis_in"], PIXELS_PER_LATENT)
+    return _crop(x, PIXELS_PER_LATENT, (kernel - PIXELS_PER_LATENT) // 2, 0) + p["synthesis_bias"]
+
+
+def _two_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
+    """Transposed convolution, inverse GDN-1 beside a linear residual branch, transposed convolution.
+
+    Yang & Mandt 2023, section 3.2, "two-layer"; kernels 14 and 6 stand for 13 and 5, so that the
+    sampling grids of pixels, hidden layer and latents stay centred on each other.
+    """
+    stride = PIXELS_PER_LATENT // 2
+    kernel = p["synthesis_in"].shape[1]
+    hidden = ops.transposed_conv(y, p["synthesis_in"], stride)
+    hidden = _crop(hidden, stride, (kernel - stride) // 2, 1)
+    n = arch.hidden_channels
+    main = hidden[..., :n]
+    main = main * (p["igdn_beta"] + abs(main) @ p["igdn_gamma"])
+    if arch.residual:
+        main = main + hidden[..., n:]
+    return ops.subpixel_conv(main, p["synthesis_out"]) + p["synthesis_bias"]
+
+
+def _crop(x: Array, stride: int, overhang: int, margin: int) -> Array:
+    """Drops what the margin positions of the latents rendered, but for ``margin`` samples."""
+    cut = stride + overhang - margin
+    return x[..., cut : x.shape[-3] - cut, cut : x.shape[-2] - cut, :]
+
+
+def mirror(ops: Any, p: Params, y: Array) -> Array:
+    """``(..., h, w, C)`` latents with one position more on every side, mirrored at the border.
+
+    Basis functions are even or odd under a flip, so the latents of the mirrored image are those
+    of the image, with the sign of each channel's parity.
+    """
+    even_or_odd_h, even_or_odd_v = p["parity"][0], p["parity"][1]
+    y = ops.concat([y[..., :, :1, :] * even_or_odd_h, y, y[..., :, -1:, :] * even_or_odd_h], -2)
+    return ops.concat([y[..., :1, :, :] * even_or_odd_v, y, y[..., -1:, :, :] * even_or_odd_v], -3)
+
+
+# --- means of the latents: floating point, never seen by the entropy coder ------------------------
+
+
+def mean_from_hyper(p: Params, z: Array) -> Array:
+    """Means of all latents from the upsampled hyper-latents, in units of each channel's deviation."""
+    return z @ p["mean_z"]
+
+
+def mean_context(ops: Any, arch: Architecture, p: Params, step: tuple[int, int], d: Array) -> Array:
+    """What symbols decoded so far add to the means of one step.
+
+    ``step`` is (channel group, phase), ``d`` the difference between decoded latents and
+    `mean_from_hyper`, zero where nothing is decoded yet, shape ``(..., h, w, C)``. Groups 0 and 1
+    look linearly at their surroundings, the rest through one hidden layer. In the second phase of
+    a group the four direct neighbours of every position are known (checkerboard).
+    Returns ``None`` where nothing is known.
+    """
+    group, phase = step
+    first, last = arch.groups[group], arch.groups[group + 1]
+    if group == 0:
+        return ops.cross(d[..., :last]) @ p["mean0_own"] if phase else None
+    if group == 1:
+        mean = ops.window(d[..., :first]) @ p["mean1_window"]
+        return mean + ops.cross(d[..., first:last]) @ p["mean1_own"] if phase else mean
+    if phase:
+        return None
+    known = d[..., : arch.groups[2]]
+    hidden = ops.relu(ops.window(known) @ p["mean2_hidden"] + p["mean2_bias"])
+    return hidden @ p["mean2_out"]
+
+
+# --- rows of the CDF table: integers, identical on every machine ----------------------------------
+
+
+def row_features(ops: Any, arch: Architecture, p: Params, group: int, z: Array, m: Array) -> Array:
+    """What the first phase of a channel group knows at every position.
+
+    The upsampled hyper-latents, the magnitudes ``m`` of all earlier groups at the position, and
+    sums of these magnitudes over bands of channels in a 3x3 window.
+    """
+    first = arch.groups[group]
+    if first == 0:
+        return z
+    known = m[..., :first]
+    bands = known @ p["bands"][:first, : arch.bands_before(group)]
+    return ops.concat([z, known, ops.window(bands)], -1)
+
+
+def rows(ops: Any, p: Params, group: int, features: Array, own: Array | None, bias: Array, hidden_bias: Array) -> Array:
+    """CDF rows of one group, before rounding: a linear map beside one hidden layer.
+
+    ``own`` holds the sums of the group's own magnitudes over the four direct neighbours (second
+    phase) or is None (first phase). With the integer arrays of a shipped model, the result is an
+    integer in units of ``2**-ROW_BITS`` rows; with a model in training, a row number.
+    """
+    acc = features @ p[f"row{group}_in"]
+    if own is not None:
+        acc = acc + own @ p[f"row{group}_own"]
+    channels = bias.shape[-1]
+    hidden = ops.row_hidden(acc[..., channels:] + hidden_bias)
+    return acc[..., :channels] + bias + hidden @ p[f"row{group}_out"]

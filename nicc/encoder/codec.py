@@ -1,0 +1,241 @@
+"""The codec as one differentiable PyTorch module: training and iterative encoding run this.
+
+The receiver's networks are those of `nicc.decoder.networks`; what stands here is what only the
+sender has: the analysis, quantisation that lets gradients through, and likelihoods.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nicc.architecture import (
+    ANCHORS,
+    CDF_ROWS,
+    HYPER_LIMIT,
+    HYPER_UNIT,
+    LATENTS_PER_HYPER,
+    LOG_ROW_STEP,
+    MAGNITUDE_UNIT,
+    RECON_CLASSES,
+    ROW_HIDDEN,
+    SIGMA_MIN,
+    Architecture,
+    rate_lambda,
+)
+from nicc.decoder import networks
+from nicc.encoder import ops
+from nicc.encoder.analysis import Analysis, HyperAnalysis
+
+TAIL_WEIGHT, TAIL_WIDTH = 0.04, 3.0
+"""Share and relative width of the logistic tail beside each row's Gaussian."""
+LIKELIHOOD_FLOOR = 1e-9
+
+
+class _Bound(torch.autograd.Function):
+    """Clamp whose gradient vanishes only where a step would lead further out of bounds."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        low, high = ctx.bounds
+        outwards = ((x <= low) & (grad > 0)) | ((x >= high) & (grad < 0))
+        return grad.masked_fill(outwards, 0), None, None
+
+
+def bound(x: Tensor, low: float, high: float) -> Tensor:
+    return _Bound.apply(x, low, high)
+
+
+def ste_round(x: Tensor) -> Tensor:
+    """Rounding with the gradient of the identity."""
+    return x + (x.round() - x).detach()
+
+
+def row_likelihood(x: Tensor, row: Tensor) -> Tensor:
+    """Probability of the unit interval around ``x`` under the distribution of a CDF row.
+
+    ``row`` is a real number in 0..63. A row is a zero-mean Gaussian of deviation
+    0.11 * exp(row * LOG_ROW_STEP) with a share of a wider logistic, which keeps the gradient of
+    outliers alive.
+    """
+    sigma = SIGMA_MIN * torch.exp(row * LOG_ROW_STEP)
+    x = x.abs()
+    upper, lower = (0.5 - x) / sigma, (-0.5 - x) / sigma
+    gauss = torch.special.ndtr(upper) - torch.special.ndtr(lower)
+    tail = torch.sigmoid(upper / TAIL_WIDTH) - torch.sigmoid(lower / TAIL_WIDTH)
+    return (gauss * (1 - TAIL_WEIGHT) + tail * TAIL_WEIGHT).clamp_min(LIKELIHOOD_FLOOR)
+
+
+def checkerboard(h: int, w: int, device: torch.device) -> Tensor:
+    """``(h, w, 1)``, 1 at the positions of the second phase, 0 at those of the first."""
+    i, j = torch.arange(h, device=device), torch.arange(w, device=device)
+    return ((i[:, None] + j) % 2).to(torch.float32)[..., None]
+
+
+class LatentCode(NamedTuple):
+    """What `Codec.entropy` finds. All but ``z`` are ``(N, h, w, C)``."""
+
+    y_hat: Tensor
+    """Decoded latents."""
+    symbols: Tensor
+    residual: Tensor
+    """Scaled latents less their mean: what is rounded."""
+    rows: Tensor
+    """Real-valued CDF rows."""
+
+
+class Codec(nn.Module):
+    """A variable-rate model. Rate points are real numbers 0..63, one per sample."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.arch = arch
+        c, cz, g = arch.latent_channels, arch.hyper_channels, arch.groups
+        self.analysis = Analysis(arch)
+        self.hyper_analysis = HyperAnalysis(arch)
+        p: dict[str, Tensor] = {
+            "synthesis_in": torch.zeros(c, arch.kernel, arch.kernel, arch.synthesis_outputs),
+            "synthesis_bias": torch.zeros(3),
+            "mean_z": torch.zeros(cz, c),
+            "mean0_own": torch.zeros(4 * g[1], g[1]),
+            "mean1_window": torch.zeros(9 * g[1], g[2] - g[1]),
+            "mean1_own": torch.zeros(4 * (g[2] - g[1]), g[2] - g[1]),
+            "mean2_hidden": torch.randn(9 * g[2], arch.mean_hidden) * (9 * g[2]) ** -0.5,
+            "mean2_bias": torch.zeros(arch.mean_hidden),
+            "mean2_out": torch.zeros(arch.mean_hidden, c - g[2]),
+        }
+        if arch.synthesis == "two-layer":
+            n = arch.hidden_channels
+            p |= {
+                "igdn_beta": torch.ones(n),
+                "igdn_gamma": torch.full((n, n), 0.01),
+                "synthesis_out": torch.zeros(3, 3, n, 12),
+            }
+        for i in range(arch.group_count):
+            size = g[i + 1] - g[i]
+            p[f"row{i}_in"] = torch.zeros(arch.feature_count(i), size + ROW_HIDDEN)
+            p[f"row{i}_in"][:, size:] = torch.randn(arch.feature_count(i), ROW_HIDDEN) * 0.03
+            p[f"row{i}_own"] = torch.zeros(size, size + ROW_HIDDEN)
+            p[f"row{i}_out"] = torch.zeros(ROW_HIDDEN, size)
+        self.p = nn.ParameterDict({k: nn.Parameter(v) for k, v in p.items()})
+        hidden = arch.group_count * ROW_HIDDEN
+        self.log_gain = nn.Parameter(torch.zeros(ANCHORS, c))
+        self.log_inverse = nn.Parameter(torch.zeros(ANCHORS, c))
+        """Logarithm of (dequantisation step times quantisation gain)."""
+        self.log_hyper_gain = nn.Parameter(torch.full((ANCHORS, cz), math.log(3.0)))
+        self.row_bias = nn.Parameter(torch.zeros(ANCHORS, c))
+        self.row_phase = nn.Parameter(torch.zeros(c))
+        self.hidden_bias = nn.Parameter(torch.zeros(ANCHORS, hidden))
+        self.hidden_phase = nn.Parameter(torch.zeros(hidden))
+        self.recon_offset = nn.Parameter(torch.zeros(CDF_ROWS, RECON_CLASSES))
+        """How far inside its interval a symbol of magnitude 1, or 2 and more, is reconstructed."""
+        self.register_buffer("deviation", torch.ones(c))
+        self.register_buffer("hyper_offset", torch.zeros(cz))
+        self.register_buffer("parity", torch.ones(2, c))
+        self.register_buffer("bands", torch.tensor(arch.band_matrix(), dtype=torch.float32))
+
+    def params(self) -> dict[str, Tensor]:
+        """Arrays by the names that `nicc.decoder.networks` uses."""
+        return {**dict(self.p.items()), "parity": self.parity, "bands": self.bands}
+
+    def at_rate(self, table: Tensor, rate_point: Tensor) -> Tensor:
+        """Rows of an anchor table, interpolated at rate points ``(N,)``: ``(N, 1, 1, columns)``."""
+        t = rate_point * (ANCHORS - 1) / 63
+        low = t.floor().clamp(0, ANCHORS - 2).long()
+        share = (t - low)[:, None]
+        return (table[low] * (1 - share) + table[low + 1] * share)[:, None, None]
+
+    def gain(self, rate_point: Tensor) -> Tensor:
+        return self.at_rate(self.log_gain, rate_point).exp()
+
+    def hyper(self, y: Tensor) -> Tensor:
+        """Hyper-latents in nats, around zero, ``(N, ceil(h / 4), ceil(w / 4), Cz)``."""
+        x = (y / self.deviation).permute(0, 3, 1, 2)
+        k = LATENTS_PER_HYPER
+        x = F.pad(x, (0, -x.shape[3] % k, 0, -x.shape[2] % k), mode="replicate")
+        return self.hyper_analysis(x.permute(0, 2, 3, 1)) - self.hyper_offset
+
+    def upsample(self, z: Tensor, h: int, w: int) -> Tensor:
+        """Bilinear interpolation of dequantised hyper-latents to the grid of the latents."""
+        limit = HYPER_LIMIT / HYPER_UNIT
+        z = bound(z, -limit, limit).permute(0, 3, 1, 2)
+        z = F.interpolate(z, scale_factor=LATENTS_PER_HYPER, mode="bilinear", align_corners=False)
+        return z[..., :h, :w].permute(0, 2, 3, 1)
+
+    def entropy(self, y: Tensor, z: Tensor, rate_point: Tensor) -> LatentCode:
+        """Quantises latents ``y`` given dequantised hyper-latents ``z``, step by step.
+
+        Rounding passes gradients straight through; magnitudes as context carry none.
+        """
+        p, arch = self.params(), self.arch
+        n, h, w, _ = y.shape
+        gain, dev = self.gain(rate_point), self.deviation
+        second = checkerboard(h, w, y.device)
+        zf = self.upsample(z, h, w)
+        v = y * gain
+        base = networks.mean_from_hyper(p, zf) * dev
+        base_scaled = base * gain
+
+        # means and symbols, group by group; d is the decoded deviation from the hyper-prior's mean
+        to_d = 1 / (gain * dev)
+        known: list[Tensor] = []
+        symbols: list[Tensor] = []
+        means: list[Tensor] = []
+        for group in range(3):
+            # the last two groups share one hidden layer and have no second phase
+            first, last = arch.groups[group], arch.groups[group + 1 if group < 2 else -1]
+            sl = slice(first, last)
+            scale = gain[..., sl] * dev[sl]
+            zero = torch.zeros_like(v[..., sl])
+            extra = networks.mean_context(ops, arch, p, (group, 0), torch.cat([*known, zero], -1))
+            mean = base_scaled[..., sl] + (extra * scale if extra is not None else 0)
+            s = ste_round(v[..., sl] - mean)
+            if group < 2:
+                d = (s + mean - base_scaled[..., sl]) * to_d[..., sl] * (1 - second)
+                extra = networks.mean_context(ops, arch, p, (group, 1), torch.cat([*known, d], -1))
+                mean = torch.where(second > 0, base_scaled[..., sl] + extra * scale, mean)
+                s = ste_round(v[..., sl] - mean)
+            known.append((s + mean - base_scaled[..., sl]) * to_d[..., sl])
+            symbols.append(s)
+            means.append(mean)
+        s, mean = torch.cat(symbols, -1), torch.cat(means, -1)
+
+        m = torch.log2(1 + s.detach().abs().clamp_max(15)) * MAGNITUDE_UNIT
+        m = m.round() / MAGNITUDE_UNIT
+        bias, hidden = self.at_rate(self.row_bias, rate_point), self.at_rate(self.hidden_bias, rate_point)
+        rows = []
+        for group in range(arch.group_count):
+            sl = slice(arch.groups[group], arch.groups[group + 1])
+            hs = slice(group * ROW_HIDDEN, (group + 1) * ROW_HIDDEN)
+            f = networks.row_features(ops, arch, p, group, zf, m)
+            own = ops.cross_sum(m[..., sl]) * second
+            b = bias[..., sl] + self.row_phase[sl] * second
+            hb = hidden[..., hs] + self.hidden_phase[hs] * second
+            rows.append(networks.rows(ops, p, group, f, own, b, hb))
+        row = bound(torch.cat(rows, -1), 0, CDF_ROWS - 1)
+
+        index = row.detach().round().long() * RECON_CLASSES + (s.detach().abs() >= 2)
+        offset = F.embedding(index, self.recon_offset.reshape(-1, 1))[..., 0]
+        shrunk = s - torch.sign(s.detach()) * offset
+        y_hat = (shrunk + mean) / gain * self.at_rate(self.log_inverse, rate_point).exp()
+        return LatentCode(y_hat, s, v - mean, row)
+
+    def synthesise(self, y_hat: Tensor) -> Tensor:
+        """Pixels ``(N, 3, H, W)`` around 0..1 of latents ``(N, h, w, C)``."""
+        p = self.params()
+        return networks.synthesis(ops, self.arch, p, networks.mirror(ops, p, y_hat)).permute(0, 3, 1, 2)
+
+    def lambdas(self, rate_point: Tensor) -> Tensor:
+        base = rate_lambda(0)
+        return base * torch.exp(rate_point / 63 * math.log(rate_lambda(63) / base))

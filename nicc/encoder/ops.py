@@ -1,0 +1,62 @@
+"""The array operations of `nicc.decoder.networks` for PyTorch, differentiable, channels last."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nicc.architecture import HIDDEN_MAX
+
+
+def concat(arrays: list[Tensor], axis: int) -> Tensor:
+    return torch.cat(arrays, axis)
+
+
+def relu(x: Tensor) -> Tensor:
+    return F.relu(x)
+
+
+def row_hidden(x: Tensor) -> Tensor:
+    """Activation of the row predictor's hidden layer, in the range that its integers can hold."""
+    return x.clamp(0, HIDDEN_MAX)
+
+
+def _shifted(x: Tensor, offsets: list[tuple[int, int]]) -> Tensor:
+    h, w = x.shape[-3:-1]
+    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+    return torch.cat([padded[..., 1 + i : 1 + i + h, 1 + j : 1 + j + w, :] for i, j in offsets], -1)
+
+
+def window(x: Tensor) -> Tensor:
+    """``(..., h, w, 9 C)``: the 3x3 surroundings of every position, zero outside."""
+    return _shifted(x, [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
+
+
+def cross(x: Tensor) -> Tensor:
+    """``(..., h, w, 4 C)``: the neighbours above, left, right and below, zero outside."""
+    return _shifted(x, [(-1, 0), (0, -1), (0, 1), (1, 0)])
+
+
+def cross_sum(x: Tensor) -> Tensor:
+    """``(..., h, w, C)``: the sum over the neighbours above, left, right and below."""
+    p = F.pad(x, (0, 0, 1, 1, 1, 1))
+    return p[..., :-2, 1:-1, :] + p[..., 1:-1, :-2, :] + p[..., 1:-1, 2:, :] + p[..., 2:, 1:-1, :]
+
+
+def transposed_conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Transposed convolution of ``(N, h, w, C)`` with ``(C, k, k, D)``, uncropped."""
+    y = F.conv_transpose2d(x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), stride=stride)
+    return y.permute(0, 2, 3, 1)
+
+
+def subpixel_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """Transposed convolution, kernel 6, stride 2, as a 3x3 convolution to four phases.
+
+    ``x`` is ``(N, h + 2, w + 2, C)``, ``weight`` ``(3, 3, C, 4 D)`` with outputs ordered (row
+    phase, column phase, channel); the result is ``(N, 2 h, 2 w, D)``.
+    """
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight.permute(3, 2, 0, 1))
+    n, c, h, w = y.shape
+    d = c // 4
+    return y.reshape(n, 2, 2, d, h, w).permute(0, 4, 1, 5, 2, 3).reshape(n, 2 * h, 2 * w, d)

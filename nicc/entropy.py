@@ -1,0 +1,118 @@
+"""Coding of integer symbols with tables of integer frequencies.
+
+Symbols are coded in runs that share a table, by constriction's range coder. Only integers decide
+what is coded and how, so a stream means the same on every machine. A table gives each symbol from
+``low`` on its frequency; the last entry, if ``escape`` is set, stands for all others, whose values
+follow as 16 plain bits.
+"""
+
+from __future__ import annotations
+
+import constriction
+import numpy as np
+
+from nicc.errors import FormatError
+
+models, queue = constriction.stream.model, constriction.stream.queue
+
+FREQUENCY_BITS = 16
+SYMBOL_LIMIT = 32767
+
+
+class Table:
+    """Frequencies of the symbols ``low``, ``low + 1``, ..., which sum to 2**16."""
+
+    def __init__(self, frequencies: np.ndarray, low: int, *, escape: bool) -> None:
+        self.low, self.escape = low, escape
+        self.high = low + len(frequencies) - 1 - int(escape)
+        self.model = models.Categorical(frequencies.astype(np.float64) / (1 << FREQUENCY_BITS), perfect=False)
+
+
+_RAW = models.Uniform(2 * SYMBOL_LIMIT + 2)
+
+
+class SymbolWriter:
+    """Writes runs of symbols; `finish` returns the stream."""
+
+    def __init__(self) -> None:
+        self._coder = queue.RangeEncoder()
+
+    def write(self, symbols: np.ndarray, table: Table) -> None:
+        """Appends symbols (any integers within +-32767); outside a table without escape: ValueError."""
+        if not len(symbols):
+            return
+        outside = (symbols < table.low) | (symbols > table.high)
+        index = np.where(outside, table.high + 1, symbols) - table.low
+        if outside.any() and not table.escape:
+            raise ValueError("symbol outside a table without escape")
+        self._coder.encode(index.astype(np.int32), table.model)
+        if outside.any():
+            self._coder.encode((symbols[outside] + SYMBOL_LIMIT).astype(np.int32), _RAW)
+
+    def finish(self) -> bytes:
+        """The stream in little-endian 32-bit words, zero bytes at its end left out."""
+        return self._coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+
+class SymbolReader:
+    """Reads back what a `SymbolWriter` wrote, asked for the same runs in the same order."""
+
+    def __init__(self, stream: bytes) -> None:
+        words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4").astype(np.uint32)
+        self._coder = queue.RangeDecoder(words)
+
+    def read(self, count: int, table: Table) -> np.ndarray:
+        """The next ``count`` symbols, int32. Raises `FormatError` if the stream cannot hold them."""
+        if not count:
+            return np.zeros(0, np.int32)
+        try:
+            symbols = self._coder.decode(table.model, count) + np.int32(table.low)
+            if table.escape:
+                outside = np.flatnonzero(symbols > table.high)
+                if len(outside):
+                    symbols[outside] = self._coder.decode(_RAW, len(outside)) - SYMBOL_LIMIT
+        except AssertionError:
+            raise FormatError("damaged: the coded symbols are not valid") from None
+        return symbols
+
+
+class RowCoder:
+    """The tables of the 64 CDF rows. Row 0 says that a symbol is zero and costs nothing."""
+
+    def __init__(self, frequencies: np.ndarray, sizes: np.ndarray) -> None:
+        """``frequencies`` uint16, one row after another; ``sizes`` the entries of each row, row 0 none.
+
+        Row r covers -(sizes[r] - 2) / 2 .. +(sizes[r] - 2) / 2 and the escape.
+        """
+        ends = np.cumsum(sizes)
+        self.tables = [
+            Table(frequencies[end - size : end], -((int(size) - 2) // 2), escape=True) if size else None
+            for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)
+        ]
+
+    def write(self, writer: SymbolWriter, symbols: np.ndarray, rows: np.ndarray) -> None:
+        """Codes ``symbols`` under ``rows`` (uint8), equal shapes; symbols of row 0 must be zero."""
+        order, runs = _runs(rows)
+        ordered = symbols.reshape(-1)[order]
+        for row, begin, end in runs:
+            writer.write(ordered[begin:end], self.tables[row])  # type: ignore[arg-type]
+
+    def read(self, reader: SymbolReader, rows: np.ndarray) -> np.ndarray:
+        """The symbols, int32, of the shape of ``rows``."""
+        order, runs = _runs(rows)
+        out = np.zeros(rows.size, np.int32)
+        parts = [reader.read(end - begin, self.tables[row]) for row, begin, end in runs]  # type: ignore[arg-type]
+        if parts:
+            out[order] = np.concatenate(parts)
+        return out.reshape(rows.shape)
+
+
+def _runs(rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Positions of the coded symbols ordered by row, and (row, begin, end) of each run of them."""
+    flat = rows.reshape(-1)
+    coded = np.flatnonzero(flat)
+    values = flat[coded]
+    order = coded[np.argsort(values, kind="stable")]
+    counts = np.bincount(values, minlength=1)
+    ends = np.cumsum(counts)
+    return order, [(row, ends[row] - n, ends[row]) for row, n in enumerate(counts.tolist()) if n]

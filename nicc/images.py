@@ -1,0 +1,135 @@
+"""Between Pillow's images and what the codec codes: RGB pixels, an alpha plane, and metadata."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from nicc.container import BOX_ALPHA, BOX_EXIF, BOX_ICC, BOX_XMP, MAX_PIXELS, MAX_SIDE
+from nicc.errors import FormatError, ImageError
+
+GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"}
+SIXTEEN_BIT_MODES = {"I", "I;16", "I;16B", "I;16L"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels uint8 ``(height, width, 3)``; ``extras`` are optional boxes by their type."""
+
+    pixels: np.ndarray
+    grey: bool = False
+    extras: dict[int, bytes] = field(default_factory=dict)
+
+
+def open_image(source: str | Path | BinaryIO) -> Image.Image:
+    """Reads an image file completely. Raises `ImageError` with the reason."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(source)
+            image.load()
+            return image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ImageError(f"more pixels than the limit of {Image.MAX_IMAGE_PIXELS}") from None
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError("not an image that Pillow can read") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as e:
+        raise ImageError(f"cannot be read as an image: {e}") from None
+
+
+def from_image(image: Image.Image, *, strip: bool = False) -> tuple[Picture, list[str]]:
+    """What will be coded of an image, and warnings about what is lost.
+
+    The orientation is applied. Grey stays grey, alpha is kept losslessly, 16 bits become 8. ICC
+    profile, EXIF and XMP are kept unless ``strip``. Raises `ImageError` for sizes out of limits.
+    """
+    if not (0 < image.width <= MAX_SIDE and 0 < image.height <= MAX_SIDE and image.width * image.height <= MAX_PIXELS):
+        raise ImageError(f"size {image.width}x{image.height} is outside the limits of the format")
+    notes = []
+    profile, xmp = image.info.get("icc_profile"), image.info.get("xmp")
+    image = ImageOps.exif_transpose(image)
+    exif = image.getexif()
+    grey = image.mode in GREY_MODES
+    extras: dict[int, bytes] = {}
+    if image.mode in SIXTEEN_BIT_MODES:
+        notes.append("16 bits per sample reduced to 8")
+        image = Image.fromarray((np.clip(np.asarray(image, np.int32), 0, 65535) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ImageError("floating-point images have no defined range; convert it to 8 bits first")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        buffer = io.BytesIO()
+        alpha.save(buffer, "PNG", optimize=True)
+        extras[BOX_ALPHA] = buffer.getvalue()
+    if image.mode == "CMYK":
+        notes.append("CMYK converted to RGB; its ICC profile no longer applies")
+        profile = None
+    if not strip:
+        if profile:
+            extras[BOX_ICC] = profile
+        if len(exif):
+            extras[BOX_EXIF] = exif.tobytes()
+        if xmp:
+            extras[BOX_XMP] = xmp.encode() if isinstance(xmp, str) else xmp
+    return Picture(np.asarray(image.convert("RGB")), grey, extras), notes
+
+
+def to_image(picture: Picture) -> Image.Image:
+    """The image that a decoder hands out; metadata is in ``info`` where Pillow's savers find it."""
+    image = Image.fromarray(picture.pixels)
+    if picture.grey:
+        image = Image.fromarray(picture.pixels[..., 1])
+    if alpha := picture.extras.get(BOX_ALPHA):
+        image.putalpha(_alpha(alpha, image.size))
+    for kind, name in ((BOX_ICC, "icc_profile"), (BOX_EXIF, "exif"), (BOX_XMP, "xmp")):
+        if kind in picture.extras:
+            image.info[name] = picture.extras[kind]
+    return image
+
+
+def _alpha(data: bytes, size: tuple[int, int]) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as plane:
+            if plane.size != size or plane.mode not in ("L", "1"):
+                raise FormatError("damaged: the alpha plane has another size than the image")
+            return plane.convert("L")
+    except (OSError, ValueError, SyntaxError):
+        raise FormatError("damaged: the alpha plane cannot be read") from None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes to a temporary file beside ``path`` and renames it, so that no half file is ever seen."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_image(image: Image.Image, path: Path, file_format: str | None = None) -> None:
+    """Saves with the metadata in ``info``, atomically; the format follows the suffix."""
+    kind = file_format or Image.registered_extensions().get(path.suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise ImageError(f"{path.name}: Pillow cannot write this type; use .png, .jpg, .webp or another suffix")
+    options = {k: image.info[k] for k in ("icc_profile", "exif", "xmp") if k in image.info}
+    if kind == "PNG":
+        options["compress_level"] = 1 if image.width * image.height > 1 << 22 else 6
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, kind, **options)
+    except (OSError, ValueError) as e:
+        raise ImageError(f"{path.name}: {e}") from None
+    write_atomically(path, buffer.getvalue())
+
+

@@ -1,0 +1,209 @@
+"""A model on disk and in memory: a description, and the arrays that sender and receiver need.
+
+A model is a folder with ``model.json`` (architecture, version, digests), ``decoder.safetensors``
+(all that decoding needs) and ``encoder.safetensors`` (the analysis; loaded by the encoder only).
+Names: shipped models by their name, others by a folder's path, or by a name below ``$NICC_MODELS``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+
+from nicc.architecture import HYPER_LIMIT, MAGNITUDE_UNIT, Architecture
+from nicc.container import FINGERPRINT_BYTES
+from nicc.entropy import RowCoder, Table
+from nicc.errors import ModelError
+
+SHIPPED_CODES = {"two-layer": 1, "jpeg-like": 2}
+"""Codes of shipped models in the header; every other model is named there."""
+DEFAULT_MODEL = "two-layer"
+EXACT_LIMIT = 1 << 24
+"""Integers up to here are exact in float32."""
+
+
+def digest(arrays: dict[str, np.ndarray], architecture: Architecture) -> str:
+    """SHA-256 over the architecture and every array's name, type, shape and bytes, in hex."""
+    h = hashlib.sha256(json.dumps(architecture.to_dict(), sort_keys=True).encode())
+    for name in sorted(arrays):
+        a = np.ascontiguousarray(arrays[name])
+        h.update(f"{name} {a.dtype.str} {a.shape}".encode())
+        h.update(a)
+    return h.hexdigest()
+
+
+class Model:
+    """What decoding needs. ``arrays`` are those of ``decoder.safetensors``, see docs/models.md.
+
+    ``exact_dtype`` is the type in which integer matrix products are carried out; the result does
+    not depend on it.
+    """
+
+    def __init__(
+        self,
+        description: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        folder: Path | None = None,
+        exact_dtype: type = np.float32,
+    ) -> None:
+        self.description, self.folder = description, folder
+        self.name: str = description["name"]
+        self.version: int = description["version"]
+        self.architecture = Architecture.from_dict(description["architecture"])
+        self.arrays = arrays
+        self.sha256 = digest(arrays, self.architecture)
+        self.params: dict[str, np.ndarray] = {}
+        """The arrays of `nicc.decoder.networks` in the types in which they are computed."""
+        for name, array in arrays.items():
+            if array.dtype == np.float16:
+                self.params[name] = array.astype(np.float32)
+            elif name.startswith("row"):
+                self.params[name] = array.astype(exact_dtype)
+            else:
+                self.params[name] = array
+        self.params["bands"] = np.array(self.architecture.band_matrix(), exact_dtype)
+        self.params["parity"] = arrays["parity"].astype(np.float32)
+        self.exact_dtype = exact_dtype
+        self._z_tables: dict[int, list[Table]] = {}
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The first bytes of the digest, as in a file's header."""
+        return bytes.fromhex(self.sha256)[:FINGERPRINT_BYTES]
+
+    @property
+    def code(self) -> int | str:
+        """How a header names this model."""
+        return SHIPPED_CODES.get(self.name, self.name)
+
+    @cached_property
+    def row_coder(self) -> RowCoder:
+        return RowCoder(self.arrays["y_frequencies"], self.arrays["y_sizes"])
+
+    def z_tables(self, rate_point: int) -> list[Table]:
+        """The table of every hyper-latent channel at a rate point."""
+        if rate_point not in self._z_tables:
+            sizes = self.arrays["z_sizes"].astype(np.int64)
+            begin = int(sizes[:rate_point].sum())
+            tables = []
+            for size, low in zip(sizes[rate_point].tolist(), self.arrays["z_lows"][rate_point].tolist(), strict=True):
+                tables.append(Table(self.arrays["z_frequencies"][begin : begin + size], low, escape=False))
+                begin += size
+            self._z_tables[rate_point] = tables
+        return self._z_tables[rate_point]
+
+    def macs_per_pixel(self) -> dict[str, float]:
+        """Multiply-accumulates per pixel at the receiver, by part, counted from the arrays."""
+        a = self.architecture
+        per_latent = 1 / 256
+        steps = {
+            "synthesis 1": self.arrays["synthesis_in"].size * per_latent,
+            "means": sum(v.size for k, v in self.arrays.items() if k.startswith("mean")) * per_latent,
+            "cdf rows": sum(
+                v.size / (2 if k.endswith("own") else 1)
+                for k, v in self.arrays.items()
+                if k.startswith("row") and k[3].isdigit()
+            )
+            * per_latent,
+        }
+        if a.synthesis == "two-layer":
+            steps["inverse gdn"] = (self.arrays["igdn_gamma"].size + 2 * a.hidden_channels) / 4
+            steps["synthesis 2"] = self.arrays["synthesis_out"].size / 4
+        return {k: round(v, 1) for k, v in steps.items()}
+
+
+def check_exactness(params: dict[str, np.ndarray], architecture: Architecture) -> int:
+    """The largest magnitude that any partial sum on the way to a CDF row can reach.
+
+    Raises `ModelError` if it is not below 2**24: float32 sums would no longer be exact.
+    """
+    magnitude = 4 * MAGNITUDE_UNIT
+    worst = 0
+    for g in range(architecture.group_count):
+        weight = np.abs(params[f"row{g}_in"].astype(np.int64))
+        limits = np.full(len(weight), magnitude, np.int64)
+        limits[: architecture.hyper_channels] = HYPER_LIMIT
+        bands = [w for i, w in enumerate(architecture.bands[:g]) for _ in range(architecture.bands_before(i), architecture.bands_before(i + 1))]
+        if bands:
+            limits[-9 * len(bands) :] = np.tile(bands, 9) * magnitude
+        total = limits @ weight + 4 * magnitude * np.abs(params[f"row{g}_own"].astype(np.int64)).sum(0)
+        size = architecture.groups[g + 1] - architecture.groups[g]
+        first, last = architecture.groups[g], architecture.groups[g + 1]
+        bias = np.abs(params["row_bias"].astype(np.int64))[:, :, first:last].max((0, 1))
+        hidden = total[size:] + np.abs(params["row_hidden_bias"].astype(np.int64)).max()
+        out = total[:size] + bias + 255 * np.abs(params[f"row{g}_out"].astype(np.int64)).sum(0)
+        worst = max(worst, int(out.max()), int(hidden.max()))
+    if worst >= EXACT_LIMIT:
+        raise ModelError(f"partial sums reach {worst}, not below 2**24: CDF rows would not be exact")
+    return worst
+
+
+def model_folders() -> list[Path]:
+    """Where models are looked for: $NICC_MODELS, the installed package, the source tree."""
+    here = Path(__file__).resolve().parent
+    folders = [Path(p) for p in os.environ.get("NICC_MODELS", "").split(os.pathsep) if p]
+    return [*folders, here / "_models", here.parent / "models"]
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model given by name or path. Raises `ModelError`."""
+    candidates = [Path(name)] if os.sep in name or name.startswith(".") else [f / name for f in model_folders()]
+    for folder in candidates:
+        if (folder / "model.json").is_file():
+            return folder
+    available = sorted({p.parent.name for f in model_folders() for p in f.glob("*/model.json")})
+    raise ModelError(f"model {name!r} not found; available: {', '.join(available) or 'none'}")
+
+
+def read_part(folder: Path, description: dict[str, Any], part: str) -> dict[str, np.ndarray]:
+    """The arrays of ``decoder`` or ``encoder``, checked against their digest in ``model.json``."""
+    path = folder / f"{part}.safetensors"
+    try:
+        arrays = load_arrays(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{path}: missing; reinstall the model") from None
+    except (SafetensorError, ValueError, OSError) as e:
+        raise ModelError(f"{path}: damaged: {e}") from None
+    if digest(arrays, Architecture.from_dict(description["architecture"])) != description[f"{part}_sha256"]:
+        raise ModelError(f"{path}: damaged: its digest is not the one in model.json; reinstall the model")
+    return arrays
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path) -> Model:
+    path = folder / "model.json"
+    try:
+        description = json.loads(path.read_text())
+        missing = {"name", "version", "architecture", "decoder_sha256", "encoder_sha256"} - set(description)
+    except (ValueError, TypeError) as e:
+        raise ModelError(f"{path}: damaged: {e}") from None
+    if missing:
+        raise ModelError(f"{path}: damaged: no {', '.join(sorted(missing))}")
+    return Model(description, read_part(folder, description, "decoder"), folder)
+
+
+def load_model(name: str = DEFAULT_MODEL) -> Model:
+    """The receiver's side of a model, by name or folder; cached. Raises `ModelError`."""
+    return _load(find_model(name))
+
+
+def model_of_code(code: int | str) -> Model:
+    """The model that a header names. Raises `ModelError`; names in files are never paths."""
+    if isinstance(code, int):
+        names = {c: n for n, c in SHIPPED_CODES.items()}
+        if code not in names:
+            raise ModelError(f"model code {code} is unknown; update nicc")
+        return load_model(names[code])
+    if Path(code).name != code or code.startswith("."):
+        raise ModelError(f"model name {code!r} is not a plain name")
+    return load_model(code)
+
+

@@ -1,0 +1,84 @@
+"""Training configurations: TOML files with an ``[architecture]`` and a ``[training]`` table."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from nicc.architecture import Architecture
+from nicc.errors import ModelError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SHIPPED = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train. Learning rates are for Adam and fall by a cosine to ``final_rate`` of themselves."""
+
+    steps: int = 20000
+    """Steps in all; a time budget may end training, and its cosine, earlier."""
+    entropy_steps: int = 600
+    """Steps at the start that train the entropy model alone, on the frozen lapped transform."""
+    batch: int = 8
+    crop: int = 256
+    """Side of the square training crops in pixels, a multiple of 64."""
+    seed: int = 0
+    overlap: int = 16
+    """Pixels by which the windows of the lapped transform at the start exceed a block."""
+    rate: float = 1e-3
+    """Base learning rate; divided by the fan-in over 64 where that is larger."""
+    linear_rate: float = 2e-5
+    """Learning rate of the convolutions that start as the lapped transform."""
+    table_rate: float = 3e-3
+    """Learning rate of gains, priors and biases, of which each rate point has its own."""
+    final_rate: float = 0.02
+    clip: float = 1.0
+    ema: float = 0.998
+    log_every: int = 20
+    validate_every: int = 500
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A model's name and version, its architecture, and its training schedule."""
+
+    name: str
+    version: int = 1
+    architecture: Architecture = field(default_factory=Architecture)
+    training: Schedule = field(default_factory=Schedule)
+
+    @classmethod
+    def load(cls, source: str) -> TrainingConfig:
+        """Reads a TOML file, or a shipped configuration by its name. Raises `ModelError`."""
+        path = Path(source)
+        if not path.exists() and (SHIPPED / f"{source}.toml").exists():
+            path = SHIPPED / f"{source}.toml"
+        try:
+            raw: dict[str, Any] = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
+            raise ModelError(f"{source}: no such configuration; shipped ones are {names}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+            raise ModelError(f"{source}: not a TOML file: {e}") from None
+        schedule = raw.get("training", {})
+        unknown = (set(raw) - {"name", "version", "architecture", "training"}) | (
+            set(schedule) - {f.name for f in fields(Schedule)}
+        )
+        if unknown or "name" not in raw:
+            raise ModelError(f"{source}: " + (f"unknown entries {sorted(unknown)}" if unknown else "no name"))
+        config = cls(
+            raw["name"],
+            int(raw.get("version", 1)),
+            Architecture.from_dict(raw.get("architecture", {})),
+            Schedule(**schedule),
+        )
+        if config.training.crop % 64:
+            raise ModelError(f"{source}: crop must be a multiple of 64")
+        return config

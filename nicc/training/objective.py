@@ -1,0 +1,100 @@
+"""The rate-distortion objective of a batch, and the prior of the hyper-latents.
+
+Mixed quantisation (Yang & Mandt 2023, section 4): uniform noise stands for rounding in the rate,
+straight-through rounding in the distortion.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nicc.encoder.codec import LIKELIHOOD_FLOOR, Codec, row_likelihood, ste_round
+
+COST_EXPONENT = 0.43
+"""The cost bpp + lambda MSE grows about as this power of lambda; losses are divided by it."""
+COST_SCALE = 1.3
+"""About the cost at lambda 0.01."""
+
+
+class HyperPrior(nn.Module):
+    """Density of each hyper-latent channel: CompressAI's EntropyBottleneck over nats.
+
+    Bins have width 1 / gain, so that one density serves every rate point.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        from compressai.entropy_models import EntropyBottleneck
+
+        self.bottleneck = EntropyBottleneck(channels, init_scale=4)
+
+    def forward(self, z: Tensor, gain: Tensor) -> Tensor:
+        """Probability of the bin of width 1 / ``gain`` around ``z``, both ``(..., Cz)``."""
+        shape = z.shape
+        z = z.reshape(-1, 1, shape[-1]).permute(2, 1, 0)
+        half = (0.5 / gain.expand(shape)).reshape(-1, 1, shape[-1]).permute(2, 1, 0)
+        lower = self.bottleneck._logits_cumulative(z - half, stop_gradient=False)
+        upper = self.bottleneck._logits_cumulative(z + half, stop_gradient=False)
+        sign = -torch.sign(lower + upper).detach()
+        p = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
+        return p.clamp_min(LIKELIHOOD_FLOOR).permute(2, 1, 0).reshape(shape)
+
+
+class Outcome(NamedTuple):
+    """Per sample, ``(N,)``: bits per pixel of y and z, and mean squared error on the 0..255 scale."""
+
+    bpp_y: Tensor
+    bpp_z: Tensor
+    mse: Tensor
+
+
+class RateDistortion(nn.Module):
+    """A codec with its training-only prior; ``forward`` measures a batch of images."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.codec = codec
+        self.prior = HyperPrior(codec.arch.hyper_channels)
+
+    def forward(self, x: Tensor, rate_point: Tensor, *, noise: bool = True, frozen: bool = False) -> Outcome:
+        """``x`` is ``(N, 3, H, W)`` in 0..1, H and W multiples of 16.
+
+        With ``noise``, the rate is that of noisy latents (training), without, that of the rounded
+        ones (validation). ``frozen`` leaves transforms and gains without gradient and skips the
+        synthesis: ``mse`` is zero.
+        """
+        codec = self.codec
+        pixels = x.shape[2] * x.shape[3]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            y = codec.analysis(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y = y.float()
+            z = codec.hyper(y)
+            hyper_gain = codec.at_rate(codec.log_hyper_gain, rate_point).exp()
+            z_rounded = ste_round(z * hyper_gain) / hyper_gain
+            z_rate = z + (torch.rand_like(z) - 0.5) / hyper_gain if noise else z_rounded
+            bits_z = -torch.log2(self.prior(z_rate, hyper_gain)).sum((1, 2, 3))
+            code = codec.entropy(y, z_rounded, rate_point)
+            at = code.residual + torch.rand_like(code.residual) - 0.5 if noise else code.symbols
+            bits_y = -torch.log2(row_likelihood(at, code.rows)).sum((1, 2, 3))
+            if frozen:
+                mse = torch.zeros_like(bits_y)
+            else:
+                mse = (codec.synthesise(code.y_hat) - x).square().mean((1, 2, 3)) * 255**2
+        return Outcome(bits_y / pixels, bits_z / pixels, mse)
+
+
+def loss(outcome: Outcome, lambdas: Tensor) -> Tensor:
+    """Mean of bpp + lambda MSE, every rate point weighted to count alike."""
+    cost = outcome.bpp_y + outcome.bpp_z + lambdas * outcome.mse
+    return (cost / (COST_SCALE * (lambdas / 0.01) ** COST_EXPONENT)).mean()
+
+
+def log_cost(bpp: Tensor, mse: Tensor, lambdas: Tensor) -> float:
+    """The number to steer by: mean over rate points of log(bpp + lambda MSE)."""
+    return float(torch.log(bpp + lambdas * mse).mean())
+
+

@@ -82,6 +82,10 @@ class Architecture:
             problems.append("groups must be five bounds from 0 to latent_channels")
         elif any((b - a) % w for a, b, w in zip(self.groups, self.groups[1:], self.bands, strict=False)):
             problems.append("bands do not divide their groups")
+        if self.synthesis == "jpeg-like" and self.residual:
+            problems.append("a jpeg-like synthesis has no residual branch")
+        if self.synthesis == "two-layer" and self.hidden_channels < 12:
+            problems.append("hidden_channels must be at least 12")
         if problems:
             raise ModelError("architecture: " + "; ".join(problems))
 
@@ -107,9 +111,12 @@ class Architecture:
     @property
     def synthesis_outputs(self) -> int:
         """Channels that the first transposed convolution of the synthesis produces."""
-        if self.synthesis == "jpeg-like":
-            return 3
-        return self.hidden_channels * (2 if self.residual else 1)
+        return self.linear_outputs + (self.hidden_channels if self.residual else 0)
+
+    @property
+    def linear_outputs(self) -> int:
+        """Those of them that start as the lapped transform: pixels, residual branch, or all."""
+        return 3 if self.synthesis == "jpeg-like" else self.hidden_channels
 
     def bands_before(self, group: int) -> int:
         """Number of channel bands in the groups decoded before ``group``."""

@@ -34,6 +34,10 @@ from nicc.encoder.analysis import Analysis, HyperAnalysis
 TAIL_WEIGHT, TAIL_WIDTH = 0.04, 3.0
 """Share and relative width of the logistic tail beside each row's Gaussian."""
 LIKELIHOOD_FLOOR = 1e-9
+COUNTED = 17
+"""Magnitudes whose probabilities are counted per row in the predictive phase."""
+COUNT_DECAY, COUNT_PRIOR = 0.99, 40.0
+"""Memory of the counts, in steps, and weight of the parametric distribution in each step."""
 
 
 class _Bound(torch.autograd.Function):
@@ -57,9 +61,10 @@ def bound(x: Tensor, low: float, high: float) -> Tensor:
     return _Bound.apply(x, low, high)
 
 
-def ste_round(x: Tensor) -> Tensor:
-    """Rounding with the gradient of the identity."""
-    return x + (x.round() - x).detach()
+def ste_round(x: Tensor, raised: Tensor | None = None) -> Tensor:
+    """Rounding with the gradient of the identity; ``raised`` adds to the threshold of one half."""
+    rounded = x.round() if raised is None else torch.sign(x) * (x.abs() + 0.5 - raised).floor()
+    return x + (rounded - x).detach()
 
 
 def row_likelihood(x: Tensor, row: Tensor) -> Tensor:
@@ -105,7 +110,7 @@ class Codec(nn.Module):
         self.analysis = Analysis(arch)
         self.hyper_analysis = HyperAnalysis(arch)
         p: dict[str, Tensor] = {
-            "synthesis_in": torch.zeros(c, arch.kernel, arch.kernel, arch.synthesis_outputs),
+            "synthesis_linear": torch.zeros(c, arch.kernel, arch.kernel, arch.linear_outputs),
             "synthesis_bias": torch.zeros(3),
             "mean_z": torch.zeros(cz, c),
             "mean0_own": torch.zeros(4 * g[1], g[1]),
@@ -118,10 +123,12 @@ class Codec(nn.Module):
         if arch.synthesis == "two-layer":
             n = arch.hidden_channels
             p |= {
-                "igdn_beta": torch.ones(n),
-                "igdn_gamma": torch.full((n, n), 0.01),
+                "igdn_beta": torch.zeros(n),
+                "igdn_gamma": torch.zeros(n, n),
                 "synthesis_out": torch.zeros(3, 3, n, 12),
             }
+            if arch.residual:
+                p["synthesis_main"] = torch.zeros(c, arch.kernel, arch.kernel, n)
         for i in range(arch.group_count):
             size = g[i + 1] - g[i]
             p[f"row{i}_in"] = torch.zeros(arch.feature_count(i), size + ROW_HIDDEN)
@@ -143,11 +150,15 @@ class Codec(nn.Module):
         self.register_buffer("deviation", torch.ones(c))
         self.register_buffer("hyper_offset", torch.zeros(cz))
         self.register_buffer("parity", torch.ones(2, c))
+        self.register_buffer("row_counts", self.row_pmf())
         self.register_buffer("bands", torch.tensor(arch.band_matrix(), dtype=torch.float32))
 
     def params(self) -> dict[str, Tensor]:
         """Arrays by the names that `nicc.decoder.networks` uses."""
-        return {**dict(self.p.items()), "parity": self.parity, "bands": self.bands}
+        p = {**dict(self.p.items()), "parity": self.parity, "bands": self.bands}
+        linear = p.pop("synthesis_linear")
+        p["synthesis_in"] = torch.cat([p.pop("synthesis_main"), linear], -1) if "synthesis_main" in p else linear
+        return p
 
     def at_rate(self, table: Tensor, rate_point: Tensor) -> Tensor:
         """Rows of an anchor table, interpolated at rate points ``(N,)``: ``(N, 1, 1, columns)``."""
@@ -173,10 +184,51 @@ class Codec(nn.Module):
         z = F.interpolate(z, scale_factor=LATENTS_PER_HYPER, mode="bilinear", align_corners=False)
         return z[..., :h, :w].permute(0, 2, 3, 1)
 
-    def entropy(self, y: Tensor, z: Tensor, rate_point: Tensor) -> LatentCode:
+    @torch.no_grad()
+    def thresholds(self, code: LatentCode, distortion_weight: float) -> Tensor:
+        """How much above one half a residual's fraction must be to be rounded away from zero.
+
+        The encoder takes the cheaper of the two nearest symbols (`nicc.encoder.encode.Quantiser`);
+        that is rounding with a threshold raised by the difference in bits over twice the weight.
+        """
+        near = code.residual.abs().round().clamp_min(1)
+        p, lower = row_likelihood(near, code.rows), row_likelihood(near - 1, code.rows)
+        return (torch.log2(lower / p) / (2 * distortion_weight)).clamp(0, 0.5)
+
+    def symbol_bits(self, symbols: Tensor, row: Tensor) -> Tensor:
+        """Bits of rounded symbols under the counted tables, interpolated between rows.
+
+        Differentiable in ``row``. Symbols beyond the counted ones cost what the row's parametric
+        distribution says.
+        """
+        size = symbols.detach().abs().round()
+        table = torch.log2(self.row_counts.sum(1, keepdim=True) / self.row_counts)
+        table = torch.cat([table[:, :1], table[:, 1:] + 1], 1).reshape(-1, 1)
+        low = row.detach().floor().clamp_max(CDF_ROWS - 2)
+        index = low.long() * COUNTED + size.clamp_max(COUNTED - 1).long()
+        at_low, at_high = F.embedding(index, table)[..., 0], F.embedding(index + COUNTED, table)[..., 0]
+        bits = at_low + (at_high - at_low) * (row - low)
+        return torch.where(size < COUNTED, bits, -torch.log2(row_likelihood(symbols, row)))
+
+    @torch.no_grad()
+    def count_symbols(self, symbols: Tensor, row: Tensor) -> None:
+        """Moves the counted tables towards the symbols that rows have just coded."""
+        index = row.round().long() * COUNTED + symbols.abs().round().clamp_max(COUNTED - 1).long()
+        counts = torch.bincount(index.reshape(-1), minlength=CDF_ROWS * COUNTED).reshape(CDF_ROWS, COUNTED)
+        self.row_counts.mul_(COUNT_DECAY).add_(counts + COUNT_PRIOR * self.row_pmf(row.device))
+
+    @staticmethod
+    def row_pmf(device: torch.device | None = None) -> Tensor:
+        """Parametric probabilities of the magnitudes 0..COUNTED - 1 under every row, ``(64, COUNTED)``."""
+        size = torch.arange(COUNTED, device=device).float()
+        p = row_likelihood(size.expand(CDF_ROWS, -1), torch.arange(CDF_ROWS, device=device).float()[:, None])
+        return p * torch.where(size > 0, 2.0, 1.0)
+
+    def entropy(self, y: Tensor, z: Tensor, rate_point: Tensor, thresholds: Tensor | None = None) -> LatentCode:
         """Quantises latents ``y`` given dequantised hyper-latents ``z``, step by step.
 
-        Rounding passes gradients straight through; magnitudes as context carry none.
+        Rounding, to the nearest integer or by ``thresholds``, passes gradients straight through;
+        magnitudes as context carry none.
         """
         p, arch = self.params(), self.arch
         n, h, w, _ = y.shape
@@ -200,12 +252,13 @@ class Codec(nn.Module):
             zero = torch.zeros_like(v[..., sl])
             extra = networks.mean_context(ops, arch, p, (group, 0), torch.cat([*known, zero], -1))
             mean = base_scaled[..., sl] + (extra * scale if extra is not None else 0)
-            s = ste_round(v[..., sl] - mean)
+            raised = thresholds[..., sl] if thresholds is not None else None
+            s = ste_round(v[..., sl] - mean, raised)
             if group < 2:
                 d = (s + mean - base_scaled[..., sl]) * to_d[..., sl] * (1 - second)
                 extra = networks.mean_context(ops, arch, p, (group, 1), torch.cat([*known, d], -1))
                 mean = torch.where(second > 0, base_scaled[..., sl] + extra * scale, mean)
-                s = ste_round(v[..., sl] - mean)
+                s = ste_round(v[..., sl] - mean, raised)
             known.append((s + mean - base_scaled[..., sl]) * to_d[..., sl])
             symbols.append(s)
             means.append(mean)

@@ -112,7 +112,9 @@ def decoder_arrays(model: RateDistortion) -> dict[str, np.ndarray]:
         return scaled.astype(kind)
 
     arrays: dict[str, np.ndarray] = {}
-    for name, value in codec.p.items():
+    for name, value in codec.params().items():
+        if name in ("parity", "bands"):
+            continue
         a = value.numpy()
         if not name.startswith("row"):
             arrays[name] = a.astype(np.float32 if a.ndim == 1 else np.float16)

@@ -6,17 +6,33 @@ straight-through rounding in the distortion.
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nicc.encoder.codec import LIKELIHOOD_FLOOR, Codec, row_likelihood, ste_round
+from nicc.encoder.encode import DISTORTION_WEIGHT
 
 COST_EXPONENT = 0.43
 """The cost bpp + lambda MSE grows about as this power of lambda; losses are divided by it."""
 COST_SCALE = 1.3
 """About the cost at lambda 0.01."""
+
+
+class Phase(Enum):
+    """What a step trains, and how it quantises."""
+
+    ENTROPY = "entropy"
+    """The entropy model alone, on noisy latents of frozen transforms; no synthesis, MSE is zero."""
+    SOFT = "soft"
+    """Everything: noise for the rate, straight-through rounding for the distortion."""
+    PREDICTIVE = "predictive"
+    """Entropy model and synthesis on the symbols that the encoder writes; analysis frozen.
+
+    The second phase of soft-to-predictive training (Luo & Chen 2024), here for the rate as well.
+    """
 
 
 class HyperPrior(nn.Module):
@@ -59,16 +75,12 @@ class RateDistortion(nn.Module):
         self.codec = codec
         self.prior = HyperPrior(codec.arch.hyper_channels)
 
-    def forward(self, x: Tensor, rate_point: Tensor, *, noise: bool = True, frozen: bool = False) -> Outcome:
-        """``x`` is ``(N, 3, H, W)`` in 0..1, H and W multiples of 16.
-
-        With ``noise``, the rate is that of noisy latents (training), without, that of the rounded
-        ones (validation). ``frozen`` leaves transforms and gains without gradient and skips the
-        synthesis: ``mse`` is zero.
-        """
+    def forward(self, x: Tensor, rate_point: Tensor, phase: Phase = Phase.SOFT) -> Outcome:
+        """``x`` is ``(N, 3, H, W)`` in 0..1, H and W multiples of 16."""
         codec = self.codec
+        noise = phase in (Phase.ENTROPY, Phase.SOFT)
         pixels = x.shape[2] * x.shape[3]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and phase is Phase.SOFT):
             y = codec.analysis(x)
         with torch.autocast(x.device.type, enabled=False):
             y = y.float()
@@ -77,10 +89,20 @@ class RateDistortion(nn.Module):
             z_rounded = ste_round(z * hyper_gain) / hyper_gain
             z_rate = z + (torch.rand_like(z) - 0.5) / hyper_gain if noise else z_rounded
             bits_z = -torch.log2(self.prior(z_rate, hyper_gain)).sum((1, 2, 3))
-            code = codec.entropy(y, z_rounded, rate_point)
-            at = code.residual + torch.rand_like(code.residual) - 0.5 if noise else code.symbols
-            bits_y = -torch.log2(row_likelihood(at, code.rows)).sum((1, 2, 3))
-            if frozen:
+            thresholds = None
+            if phase is Phase.PREDICTIVE:
+                with torch.no_grad():
+                    first = codec.entropy(y, z_rounded, rate_point)
+                thresholds = codec.thresholds(first, DISTORTION_WEIGHT)
+            code = codec.entropy(y, z_rounded, rate_point, thresholds)
+            if noise:
+                at = code.residual + torch.rand_like(code.residual) - 0.5
+                bits_y = -torch.log2(row_likelihood(at, code.rows)).sum((1, 2, 3))
+            else:
+                bits_y = codec.symbol_bits(code.symbols, code.rows).sum((1, 2, 3))
+                if self.training:
+                    codec.count_symbols(code.symbols, code.rows)
+            if phase is Phase.ENTROPY:
                 mse = torch.zeros_like(bits_y)
             else:
                 mse = (codec.synthesise(code.y_hat) - x).square().mean((1, 2, 3)) * 255**2

@@ -21,13 +21,13 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
-from nicc.architecture import ANCHORS, RATE_POINTS
+from nicc.architecture import ANCHORS, RATE_POINTS, Architecture
 from nicc.encoder.codec import Codec
 from nicc.errors import ImageError, ModelError
 from nicc.training.config import Schedule, TrainingConfig
 from nicc.training.data import Photos
-from nicc.training.objective import RateDistortion, log_cost, loss
-from nicc.training.start import start
+from nicc.training.objective import Phase, RateDistortion, log_cost, loss
+from nicc.training.start import start, start_from
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -44,6 +44,8 @@ class Run:
     validation: Path | None = None
     cache: Path | None = None
     resume: bool = False
+    begin: Path | None = None
+    """Checkpoint of another model to start from instead of the lapped transform."""
     time_budget: float | None = None
     """Seconds after which training ends; the learning rate then falls with time, not with steps."""
     device: str = "cpu"
@@ -54,7 +56,7 @@ class Run:
 def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
     """Adam's parameter groups; steps shrink with the fan-in, most for the lapped transform."""
     groups = []
-    linear = {"codec.analysis.linear.weight", "codec.p.synthesis_in", "codec.p.synthesis_out", "codec.p.synthesis_bias"}
+    linear = {"codec.analysis.linear.weight", "codec.p.synthesis_linear", "codec.p.synthesis_out", "codec.p.synthesis_bias"}
     tables = ("log_", "row_", "hidden_", "recon_", "out")
     for name, parameter in model.named_parameters():
         leaf = name.split(".")
@@ -66,10 +68,17 @@ def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
             by_network = leaf[1] == "p"  # these are stored (inputs, outputs)
             fan_in = parameter.shape[0] if by_network else parameter[0].numel()
             rate = s.rate * min(1.0, 64 / max(fan_in, 1)) if parameter.dim() > 1 else s.rate
-        if leaf[-1] == "recon_offset":
+        if leaf[-1] == "synthesis_main":
+            rate = s.linear_rate * 4
+        elif leaf[-1] == "recon_offset" or leaf[-1].startswith("igdn"):
             rate = s.rate / 3
-        transform = name in linear or leaf[1] in ("analysis", "log_gain", "log_inverse", "recon_offset")
-        groups.append({"params": [parameter], "lr": rate, "base": rate, "transform": transform})
+        if leaf[1] in ("analysis", "log_gain"):
+            phases = {Phase.SOFT}
+        elif name in linear or leaf[1] in ("log_inverse", "recon_offset") or leaf[-1].startswith(("igdn", "synthesis")):
+            phases = {Phase.SOFT, Phase.PREDICTIVE}
+        else:
+            phases = set(Phase)
+        groups.append({"params": [parameter], "lr": rate, "base": rate, "phases": [p.value for p in phases]})
     return groups
 
 
@@ -95,7 +104,7 @@ def validate(model: RateDistortion, images: Tensor) -> dict[str, Any]:
     model.eval()
     for point in ANCHOR_POINTS:
         parts = [
-            (model(x, torch.full((len(x),), point, device=x.device), noise=False)) for x in images.split(8)
+            model(x, torch.full((len(x),), point, device=x.device), Phase.PREDICTIVE) for x in images.split(8)
         ]
         bpp = torch.cat([o.bpp_y + o.bpp_z for o in parts])
         mse = torch.cat([o.mse for o in parts])
@@ -134,7 +143,7 @@ class Trainer:
         elif checkpoint.exists():
             raise ModelError(f"{checkpoint}: exists; continue it with --resume or choose another folder")
         else:
-            start(self.model.codec, self.model.prior, self.photos, self.s.overlap, self.s.seed)
+            self._start()
         self.model.to(self.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(
             learning_rates(self.model, self.s), betas=(0.9, 0.99), fused=run.device == "cuda" or None
@@ -145,7 +154,7 @@ class Trainer:
             self.average = {k: v.to(self.device) for k, v in saved["average"].items()}
             self.optimizer.load_state_dict(saved["optimizer"])
             for group, fresh in zip(self.optimizer.param_groups, learning_rates(self.model, self.s), strict=True):
-                group["base"] = fresh["base"]
+                group["base"], group["phases"] = fresh["base"], fresh["phases"]
             self.step, self.seconds, self.pixels = saved["step"], saved["seconds"], saved["pixels"]
         torch.manual_seed(self.s.seed + 1000 * self.rank + self.step)
         self.rng = np.random.default_rng([self.s.seed, self.rank, self.step])
@@ -155,6 +164,13 @@ class Trainer:
             self.parallel = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True)
         elif run.compile:
             self.parallel = torch.compile(self.model)  # type: ignore[assignment]
+
+    def _start(self) -> None:
+        if self.run.begin:
+            other = torch.load(self.run.begin, map_location="cpu", weights_only=True)
+            start_from(self.model, other["average"], Architecture.from_dict(other["architecture"]))
+        else:
+            start(self.model.codec, self.model.prior, self.photos, self.s.overlap, self.s.seed)
 
     @property
     def elapsed(self) -> float:
@@ -167,6 +183,12 @@ class Trainer:
         return max(by_steps, self.elapsed / self.run.time_budget) if self.run.time_budget else by_steps
 
     @property
+    def phase(self) -> Phase:
+        if self.step < self.s.entropy_steps:
+            return Phase.ENTROPY
+        return Phase.PREDICTIVE if self.progress >= 1 - self.s.predictive_share else Phase.SOFT
+
+    @property
     def done(self) -> bool:
         """Whether to stop; all processes decide alike, even if their clocks differ."""
         flag = torch.tensor(float(self.progress >= 1))
@@ -177,17 +199,17 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         s = self.s
-        frozen = self.step < s.entropy_steps
+        phase = self.phase
         decay = s.final_rate + (1 - s.final_rate) * (1 + math.cos(math.pi * min(self.progress, 1))) / 2
-        since = self.step - (0 if frozen else s.entropy_steps)
+        since = self.step - (0 if phase is Phase.ENTROPY else s.entropy_steps)
         warm = min(1.0, (since + 1) / 100)
         for group in self.optimizer.param_groups:
-            group["lr"] = 0.0 if frozen and group["transform"] else group["base"] * decay * warm
+            group["lr"] = group["base"] * decay * warm if phase.value in group["phases"] else 0.0
         crops = torch.from_numpy(self.photos.crops(self.rng, s.batch, s.crop)).to(self.device)
         x = crops.permute(0, 3, 1, 2).float() / 255
         rate_point = torch.rand(s.batch, device=self.device) * (RATE_POINTS - 1)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.run.amp):
-            outcome = self.parallel(x, rate_point, frozen=frozen)
+            outcome = self.parallel(x, rate_point, phase)
         objective = loss(outcome, self.model.codec.lambdas(rate_point))
         self.optimizer.zero_grad(set_to_none=True)
         objective.backward()

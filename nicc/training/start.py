@@ -8,14 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nicc.architecture import ANCHORS, LOG_ROW_STEP, RATE_POINTS, SIGMA_MIN, rate_lambda
+from nicc.architecture import ANCHORS, LOG_ROW_STEP, RATE_POINTS, SIGMA_MIN, Architecture, rate_lambda
 from nicc.encoder.analysis import HYPER_BANDS, HYPER_MEANS, LINEAR_KERNEL
+from nicc.encoder import ops
 from nicc.encoder.codec import Codec
+from nicc.errors import ModelError
 from nicc.training.data import Photos
 from nicc.training.klt import lapped_klt
-from nicc.training.objective import HyperPrior
+from nicc.training.objective import HyperPrior, RateDistortion
 
 PRIOR_STEPS = 400
+MAIN_SCALE = 2.0
+"""Size of the non-linear branch's start relative to the linear one."""
 
 
 def _centred(kernel: np.ndarray, size: int) -> Tensor:
@@ -37,7 +41,7 @@ def start(codec: Codec, prior: HyperPrior, photos: Photos, overlap: int, seed: i
     codec.deviation.copy_(torch.tensor(klt.deviation))
     p["synthesis_bias"].copy_(torch.tensor(klt.colour))
     if arch.synthesis == "jpeg-like":
-        p["synthesis_in"].copy_(_centred(klt.synthesis, arch.kernel).permute(0, 2, 3, 1))
+        p["synthesis_linear"].copy_(_centred(klt.synthesis, arch.kernel).permute(0, 2, 3, 1))
     else:
         _start_two_layer(codec, _centred(klt.synthesis, 2 * arch.kernel))
     norms = torch.tensor((klt.synthesis**2).sum((1, 2, 3)) ** 0.5, dtype=torch.float32)
@@ -47,20 +51,60 @@ def start(codec: Codec, prior: HyperPrior, photos: Photos, overlap: int, seed: i
     _start_entropy(codec, prior, photos, seed)
 
 
+@torch.no_grad()
+def start_from(model: RateDistortion, state: dict[str, Tensor], architecture: Architecture) -> None:
+    """Takes over the weights of another model whose latents have the same shape.
+
+    A jpeg-like synthesis may start from a two-layer one: its kernel becomes the linear part of the
+    two layers. Raises `ModelError` if the architectures cannot be matched.
+    """
+    mine = model.codec.arch
+    synthesis = {"synthesis", "kernel", "hidden_channels", "residual"}
+    differing = {k for k, v in mine.to_dict().items() if architecture.to_dict()[k] != v}
+    if not differing:
+        model.load_state_dict(state)
+        return
+    if not (differing <= synthesis and mine.synthesis == "jpeg-like" and architecture.synthesis == "two-layer"):
+        raise ModelError(f"cannot start from a model that differs in {', '.join(sorted(differing))}")
+    other = Codec(architecture)
+    other.load_state_dict({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
+    kernel = linear_part(other)
+    keep = (2 * architecture.kernel + 4 - mine.kernel) // 2
+    own = {k: v for k, v in state.items() if "synthesis" not in k and "igdn" not in k}
+    model.load_state_dict(own, strict=False)
+    p = model.codec.p
+    p["synthesis_linear"].copy_(kernel[:, keep : keep + mine.kernel, keep : keep + mine.kernel])
+    p["synthesis_bias"].copy_(other.p["synthesis_bias"])
+
+
+def linear_part(codec: Codec) -> Tensor:
+    """Impulse responses of a two-layer synthesis without its non-linearity, ``(C, k, k, 3)``.
+
+    k is twice the first kernel plus four.
+    """
+    hidden = codec.p["synthesis_linear"]
+    if codec.arch.residual:
+        hidden = hidden + codec.p["synthesis_main"] * codec.p["igdn_beta"]
+    else:
+        hidden = hidden * codec.p["igdn_beta"]
+    return ops.subpixel_conv(torch.nn.functional.pad(hidden, (0, 0, 2, 2, 2, 2)), codec.p["synthesis_out"])
+
+
 def _start_two_layer(codec: Codec, basis: Tensor) -> None:
     """Hidden channels are the 2x2 phases of the three colours; the second layer shuffles pixels."""
-    p, n = codec.p, codec.arch.hidden_channels
+    p = codec.p
     c, _, size, _ = basis.shape
-    phases = basis.reshape(c, 3, size // 2, 2, size // 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(c, size // 2, size // 2, 12)
-    linear = 12 if codec.arch.residual else 0
+    half = size // 2
+    phases = basis.reshape(c, 3, half, 2, half, 2).permute(0, 2, 4, 3, 5, 1).reshape(c, half, half, 12)
+    p["synthesis_linear"][..., :12] = phases
     if codec.arch.residual:
-        p["synthesis_in"][..., n : n + 12] = phases
+        # beta and gamma are zero: the branch is silent, but gamma already sees a useful signal
+        p["synthesis_main"].copy_(MAIN_SCALE * p["synthesis_linear"])
+        p["synthesis_main"].add_(torch.randn_like(p["synthesis_main"]) * p["synthesis_main"].std())
     else:
-        p["synthesis_in"][..., :12] = phases
-    torch.nn.init.normal_(p["synthesis_in"][..., linear and 0 : n if linear else 0], std=0)
-    if not codec.arch.residual:
-        p["igdn_gamma"].mul_(0.1)
+        p["igdn_beta"].fill_(1)
         p["synthesis_out"][:, :, 12:].normal_(std=0.02)
+        p["synthesis_linear"][..., 12:].normal_(std=float(phases.std()))
     p["synthesis_out"][1, 1, :12] = torch.eye(12)
 
 

@@ -1,0 +1,3 @@
+from nicc.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""Inputs and outputs of the commands: paths, pipes, overwriting, errors that name the file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from nicc.errors import NiccError
+from nicc.images import write_atomically
+
+PIPE = "-"
+
+
+def shown(path: str) -> str:
+    return "standard input" if path == PIPE else path
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Puts the file's name before the message of any error raised within."""
+    try:
+        yield
+    except NiccError as e:
+        raise type(e)(f"{shown(path)}: {e}") from None
+
+
+def read(path: str) -> bytes:
+    """All bytes of a file, or of standard input for ``-``."""
+    if path == PIPE:
+        return sys.stdin.buffer.read()
+    return Path(path).read_bytes()
+
+
+def output_path(source: str, output: str | None, suffix: str, force: bool) -> Path | None:
+    """Where to write; None is standard output. Refuses to overwrite without ``force``."""
+    if output == PIPE or (output is None and source == PIPE):
+        return None
+    path = Path(output) if output else Path(source).with_suffix(suffix)
+    if path.is_dir():
+        path = path / Path("stdin" if source == PIPE else source).with_suffix(suffix).name
+    if not output and path == Path(source):
+        raise NiccError(f"{source}: the output would be the input; name it with -o")
+    if path.exists() and not force:
+        raise NiccError(f"{path}: exists; overwrite it with --force")
+    if not path.parent.is_dir():
+        raise NiccError(f"{path.parent}: no such folder")
+    return path
+
+
+def write(path: Path | None, data: bytes) -> None:
+    """Writes a file atomically, or to standard output."""
+    if path is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_atomically(path, data)
+
+
+def say(message: str, quiet: bool = False) -> None:
+    """A line for people, on standard error."""
+    if not quiet:
+        typer.echo(message, err=True)

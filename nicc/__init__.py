@@ -1,10 +1,10 @@
 """nicc: neural image compression with shallow, exact decoders.
 
-    >>> import nicc
-    >>> data = nicc.encode(image, quality=40)      # needs nicc[encode], that is, PyTorch
-    >>> image = nicc.decode(data)                  # NumPy only
-    >>> nicc.inspect(data).rate_point
-    40
+>>> import nicc
+>>> data = nicc.encode(image, quality=40)      # needs nicc[encode], that is, PyTorch
+>>> image = nicc.decode(data)                  # NumPy only
+>>> nicc.inspect(data).rate_point
+40
 """
 
 from __future__ import annotations

@@ -66,11 +66,11 @@ class SymbolReader:
         if not count:
             return np.zeros(0, np.int32)
         try:
-            symbols = self._coder.decode(table.model, count) + np.int32(table.low)
-            if table.escape:
+            symbols = self._coder.decode(table.model, count)
+            symbols += np.int32(table.low)
+            if table.escape and symbols.max() > table.high:
                 outside = np.flatnonzero(symbols > table.high)
-                if len(outside):
-                    symbols[outside] = self._coder.decode(_RAW, len(outside)) - SYMBOL_LIMIT
+                symbols[outside] = self._coder.decode(_RAW, len(outside)) - SYMBOL_LIMIT
         except AssertionError:
             raise FormatError("damaged: the coded symbols are not valid") from None
         return symbols
@@ -110,7 +110,7 @@ class RowCoder:
 def _runs(rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Positions of the coded symbols ordered by row, and (row, begin, end) of each run of them."""
     flat = rows.reshape(-1)
-    coded = np.flatnonzero(flat)
+    coded = np.flatnonzero(flat > 0)
     values = flat[coded]
     order = coded[np.argsort(values, kind="stable")]
     counts = np.bincount(values, minlength=1)

@@ -36,7 +36,7 @@ def digest(arrays: dict[str, np.ndarray], architecture: Architecture) -> str:
     for name in sorted(arrays):
         a = np.ascontiguousarray(arrays[name])
         h.update(f"{name} {a.dtype.str} {a.shape}".encode())
-        h.update(a)
+        h.update(a.data)
     return h.hexdigest()
 
 
@@ -131,7 +131,9 @@ def check_exactness(params: dict[str, np.ndarray], architecture: Architecture) -
         weight = np.abs(params[f"row{g}_in"].astype(np.int64))
         limits = np.full(len(weight), magnitude, np.int64)
         limits[: architecture.hyper_channels] = HYPER_LIMIT
-        bands = [w for i, w in enumerate(architecture.bands[:g]) for _ in range(architecture.bands_before(i), architecture.bands_before(i + 1))]
+        bands: list[int] = []
+        for i, width in enumerate(architecture.bands[:g]):
+            bands += [width] * (architecture.bands_before(i + 1) - architecture.bands_before(i))
         if bands:
             limits[-9 * len(bands) :] = np.tile(bands, 9) * magnitude
         total = limits @ weight + 4 * magnitude * np.abs(params[f"row{g}_own"].astype(np.int64)).sum(0)
@@ -205,5 +207,3 @@ def model_of_code(code: int | str) -> Model:
     if Path(code).name != code or code.startswith("."):
         raise ModelError(f"model name {code!r} is not a plain name")
     return load_model(code)
-
-

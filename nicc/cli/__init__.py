@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# bands of an image are decoded in parallel; threads within their matrix products would only wait
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import typer
 

@@ -15,7 +15,7 @@ from nicc.errors import NiccError
 def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], None)
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
     try:
         value = float(text[:-1]) * unit if unit else float(text)
     except ValueError:
@@ -59,7 +59,7 @@ def train(
     settings = TrainingConfig.load(config)
     out = out or Path("runs") / settings.name
     run = Run(data, out, validation, cache, resume, begin, _seconds(time_budget), device, compiled, amp)
-    first = int(os.environ.get("RANK", 0)) == 0
+    first = int(os.environ.get("RANK", "0")) == 0
     with _Progress(first and not quiet and sys.stderr.isatty()) as progress:
         checkpoint = run_training(settings, run, progress.report)
     if not first:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -12,8 +15,20 @@ from nicc.decoder.latents import Grid, dequantise_z, read_group, read_z
 from nicc.errors import FormatError, ModelError
 from nicc.model import Model, model_of_code
 
-BAND_POSITIONS = 512
-"""Latent positions that are synthesised at a time: about as much as a cache holds."""
+MAX_THREADS = 8
+BAND_POSITIONS = 320
+"""Latent positions that are synthesised at a time: about as much as stays in a cache."""
+
+
+def in_threads(work: Callable[[int], None], items: Iterable[int]) -> None:
+    """Runs ``work`` on every item, on as many threads as this process may use processors.
+
+    Best with one thread per matrix product, as the command line sets it.
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(processors, MAX_THREADS)) as pool:
+        for _ in pool.map(work, items):
+            pass
 
 
 def model_for(container: Container) -> Model:
@@ -36,17 +51,20 @@ def decode_latents(model: Model, container: Container) -> np.ndarray:
     if len(bounds) != len(container.groups):
         raise FormatError(f"truncated or damaged: {len(bounds)} y boxes expected, {len(container.groups)} found")
     z_symbols = read_z(model, header, container.z, grid)
-    checksum = symbol_checksum(header, container.extras, zlib.crc32(z_symbols), container.groups)
+    checksum = symbol_checksum(header, container.extras, zlib.crc32(z_symbols.data), container.groups)
     if checksum != container.symbol_checksum:
         raise FormatError("damaged: the symbol checksum does not match")
     z = dequantise_z(model, header.rate_point, z_symbols)
-    parts = []
-    for n, ((first, last), group) in enumerate(zip(bounds, container.groups, strict=True)):
-        symbols, y_hat = read_group(model, header, z, group.stream, first, last, grid.w)
-        if zlib.crc32(symbols) != group.checksum:
+    y_hat = np.empty((grid.h, grid.w, model.architecture.latent_channels), np.float32)
+
+    def decode_group(n: int) -> None:
+        first, last = bounds[n]
+        symbols, y_hat[first:last] = read_group(model, header, z, container.groups[n].stream, first, last, grid.w)
+        if zlib.crc32(symbols.data) != container.groups[n].checksum:
             raise FormatError(f"damaged: the checksum of y group {n} does not match")
-        parts.append(y_hat)
-    return np.concatenate(parts)
+
+    in_threads(decode_group, range(len(bounds)))
+    return y_hat
 
 
 def synthesise(model: Model, y_hat: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -56,7 +74,8 @@ def synthesise(model: Model, y_hat: np.ndarray, width: int, height: int) -> np.n
     out = np.empty((height, width, 3), np.uint8)
     padded = networks.mirror(ops, p, y_hat)
     step = max(1, BAND_POSITIONS // w)
-    for first in range(0, h, step):
+
+    def band(first: int) -> None:
         last = min(first + step, h)
         x = networks.synthesis(ops, arch, p, padded[first : last + 2])
         rows = out[16 * first : 16 * last]
@@ -65,6 +84,8 @@ def synthesise(model: Model, y_hat: np.ndarray, width: int, height: int) -> np.n
         np.rint(x, out=x)
         np.clip(x, 0, 255, out=x)
         rows[...] = x
+
+    in_threads(band, range(0, h, step))
     return out
 
 

@@ -20,6 +20,7 @@ from nicc.architecture import (
     HYPER_UNIT,
     LATENTS_PER_HYPER,
     MAGNITUDE_UNIT,
+    RECON_CLASSES,
     ROW_BITS,
     ROW_HIDDEN,
 )
@@ -112,12 +113,12 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
     exact = model.exact_dtype
     h, c = last - first, arch.latent_channels
     fine = upsample(z, first, last, w)
-    z_exact = fine.astype(exact)
+    z_exact: Array = fine.astype(exact)
     z_float = fine.astype(np.float32) / HYPER_UNIT
     gain, inverse = p["gain"][rate_point], p["inverse"][rate_point]
     deviation = p["deviation"]
     base = networks.mean_from_hyper(p, z_float).reshape(-1, c)
-    magnitudes = np.zeros((h * w, c), exact)
+    magnitudes: Array = np.zeros((h * w, c), exact)
     known = np.zeros((h * w, arch.groups[2]), np.float32)
     symbols = np.zeros((h * w, c), np.int16)
     y_hat = np.empty((h * w, c), np.float32)
@@ -156,8 +157,9 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
             size = np.abs(s)
             magnitudes[at, channels] = _MAGNITUDES[np.minimum(size, 15)]
             decoded = mean_scaled + s
-            hit = np.nonzero(s)
-            decoded[hit] -= np.sign(s[hit]) * offsets[rows[hit], np.minimum(size[hit], 2) - 1]
+            hit = np.flatnonzero(size.reshape(-1) > 0)
+            kind = np.minimum(size.reshape(-1)[hit], RECON_CLASSES) - 1
+            decoded.reshape(-1)[hit] -= np.sign(s.reshape(-1)[hit]) * offsets[rows.reshape(-1)[hit], kind]
             y_hat[at, channels] = decoded * inverse[channels]
             if group < 2:
                 known[at, channels] = (mean_scaled + s - base[at, channels] * scale[channels]) / scale[channels]

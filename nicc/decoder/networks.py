@@ -30,9 +30,7 @@ def synthesis(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
 
 def _jpeg_like(ops: Any, p: Params, y: Array) -> Array:
     """One transposed convolution (Yang & Mandt 2023, section 3.2, "JPEG-like")."""
-    kernel = p["synthesis_in"].shape[1]
-    x = ops.transposed_conv(y, p["synthesis_in"], PIXELS_PER_LATENT)
-    return _crop(x, PIXELS_PER_LATENT, (kernel - PIXELS_PER_LATENT) // 2, 0) + p["synthesis_bias"]
+    return ops.transposed_conv(y, p["synthesis_in"], PIXELS_PER_LATENT, 0) + p["synthesis_bias"]
 
 
 def _two_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
@@ -41,22 +39,13 @@ def _two_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
     Yang & Mandt 2023, section 3.2, "two-layer"; kernels 14 and 6 stand for 13 and 5, so that the
     sampling grids of pixels, hidden layer and latents stay centred on each other.
     """
-    stride = PIXELS_PER_LATENT // 2
-    kernel = p["synthesis_in"].shape[1]
-    hidden = ops.transposed_conv(y, p["synthesis_in"], stride)
-    hidden = _crop(hidden, stride, (kernel - stride) // 2, 1)
+    hidden = ops.transposed_conv(y, p["synthesis_in"], PIXELS_PER_LATENT // 2, 1)
     n = arch.hidden_channels
     main = hidden[..., :n]
     main = main * (p["igdn_beta"] + abs(main) @ p["igdn_gamma"])
     if arch.residual:
         main = main + hidden[..., n:]
     return ops.subpixel_conv(main, p["synthesis_out"]) + p["synthesis_bias"]
-
-
-def _crop(x: Array, stride: int, overhang: int, margin: int) -> Array:
-    """Drops what the margin positions of the latents rendered, but for ``margin`` samples."""
-    cut = stride + overhang - margin
-    return x[..., cut : x.shape[-3] - cut, cut : x.shape[-2] - cut, :]
 
 
 def mirror(ops: Any, p: Params, y: Array) -> Array:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import threading
+from typing import Any
+
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from nicc.architecture import HIDDEN_BITS, ROW_BITS
 
@@ -53,22 +58,59 @@ def cross_sum(x: Array) -> Array:
     return p[:-2, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:] + p[2:, 1:-1]
 
 
-def transposed_conv(x: Array, weight: Array, stride: int) -> Array:
-    """Transposed convolution of ``(h, w, C)`` with ``(C, k, k, D)``, uncropped.
+def transposed_conv(x: Array, weight: Array, stride: int, margin: int) -> Array:
+    """Transposed convolution of ``(h + 2, w + 2, C)`` with ``(C, k, k, D)`` over the inner positions.
 
-    One matrix product, then an overlap-add of at most four shifted views, since the stride is at
-    least half the kernel.
+    Returns ``(stride h + 2 margin, stride w + 2 margin, D)``: what the inner h x w positions cover,
+    less their overhang, and ``margin`` samples around it. One matrix product for the patches, then
+    an overlap-add of four shifted views, since the stride is at least half the kernel. Of the
+    outer rows only those parts of the patches are computed that reach inside.
     """
     h, w, c = x.shape
     _, k, _, d = weight.shape
-    tiles = (x.reshape(-1, c) @ weight.reshape(c, -1)).reshape(h, w, k, k, d)
-    out = np.zeros((h + 1, stride, w + 1, stride, d), x.dtype)
     rest = k - stride
-    out[:h, :, :w] += tiles[:, :, :stride, :stride].transpose(0, 2, 1, 3, 4)
-    out[1:, :rest, :w] += tiles[:, :, stride:, :stride].transpose(0, 2, 1, 3, 4)
-    out[:h, :, 1:, :rest] += tiles[:, :, :stride, stride:].transpose(0, 2, 1, 3, 4)
-    out[1:, :rest, 1:, :rest] += tiles[:, :, stride:, stride:].transpose(0, 2, 1, 3, 4)
-    return out.reshape((h + 1) * stride, (w + 1) * stride, d)[: h * stride + rest, : w * stride + rest]
+    reach = rest // 2 + margin
+    out = _workspace("overlap", (h + 1, stride, w + 1, stride, d), x.dtype)
+    out[...] = 0
+
+    def add(tiles: Array, first: int, begin: int) -> None:
+        """Adds rows ``begin``... of the patches of row ``first`` and those below it."""
+        n, size = tiles.shape[0], tiles.shape[2]
+        upper = tiles[:, :, : max(stride - begin, 0)].transpose(0, 2, 1, 3, 4)
+        lower = tiles[:, :, max(stride - begin, 0) :].transpose(0, 2, 1, 3, 4)
+        here = out[first : first + n, begin : begin + upper.shape[1]]
+        skip = max(begin - stride, 0)
+        below = out[first + 1 : first + n + 1, skip : skip + lower.shape[1]]
+        assert upper.shape[1] + lower.shape[1] == size
+        for target, part in ((here, upper), (below, lower)):
+            target[:, :, :w] += part[:, :, :, :stride]
+            target[:, :, 1:, :rest] += part[:, :, :, stride:]
+
+    inner = x[1:-1].reshape(-1, c)
+    patches = np.matmul(inner, weight.reshape(c, -1), out=_workspace("patches", (len(inner), k * k * d), x.dtype))
+    add(patches.reshape(h - 2, w, k, k, d), 1, 0)
+    for row, begin in ((0, k - reach), (h - 1, 0)):
+        edge = weight[:, begin : begin + reach].reshape(c, -1)
+        add((x[row] @ edge).reshape(1, w, reach, k, d), row, begin)
+    cut = stride + rest // 2 - margin
+    full = out.reshape((h + 1) * stride, (w + 1) * stride, d)
+    return full[cut : h * stride + rest - cut, cut : w * stride + rest - cut]
+
+
+_buffers = threading.local()
+
+
+def _workspace(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Uninitialised memory that is used again by the next call in this thread.
+
+    Fresh pages for every band would cost more time than the arithmetic on them.
+    """
+    size = math.prod(shape)
+    held: Array | None = getattr(_buffers, name, None)
+    if held is None or held.size < size or held.dtype != dtype:
+        held = np.empty(size, dtype)
+        setattr(_buffers, name, held)
+    return held[:size].reshape(shape)
 
 
 def subpixel_conv(x: Array, weight: Array) -> Array:
@@ -79,12 +121,12 @@ def subpixel_conv(x: Array, weight: Array) -> Array:
     """
     h, w, c = x.shape[0] - 2, x.shape[1] - 2, x.shape[2]
     d = weight.shape[-1] // 4
-    rows = np.empty((h + 2, w, 3 * c), x.dtype)
-    for j in range(3):
-        rows[..., j * c : (j + 1) * c] = x[:, j : j + w]
-    flat, out = rows.reshape(-1, 3 * c), None
-    for i in range(3):
-        part = flat[i * w : (i + h) * w] @ weight[i].reshape(3 * c, 4 * d)
-        out = part if out is None else np.add(out, part, out=out)
-    assert out is not None
+    x = np.ascontiguousarray(x)
+    windows = as_strided(x, (h + 2, w, 3 * c), x.strides)  # three neighbours in a row lie side by side
+    rows = _workspace("windows", (h + 2, w, 3 * c), x.dtype)
+    rows[...] = windows
+    rows = rows.reshape(-1, 3 * c)
+    out = rows[: h * w] @ weight[0].reshape(3 * c, 4 * d)
+    for i in (1, 2):
+        out += rows[i * w : (i + h) * w] @ weight[i].reshape(3 * c, 4 * d)
     return out.reshape(h, w, 2, 2, d).transpose(0, 2, 1, 3, 4).reshape(2 * h, 2 * w, d)

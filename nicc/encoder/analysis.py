@@ -38,7 +38,6 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.bias)
         self.second.weight.data *= 0.3
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,13 +101,13 @@ def _elic(arch: Architecture) -> nn.Sequential:
         layers += [nn.Conv2d(width if i else 3, width, 5, 2, 2), *(Bottleneck(width) for _ in range(3))]
         if i == 1:
             layers.append(Attention(width))
-    return nn.Sequential(
-        *layers, nn.Conv2d(width, arch.latent_channels, 5, 2, 2), Attention(arch.latent_channels)
-    )
+    return nn.Sequential(*layers, nn.Conv2d(width, arch.latent_channels, 5, 2, 2), Attention(arch.latent_channels))
 
 
 class Analysis(nn.Module):
     """``(N, 3, H, W)`` in 0..1 to latents ``(N, H / 16, W / 16, C)``."""
+
+    colour: Tensor
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ sender has: the analysis, quantisation that lets gradients through, and likeliho
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,13 +44,13 @@ class _Bound(torch.autograd.Function):
     """Clamp whose gradient vanishes only where a step would lead further out of bounds."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.bounds = low, high
         return x.clamp(low, high)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         low, high = ctx.bounds
         outwards = ((x <= low) & (grad > 0)) | ((x >= high) & (grad < 0))
@@ -102,6 +102,12 @@ class LatentCode(NamedTuple):
 
 class Codec(nn.Module):
     """A variable-rate model. Rate points are real numbers 0..63, one per sample."""
+
+    deviation: Tensor
+    hyper_offset: Tensor
+    row_counts: Tensor
+    parity: Tensor
+    bands: Tensor
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -231,7 +237,7 @@ class Codec(nn.Module):
         magnitudes as context carry none.
         """
         p, arch = self.params(), self.arch
-        n, h, w, _ = y.shape
+        h, w = y.shape[1:3]
         gain, dev = self.gain(rate_point), self.deviation
         second = checkerboard(h, w, y.device)
         zf = self.upsample(z, h, w)

@@ -100,9 +100,9 @@ def encode_latents(
             return s
 
         symbols, _ = walk(model, r, z_int, first, last, grid.w, visit)
-        groups.append(Group(zlib.crc32(symbols), writer.finish()))
+        groups.append(Group(zlib.crc32(symbols.data), writer.finish()))
     container = Container(header, 0, z_stream, tuple(groups), dict(extras or {}))
-    return Encoding(with_checksum(container, zlib.crc32(z_symbols)), bits)
+    return Encoding(with_checksum(container, zlib.crc32(z_symbols.data)), bits)
 
 
 def z_bits(model: Model, rate_point: int, z: np.ndarray) -> float:

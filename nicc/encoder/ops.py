@@ -44,10 +44,15 @@ def cross_sum(x: Tensor) -> Tensor:
     return p[..., :-2, 1:-1, :] + p[..., 1:-1, :-2, :] + p[..., 1:-1, 2:, :] + p[..., 2:, 1:-1, :]
 
 
-def transposed_conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Transposed convolution of ``(N, h, w, C)`` with ``(C, k, k, D)``, uncropped."""
+def transposed_conv(x: Tensor, weight: Tensor, stride: int, margin: int) -> Tensor:
+    """Transposed convolution of ``(N, h + 2, w + 2, C)`` with ``(C, k, k, D)`` over the inner positions.
+
+    Returns ``(N, stride h + 2 margin, stride w + 2 margin, D)``: what the inner positions cover,
+    less their overhang, and ``margin`` samples around it.
+    """
     y = F.conv_transpose2d(x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), stride=stride)
-    return y.permute(0, 2, 3, 1)
+    cut = stride + (weight.shape[1] - stride) // 2 - margin
+    return y[..., cut : y.shape[-2] - cut, cut : y.shape[-1] - cut].permute(0, 2, 3, 1)
 
 
 def subpixel_conv(x: Tensor, weight: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from nicc.encoder.analysis import Analysis, HyperAnalysis, mirror_pad
 from nicc.errors import ModelError
 from nicc.model import Model, read_part
 
-
 SCALE_SUFFIX = ".scale"
 """Arrays of 8-bit integers have their scale per output under their name and this."""
 
@@ -54,7 +53,7 @@ class Transform:
 
         The image is mirrored up to whole latents, the latents repeated up to whole hyper-latents.
         """
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(2, 0, 1)[None].float() / 255
+        x = torch.tensor(pixels, device=self.device).permute(2, 0, 1)[None].float() / 255
         x = mirror_pad(x, 0, -x.shape[3] % PIXELS_PER_LATENT, 0, -x.shape[2] % PIXELS_PER_LATENT)
         y = self.analysis(x)
         k = LATENTS_PER_HYPER

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -73,7 +74,9 @@ class Photos:
             flat = np.concatenate([a.reshape(-1) for a in arrays])
             if stored:
                 stored.parent.mkdir(parents=True, exist_ok=True)
-                np.savez(stored, pixels=flat, sizes=sizes)
+                temporary = stored.with_suffix(f".{os.getpid()}.tmp.npz")
+                np.savez(temporary, pixels=flat, sizes=sizes)
+                temporary.replace(stored)
         ends = np.cumsum(sizes[:, 0] * sizes[:, 1] * 3)
         self.images = [
             flat[end - h * w * 3 : end].reshape(h, w, 3) for end, (h, w) in zip(ends, sizes.tolist(), strict=True)

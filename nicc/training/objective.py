@@ -118,5 +118,3 @@ def loss(outcome: Outcome, lambdas: Tensor) -> Tensor:
 def log_cost(bpp: Tensor, mse: Tensor, lambdas: Tensor) -> float:
     """The number to steer by: mean over rate points of log(bpp + lambda MSE)."""
     return float(torch.log(bpp + lambdas * mse).mean())
-
-

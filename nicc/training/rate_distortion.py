@@ -56,7 +56,12 @@ class Run:
 def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
     """Adam's parameter groups; steps shrink with the fan-in, most for the lapped transform."""
     groups = []
-    linear = {"codec.analysis.linear.weight", "codec.p.synthesis_linear", "codec.p.synthesis_out", "codec.p.synthesis_bias"}
+    linear = {
+        "codec.analysis.linear.weight",
+        "codec.p.synthesis_linear",
+        "codec.p.synthesis_out",
+        "codec.p.synthesis_bias",
+    }
     tables = ("log_", "row_", "hidden_", "recon_", "out")
     for name, parameter in model.named_parameters():
         leaf = name.split(".")
@@ -103,9 +108,7 @@ def validate(model: RateDistortion, images: Tensor) -> dict[str, Any]:
     table, costs = [], []
     model.eval()
     for point in ANCHOR_POINTS:
-        parts = [
-            model(x, torch.full((len(x),), point, device=x.device), Phase.PREDICTIVE) for x in images.split(8)
-        ]
+        parts = [model(x, torch.full((len(x),), point, device=x.device), Phase.PREDICTIVE) for x in images.split(8)]
         bpp = torch.cat([o.bpp_y + o.bpp_z for o in parts])
         mse = torch.cat([o.mse for o in parts])
         lam = model.codec.lambdas(torch.full_like(bpp, point))
@@ -121,12 +124,12 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, run: Run) -> None:
         self.config, self.run, self.s = config, run, config.training
-        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if run.device == "cuda" else "gloo")
         self.device = torch.device(run.device)
         if run.device == "cuda":
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(self.device)
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
@@ -144,7 +147,7 @@ class Trainer:
             raise ModelError(f"{checkpoint}: exists; continue it with --resume or choose another folder")
         else:
             self._start()
-        self.model.to(self.device, memory_format=torch.channels_last)
+        self.model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(
             learning_rates(self.model, self.s), betas=(0.9, 0.99), fused=run.device == "cuda" or None
         )
@@ -169,6 +172,7 @@ class Trainer:
         if self.run.begin:
             other = torch.load(self.run.begin, map_location="cpu", weights_only=True)
             start_from(self.model, other["average"], Architecture.from_dict(other["architecture"]))
+            self.step = self.s.entropy_steps
         else:
             start(self.model.codec, self.model.prior, self.photos, self.s.overlap, self.s.seed)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nicc.architecture import ANCHORS, LOG_ROW_STEP, RATE_POINTS, SIGMA_MIN, Architecture, rate_lambda
-from nicc.encoder.analysis import HYPER_BANDS, HYPER_MEANS, LINEAR_KERNEL
 from nicc.encoder import ops
+from nicc.encoder.analysis import HYPER_BANDS, HYPER_MEANS, LINEAR_KERNEL
 from nicc.encoder.codec import Codec
 from nicc.errors import ModelError
 from nicc.training.data import Photos

@@ -228,7 +228,7 @@ class Trainer:
         averaged = [k for k, v in state.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.average[k] for k in averaged], [state[k] for k in averaged], 1 - keep)
         return {
-            "loss": float(objective),
+            "loss": float(objective.detach()),
             "bpp": float((outcome.bpp_y + outcome.bpp_z).mean()),
             "bpp_z": float(outcome.bpp_z.mean()),
             "mse": float(outcome.mse.mean()),

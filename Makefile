@@ -1,0 +1,48 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+DATA ?= ../shared/data/train
+VALIDATION ?= ../shared/data/validation
+KODAK ?= ../shared/data/kodak
+CONFIG ?= two-layer
+
+.PHONY: help demo test lint train bench golden clean
+
+help:  ## List the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.encode: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q -e '.[encode]' 'scikit-image>=0.22'
+	@touch $@
+
+$(VENV)/.all: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q -e '.[all]'
+	@touch $@
+
+demo: $(VENV)/.encode  ## Install, then encode and decode a real photograph.
+	$(BIN)/python benchmarks/demo.py
+
+test: $(VENV)/.all  ## Install everything and run the tests.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.all  ## Check style, formatting and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train: $(VENV)/.all  ## Train CONFIG on DATA (see docs/training.md).
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=500000000 \
+	$(BIN)/nicc train $(CONFIG) --data $(DATA) --validation $(VALIDATION) --resume --export models/$(CONFIG)
+
+bench: $(VENV)/.all  ## Measure rate-distortion and speed over the images in KODAK.
+	$(BIN)/python benchmarks/rate_distortion.py $(KODAK)
+	$(BIN)/python benchmarks/speed.py $(KODAK)
+
+golden: $(VENV)/.all  ## Write the golden files anew, after new weights.
+	$(BIN)/python -m tests.golden.make
+
+clean:  ## Remove what was built and cached.
+	rm -rf $(VENV) .cache build dist .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,168 @@
+"""The commands as a person runs them: real processes, exit codes, standard error."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nicc
+from tests.conftest import GOLDEN, psnr
+
+SAMPLE = next(GOLDEN.glob("two-layer-coffee*.nic"))
+
+
+def run(*arguments, stdin: bytes = b"", cwd=None) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "nicc", *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, cwd=cwd, timeout=120, check=False)
+
+
+def error(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The one line that a failed command prints."""
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == 1, done.stderr.decode()
+    assert len(lines) == 1
+    assert lines[0].startswith("nicc: ")
+    return lines[0]
+
+
+@pytest.fixture
+def photo(tmp_path, coffee) -> Path:
+    path = tmp_path / "photo.png"
+    coffee.resize((150, 100)).save(path)
+    return path
+
+
+def test_encode_decode_and_info(photo, tmp_path):
+    done = run("encode", photo, "-q", 40, "--model", "jpeg-like", "-v")
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"150x100" in done.stderr
+    assert b"estimated" in done.stderr
+    coded = tmp_path / "photo.nic"
+    assert run("decode", coded, "-o", tmp_path / "back.png").returncode == 0
+    assert psnr(Image.open(photo), Image.open(tmp_path / "back.png")) > 28
+    facts = json.loads(run("info", coded, "--json").stdout)
+    assert {
+        "model", "fingerprint", "width", "height", "rate_point", "lambda", "beta", "bytes", "bpp", "boxes",
+        "decoder_macs_per_pixel",
+    } <= set(facts)  # fmt: skip
+    assert facts["model"] == "jpeg-like"
+    assert facts["rate_point"] == 40
+    assert facts["bytes"] == coded.stat().st_size
+    assert facts["bpp"] == pytest.approx(facts["bytes"] * 8 / 15000, abs=1e-4)
+    assert [b["type"] for b in facts["boxes"]] == ["z", "y"]
+    assert facts["decoder_macs_per_pixel"]["total"] < 6000
+    text = run("info", coded).stdout.decode()
+    assert "rate point   40" in text
+    assert "MAC/pixel" in text
+
+
+def test_pipes(photo):
+    coded = run("encode", "-", stdin=photo.read_bytes())
+    assert nicc.inspect(coded.stdout).width == 150
+    decoded = run("decode", "-", stdin=coded.stdout)
+    assert Image.open(io.BytesIO(decoded.stdout)).size == (150, 100)
+    assert run("info", "-", stdin=coded.stdout).returncode == 0
+
+
+def test_nothing_is_overwritten_without_force(photo, tmp_path):
+    target = tmp_path / "out.nic"
+    target.write_text("precious")
+    assert "exists; overwrite it with --force" in error(run("encode", photo, "-o", target))
+    assert target.read_text() == "precious"
+    assert run("encode", photo, "-o", target, "--force").returncode == 0
+    assert "exists" in error(run("decode", target, "-o", photo))
+
+
+def test_output_may_be_a_folder_or_another_format(photo, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    assert run("encode", photo, "-o", folder, "--quiet").stderr == b""
+    assert run("decode", folder / "photo.nic", "-o", tmp_path / "x.webp").returncode == 0
+    assert Image.open(tmp_path / "x.webp").format == "WEBP"
+    assert "cannot write this type" in error(run("decode", folder / "photo.nic", "-o", tmp_path / "x.docx"))
+    assert "no such folder" in error(run("decode", folder / "photo.nic", "-o", tmp_path / "none" / "x.png"))
+
+
+def test_sixteen_bits_warn(tmp_path):
+    Image.fromarray(np.full((20, 20), 30000, np.uint16)).save(tmp_path / "deep.png")
+    done = run("encode", tmp_path / "deep.png")
+    assert done.returncode == 0
+    assert b"warning: 16 bits" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["decode", "none.nic"], "none.nic: No such file"),
+        (["decode", "."], "is a folder"),
+        (["encode", "none.png"], "none.png: No such file"),
+        (["encode", str(SAMPLE), "-o", "x.nic"], "not an image"),
+        (["encode", str(SAMPLE.with_suffix(".png")), "-o", "x.nic", "--model", "nonesuch"], "available: jpeg-like"),
+        (["train", "nonesuch", "--data", "."], "no such configuration"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path):
+    assert message in error(run(*arguments, cwd=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["encode"], ["encode", "a", "-q", "64"], ["decode", "a", "--speed"], ["fly"]])
+def test_wrong_usage_exits_with_two(arguments):
+    assert run(*arguments).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty file"),
+        (b"just some text", "not a .nic file"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "not a .nic file"),
+    ],
+)
+def test_files_of_other_kinds_are_refused(content, message, tmp_path):
+    (tmp_path / "x.nic").write_bytes(content)
+    assert message in error(run("decode", tmp_path / "x.nic"))
+    assert [p.name for p in tmp_path.iterdir()] == ["x.nic"]
+
+
+def test_a_missing_model_folder_is_one_line(tmp_path):
+    script = "import nicc.model, sys; nicc.model.model_folders = lambda: []; from nicc.cli import main; main()"
+    command = [sys.executable, "-c", script, "decode", str(SAMPLE), "-o", str(tmp_path / "x.png")]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert "available: none" in error(done)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_decoding_imports_nothing_heavy(tmp_path):
+    script = (
+        "import sys; from nicc.cli import app; "
+        f"app(['decode', {str(SAMPLE)!r}, '-o', {str(tmp_path / 'x.png')!r}], standalone_mode=False); "
+        "print(sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    loaded = set(eval(done.stdout))
+    assert "numpy" in loaded
+    assert not loaded & {"torch", "compressai", "matplotlib", "scipy", "torchvision"}
+
+
+def test_encoding_does_not_import_compressai(photo):
+    script = (
+        "import sys; from nicc.cli import app; "
+        f"app(['encode', {str(photo)!r}], standalone_mode=False); "
+        "print('torch' in sys.modules, 'compressai' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_version_and_help():
+    assert run("--version").stdout.decode().strip() == f"nicc {nicc.__version__}"
+    for command in ("encode", "decode", "info", "train"):
+        assert command in run("--help").stdout.decode()

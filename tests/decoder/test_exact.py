@@ -1,0 +1,89 @@
+"""Golden files: the same symbols everywhere, the same pixels to within one level."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nicc
+from nicc.container import unpack
+from nicc.decoder.decode import decode_latents, decode_pixels, model_for
+from nicc.decoder.latents import Grid, dequantise_z, read_group, read_z
+from nicc.model import Model
+from tests.conftest import GOLDEN, ROOT
+
+FILES = sorted(GOLDEN.glob("*.nic"))
+FACTS = json.loads((GOLDEN / "facts.json").read_text())
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from tests.decoder.test_exact import facts
+print(json.dumps({f.name: facts(f.read_bytes()) for f in map(Path, sys.argv[1:])}))
+"""
+
+
+def facts(data: bytes) -> dict:
+    """Checksums of a file's symbols as decoded here."""
+    container = unpack(data)
+    model = model_for(container)
+    header, grid = container.header, Grid.of(container.header)
+    z = read_z(model, header, container.z, grid)
+    sums = [int(np.abs(z.astype(np.int64)).sum())]
+    for (first, last), group in zip(grid.row_groups(), container.groups, strict=True):
+        symbols, _ = read_group(
+            model, header, dequantise_z(model, header.rate_point, z), group.stream, first, last, grid.w
+        )
+        sums.append(int(np.abs(symbols.astype(np.int64)).sum()))
+    return {"checksum": container.symbol_checksum, "magnitudes": sums}
+
+
+def test_there_are_golden_files_of_both_models():
+    assert {nicc.inspect(f.read_bytes()).model for f in FILES} == {1, 2}
+    assert len({nicc.inspect(f.read_bytes()).rate_point for f in FILES}) >= 3
+    assert set(FACTS) == {f.name for f in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_symbols_and_pixels(path):
+    data = path.read_bytes()
+    assert facts(data) == FACTS[path.name]
+    with Image.open(path.with_suffix(".png")) as reference:
+        difference = np.asarray(nicc.decode(data), int) - np.asarray(reference, int)
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_threads_of_the_matrix_products_do_not_matter(threads):
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", CHILD, *map(str, FILES)]
+    done = subprocess.run(command, env=env, capture_output=True, check=True, cwd=ROOT)
+    assert json.loads(done.stdout) == FACTS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_double_precision_decodes_the_same_symbols(path):
+    container = unpack(path.read_bytes())
+    single = model_for(container)
+    double = Model(single.description, single.arrays, single.folder, exact_dtype=np.float64)
+    assert double.params["row3_in"].dtype == np.float64
+    np.testing.assert_allclose(decode_latents(double, container), decode_latents(single, container), atol=1e-5)
+    assert np.abs(decode_pixels(container, double).astype(int) - decode_pixels(container, single)).max() <= 1
+
+
+def test_a_group_can_be_decoded_alone(coffee):
+    tall = coffee.resize((80, 2200))
+    container = unpack(nicc.encode(tall, quality=24))
+    model = model_for(container)
+    header, grid = container.header, Grid.of(container.header)
+    assert len(container.groups) == 3
+    z = dequantise_z(model, header.rate_point, read_z(model, header, container.z, grid))
+    whole = decode_latents(model, container)
+    _, last = read_group(model, header, z, container.groups[2].stream, 128, grid.h, grid.w)
+    np.testing.assert_array_equal(last, whole[128:])

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nicc.architecture import Architecture
+from nicc.encoder.analysis import Analysis, HyperAnalysis, mirror_pad
+from nicc.encoder.codec import Codec, bound, row_likelihood, ste_round
+
+
+@pytest.mark.parametrize("kind", ["patch", "cnn", "elic"])
+def test_every_analysis_starts_as_its_linear_part_and_learns(kind):
+    torch.manual_seed(0)
+    arch = Architecture(analysis=kind)
+    analysis = Analysis(arch)
+    x = torch.rand(2, 3, 64, 48)
+    y = analysis(x)
+    assert y.shape == (2, 4, 3, 256)
+    linear = analysis.linear(mirror_pad(x, 8, 8, 8, 8)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(y, linear)
+    y.square().sum().backward()
+    assert analysis.out.grad.abs().max() > 0
+
+
+def test_mirroring_repeats_the_border():
+    x = torch.arange(3.0).reshape(1, 1, 1, 3)
+    assert mirror_pad(x, 2, 5, 0, 0).flatten().tolist() == [1, 0, 0, 1, 2, 2, 1, 0, 0, 1]
+
+
+def test_hyper_latents_are_a_quarter_of_the_grid():
+    z = HyperAnalysis(Architecture())(torch.randn(1, 8, 12, 256))
+    assert z.shape == (1, 2, 3, 32)
+
+
+def test_bounds_let_gradients_through_inwards_only():
+    x = torch.tensor([-1.0, 0.5, 2.0], requires_grad=True)
+    y = bound(x, 0, 1)
+    assert y.tolist() == [0, 0.5, 1]
+    y.backward(torch.tensor([1.0, 1.0, -1.0]))
+    assert x.grad.tolist() == [0, 1, 0]
+    x.grad = None
+    bound(x, 0, 1).backward(torch.tensor([-1.0, 1.0, 1.0]))
+    assert x.grad.tolist() == [-1, 1, 1]
+
+
+def test_rounding_passes_the_gradient_straight_through():
+    x = torch.tensor([0.6, -1.7, 0.55], requires_grad=True)
+    assert ste_round(x).tolist() == [1, -2, 1]
+    s = ste_round(x, torch.tensor([0.2, 0.1, 0.0]))
+    assert s.tolist() == [0, -2, 1]
+    s.sum().backward()
+    assert x.grad.tolist() == [1, 1, 1]
+
+
+def test_likelihoods_of_every_row_sum_to_one():
+    s = torch.arange(-4000, 4001).float()
+    for row in (0, 1, 20, 40, 63):
+        total = row_likelihood(s, torch.full_like(s, row)).sum()
+        assert total == pytest.approx(1, abs=2e-3)
+
+
+def test_counted_bits_follow_the_counts():
+    codec = Codec(Architecture())
+    rows = torch.full((1000,), 10.0)
+    symbols = torch.zeros(1000)
+    symbols[:100] = 1
+    symbols[100:200] = -1
+    for _ in range(400):
+        codec.count_symbols(symbols, rows)
+    bits = codec.symbol_bits(torch.tensor([0.0, 1.0, -1.0]), torch.full((3,), 10.0))
+    assert bits[0] < 0.5
+    assert bits[1] == pytest.approx(float(bits[2]))
+    assert 3 < bits[1] < 4

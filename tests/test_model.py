@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import nicc
+from nicc import ModelError
+from nicc.architecture import Architecture
+from nicc.model import EXACT_LIMIT, Model, check_exactness, find_model, load_model, model_of_code
+from tests.conftest import MODELS, ROOT
+
+BUDGET = {"two-layer": 8000, "jpeg-like": 6000}
+
+
+def test_partial_sums_stay_exact_in_float32(model):
+    assert 0 < check_exactness(model.arrays, model.architecture) < EXACT_LIMIT
+
+
+def test_a_model_whose_sums_could_round_is_refused(model):
+    arrays = dict(model.arrays)
+    arrays["row3_in"] = np.full_like(arrays["row3_in"], 32767)
+    with pytest.raises(ModelError, match="not be exact"):
+        check_exactness(arrays, model.architecture)
+
+
+def test_the_decoder_stays_within_its_budget(model):
+    assert 1000 < sum(model.macs_per_pixel().values()) <= BUDGET[model.name]
+
+
+def test_shipped_weights_stay_small():
+    files = [f for name in MODELS for f in (ROOT / "models" / name).iterdir()]
+    assert sum(f.stat().st_size for f in files) <= 12e6
+
+
+@pytest.fixture
+def copy(tmp_path):
+    folder = tmp_path / "two-layer"
+    shutil.copytree(find_model("two-layer"), folder)
+    return folder
+
+
+def test_a_damaged_model_is_refused(copy):
+    path = copy / "decoder.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="digest"):
+        load_model(str(copy))
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", ""])
+def test_a_damaged_description_is_refused(copy, damage):
+    (copy / "model.json").write_text(damage)
+    with pytest.raises(ModelError, match="damaged"):
+        load_model(str(copy))
+
+
+def test_missing_arrays_are_refused(copy):
+    (copy / "decoder.safetensors").unlink()
+    with pytest.raises(ModelError, match="missing"):
+        load_model(str(copy))
+
+
+def test_another_models_weights_are_refused_by_their_fingerprint(copy, monkeypatch, astronaut):
+    data = nicc.encode(astronaut.resize((32, 32)), model="two-layer")
+    description = json.loads((copy / "model.json").read_text())
+    model = load_model("two-layer")
+    other = Model(description, {**model.arrays, "gain": model.arrays["gain"] * 2}, copy)
+    assert other.fingerprint != model.fingerprint
+    monkeypatch.setattr("nicc.decoder.decode.model_of_code", lambda code: other)
+    with pytest.raises(ModelError, match="fingerprint"):
+        nicc.decode(data)
+
+
+def test_unknown_models_are_refused():
+    with pytest.raises(ModelError, match="available: jpeg-like, two-layer"):
+        load_model("three-layer")
+    with pytest.raises(ModelError, match="code 77"):
+        model_of_code(77)
+    for name in ("../two-layer", "/tmp/x", ".hidden"):
+        with pytest.raises(ModelError, match="plain name"):
+            model_of_code(name)
+
+
+def test_models_of_ones_own_are_found_by_folder_and_named_in_files(copy, monkeypatch, astronaut):
+    own = copy.parent / "mine"
+    copy.rename(own)
+    description = json.loads((own / "model.json").read_text())
+    (own / "model.json").write_text(json.dumps({**description, "name": "mine"}))
+    image = astronaut.resize((40, 40))
+    data = nicc.encode(image, model=str(own))
+    assert nicc.inspect(data).model == "mine"
+    with pytest.raises(ModelError, match="not found"):
+        nicc.decode(data)
+    monkeypatch.setenv("NICC_MODELS", str(own.parent))
+    assert nicc.decode(data).size == (40, 40)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"synthesis": "three-layer"}, "synthesis"),
+        ({"kernel": 13}, "kernel"),
+        ({"synthesis": "jpeg-like", "kernel": 34, "residual": False}, "kernel"),
+        ({"groups": [0, 16, 56, 128, 250]}, "groups"),
+        ({"bands": [5, 8, 12]}, "bands"),
+        ({"hidden_channels": 6}, "hidden_channels"),
+        ({"colour": 3}, "unknown"),
+    ],
+)
+def test_impossible_architectures_are_refused(changes, message):
+    with pytest.raises(ModelError, match=message):
+        Architecture.from_dict(changes)

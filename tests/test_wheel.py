@@ -1,0 +1,60 @@
+"""The wheel in an empty environment: decodes without PyTorch, with the newest NumPy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from PIL import Image
+
+from tests.conftest import GOLDEN, MODELS, ROOT
+from tests.decoder.test_exact import FACTS, FILES
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_contains_the_models(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    for model in MODELS:
+        for part in ("model.json", "decoder.safetensors", "encoder.safetensors"):
+            assert f"nicc/_models/{model}/{part}" in names
+    assert not [n for n in names if n.startswith("tests/")]
+
+
+def test_an_empty_environment_decodes(wheel, tmp_path):
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", str(wheel)], check=True, capture_output=True)
+    nicc = tmp_path / "env" / "bin" / "nicc"
+    script = """
+import json, sys, numpy
+from pathlib import Path
+from nicc.container import unpack
+import nicc
+pixels = {f: nicc.decode(Path(f).read_bytes()).tobytes().hex() for f in sys.argv[1:]}
+print(json.dumps([numpy.__version__, {Path(f).name: p for f, p in pixels.items()}]))
+"""
+    done = subprocess.run([python, "-c", script, *map(str, FILES)], check=True, capture_output=True, cwd=tmp_path)
+    version, pixels = json.loads(done.stdout)
+    assert int(version.split(".")[0]) >= 2
+    assert set(pixels) == set(FACTS)
+    for path in FILES:
+        with Image.open(path.with_suffix(".png")) as reference:
+            expected = reference.tobytes()
+        got = bytes.fromhex(pixels[path.name])
+        assert len(got) == len(expected)
+        assert max(abs(a - b) for a, b in zip(got, expected, strict=True)) <= 1
+    sample = GOLDEN / "jpeg-like-coffee-160x120-q40.nic"
+    subprocess.run([nicc, "decode", sample, "-o", tmp_path / "x.png"], check=True)
+    failed = subprocess.run([nicc, "encode", tmp_path / "x.png"], capture_output=True, check=False, text=True)
+    assert failed.returncode == 1
+    assert "nicc[encode]" in failed.stderr

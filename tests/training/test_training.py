@@ -1,0 +1,215 @@
+"""Tiny runs of the real training stage: it learns, resumes, repeats, exports, and runs in parallel."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nicc
+from nicc import ImageError, ModelError
+from nicc.architecture import Architecture
+from nicc.training.config import Schedule, TrainingConfig
+from nicc.training.data import Photos
+from nicc.training.export import export
+from nicc.training.klt import lapped_klt, lapping
+from nicc.training.rate_distortion import Run, train
+from tests.conftest import ROOT, psnr
+
+TINY = Architecture(
+    latent_channels=32,
+    hyper_channels=32,
+    groups=(0, 8, 16, 24, 32),
+    bands=(4, 4, 4),
+    analysis_width=16,
+    analysis_depth=1,
+)
+SCHEDULE = Schedule(steps=30, entropy_steps=12, batch=2, crop=64, log_every=5, validate_every=1000)
+CONFIG = TrainingConfig("tiny", 1, TINY, SCHEDULE)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, astronaut, coffee):
+    """A folder and a tar shard of photographs."""
+    path = tmp_path_factory.mktemp("photos")
+    coffee.save(path / "coffee.png")
+    astronaut.save(path / "astronaut.jpg", quality=95)
+    with tarfile.open(path / "shard.tar", "w") as tar:
+        tar.add(path / "astronaut.jpg", "inside.jpg")
+    (path / "astronaut.jpg").unlink()
+    return path
+
+
+def entries(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def run(folder, out, config=CONFIG, **changes):
+    return train(config, Run([folder], out, amp=False, **changes))
+
+
+def test_training_learns(folder, tmp_path):
+    config = replace(CONFIG, training=replace(SCHEDULE, steps=160, entropy_steps=60, validate_every=80))
+    validation = tmp_path / "validation"
+    validation.mkdir()
+    with Image.open(folder / "coffee.png") as image:
+        image.crop((0, 0, 400, 390)).save(validation / "a.png")
+    run(folder, tmp_path / "run", config, validation=validation)
+    costs = [e["validation"]["cost"] for e in entries(tmp_path / "run") if "validation" in e]
+    assert len(costs) == 3
+    assert costs[2] < costs[1] - 0.01 < costs[0] - 0.02
+    table = [e for e in entries(tmp_path / "run") if "validation" in e][-1]["validation"]["table"]
+    assert [row["bpp"] for row in table] == sorted(row["bpp"] for row in table)
+
+
+def test_training_repeats_and_resumes(folder, tmp_path):
+    first = torch.load(run(folder, tmp_path / "a"), weights_only=True)
+    again = torch.load(run(folder, tmp_path / "b"), weights_only=True)
+    assert all(torch.equal(first["model"][k], again["model"][k]) for k in first["model"])
+    with pytest.raises(ModelError, match="--resume"):
+        run(folder, tmp_path / "a")
+    longer = replace(CONFIG, training=replace(SCHEDULE, steps=40))
+    resumed = torch.load(run(folder, tmp_path / "a", longer, resume=True), weights_only=True)
+    assert resumed["step"] == 40
+    assert resumed["pixels"] == 40 * 2 * 64 * 64
+    other = replace(CONFIG, architecture=replace(TINY, analysis_width=8))
+    with pytest.raises(ModelError, match="another architecture"):
+        run(folder, tmp_path / "a", other, resume=True)
+
+
+def test_a_time_budget_ends_training(folder, tmp_path):
+    config = replace(CONFIG, training=replace(SCHEDULE, steps=10**9))
+    saved = torch.load(run(folder, tmp_path / "run", config, time_budget=1.0), weights_only=True)
+    assert 0 < saved["step"] < 10**4
+    assert saved["seconds"] < 60
+
+
+@pytest.mark.parametrize("synthesis", ["two-layer", "plain", "jpeg-like"])
+def test_exported_models_code_images(folder, tmp_path, monkeypatch, coffee, synthesis):
+    changes = {
+        "two-layer": {},
+        "plain": {"residual": False, "hidden_channels": 24},
+        "jpeg-like": {"synthesis": "jpeg-like", "kernel": 18, "residual": False},
+    }[synthesis]
+    overlap = 2 if synthesis == "jpeg-like" else 12
+    config = replace(CONFIG, architecture=replace(TINY, **changes), training=replace(SCHEDULE, overlap=overlap))
+    checkpoint = run(folder, tmp_path / "run", config)
+    export(checkpoint, tmp_path / "tiny", Photos([folder]))
+    monkeypatch.setenv("NICC_MODELS", str(tmp_path))
+    image = coffee.crop((100, 100, 228, 228))
+    small, large = (nicc.encode(image, model="tiny", quality=q) for q in (5, 60))
+    assert len(small) < len(large)
+    assert 21 < psnr(image, nicc.decode(small)) < psnr(image, nicc.decode(large))
+
+
+def test_a_jpeg_like_model_starts_as_the_linear_part_of_a_two_layer_one(folder, tmp_path):
+    begin = run(folder, tmp_path / "a")
+    arch = replace(TINY, synthesis="jpeg-like", kernel=32, residual=False)
+    config = replace(CONFIG, architecture=arch, training=replace(SCHEDULE, steps=SCHEDULE.entropy_steps + 1))
+    started = torch.load(run(folder, tmp_path / "b", config, begin=begin), weights_only=True)
+    first = torch.load(begin, weights_only=True)
+    name = "codec.analysis.linear.weight"
+    torch.testing.assert_close(started["model"][name], first["average"][name], atol=1e-3, rtol=0)
+    with pytest.raises(ModelError, match="differs in"):
+        run(folder, tmp_path / "c", replace(config, architecture=replace(arch, analysis_width=8)), begin=begin)
+
+
+def test_two_processes_train_one_model(folder, tmp_path):
+    config = tmp_path / "tiny.toml"
+    arch = "\n".join(f"{k} = {json.dumps(v)}" for k, v in TINY.to_dict().items())
+    config.write_text(
+        f'name = "tiny"\n[architecture]\n{arch}\n'
+        "[training]\nsteps = 8\nentropy_steps = 3\nbatch = 1\ncrop = 64\nlog_every = 2\n"
+    )
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    command += ["-m", "nicc", "train", str(config), "--data", str(folder), "--out", str(tmp_path / "run")]
+    command += ["--cache", str(tmp_path / "cache"), "--device", "cpu", "--no-amp"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == 8
+    assert saved["pixels"] == 8 * 2 * 64 * 64
+    assert len(entries(tmp_path / "run")) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "not a TOML file"),
+        ("[training]\nsteps = 5", "no name"),
+        ('name = "a"\nspeed = 3', "unknown entries"),
+        ('name = "a"\n[training]\nstep = 3', "unknown entries"),
+        ('name = "a"\n[training]\ncrop = 100', "multiple of 64"),
+        ('name = "a"\n[architecture]\nkernel = 15', "kernel"),
+    ],
+)
+def test_bad_configurations_are_refused(tmp_path, text, message):
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(ModelError, match=message):
+        TrainingConfig.load(str(path))
+
+
+def test_shipped_configurations_are_those_of_the_shipped_models(model):
+    assert TrainingConfig.load(model.name).architecture == model.architecture
+
+
+def test_an_unknown_configuration_names_the_known_ones():
+    with pytest.raises(ModelError, match="jpeg-like, two-layer"):
+        TrainingConfig.load("three-layer")
+
+
+def test_photos_come_from_folders_and_shards_and_are_cached(folder, tmp_path):
+    photos = Photos([folder], tmp_path)
+    again = Photos([folder], tmp_path)
+    assert len(photos.images) == 2
+    assert all((a == b).all() for a, b in zip(photos.images, again.images, strict=True))
+    crops = photos.crops(np.random.default_rng(0), 3, 128)
+    assert crops.shape == (3, 128, 128, 3)
+    assert crops.dtype == np.uint8
+    assert (crops == again.crops(np.random.default_rng(0), 3, 128)).all()
+    with pytest.raises(ImageError, match="no images"):
+        Photos([tmp_path])
+
+
+@pytest.mark.parametrize("overlap", [0, 8, 12, 16])
+def test_lapping_reconstructs_perfectly(overlap):
+    forward, backward = lapping(overlap)
+    blocks = 5
+    n = 16 * blocks + overlap
+    total = np.zeros((n, n))
+    for b in range(blocks):
+        window = slice(16 * b, 16 * b + 16 + overlap)
+        total[window, window] += backward @ forward
+    inner = slice(overlap + 16, n - overlap - 16)
+    np.testing.assert_allclose(total[inner], np.eye(n)[inner], atol=1e-12)
+
+
+def test_the_lapped_transform_compacts_better_than_blocks(folder):
+    photos = Photos([folder])
+
+    def coding_gain(overlap):
+        t = lapped_klt(photos, 768, overlap, blocks=6000)
+        energy = t.deviation**2 * (t.synthesis**2).sum((1, 2, 3))
+        return -np.log2(energy).mean()
+
+    assert coding_gain(12) > coding_gain(0) + 0.02
+
+
+def test_basis_functions_are_even_or_odd(folder):
+    t = lapped_klt(Photos([folder]), 64, 12, blocks=6000)
+    np.testing.assert_allclose(t.synthesis[..., ::-1], t.synthesis * t.parity[0][:, None, None, None], atol=1e-9)
+    np.testing.assert_allclose(t.synthesis[..., ::-1, :], t.synthesis * t.parity[1][:, None, None, None], atol=1e-9)

@@ -4,7 +4,7 @@
 
 bpp counts whole files in bytes. PSNR is the mean over images of each image's RGB PSNR. JPEG is
 written as Pillow does with optimize, 4:2:0, qualities 10 to 95. --hm takes a file of published
-points and adds the BD-rate against its "hm-444" entry.
+points and adds the BD-rate against its "hevc-hm-444" entry.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def main() -> None:
         print(f"{name:15} {points}", flush=True)
     anchors = {"jpeg": curves["jpeg"]}
     if arguments.hm:
-        hm = json.loads(arguments.hm.read_text())["codecs"]["hm-444"]
+        hm = json.loads(arguments.hm.read_text())["codecs"]["hevc-hm-444"]
         anchors["hm"] = {"bpp": hm["bpp"], "psnr": hm["psnr_rgb"]}
     for anchor, reference in anchors.items():
         for name, points in curves.items():

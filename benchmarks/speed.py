@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -51,7 +52,10 @@ def parts(data: bytes) -> None:
     y = decoder.decode_latents(model, container)
     pixels = decoder.synthesise(model, y, header.width, header.height)
     z = dequantise_z(model, header.rate_point, read_z(model, header, container.z, grid))
-    zeros = lambda rows, *_: np.zeros(rows.shape, np.int32)
+
+    def zeros(rows: np.ndarray, *_: object) -> np.ndarray:
+        return np.zeros(rows.shape, np.int32)
+
     context = median(lambda: [walk(model, header.rate_point, z, a, b, grid.w, zeros) for a, b in grid.row_groups()])
     latents = median(lambda: decoder.decode_latents(model, container))
     synthesis = median(lambda: decoder.synthesise(model, y, header.width, header.height))
@@ -109,11 +113,12 @@ def processes(path: Path, repeats: int = 7) -> None:
     ours, torch = (float(np.median(t[1:])) for t in times.values())
     print(f"whole process: nicc decode {ours:.3f} s, import torch {torch:.3f} s, ratio {ours / torch:.3f}")
     child = (
-        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
+        "import sys; from nicc.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "print([l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')][0])"
     )
-    done = subprocess.run([sys.executable, "-c", child, *commands["nicc decode"]], capture_output=True, check=True)
-    print(f"peak memory of nicc decode: {float(done.stdout):.0f} MB")
+    arguments = [sys.executable, "-c", child, *commands["nicc decode"][3:]]
+    done = subprocess.run(arguments, capture_output=True, check=True, env=environment)
+    print(f"peak memory of nicc decode: {int(done.stdout) / 1024:.0f} MB")
 
 
 def beside_compressai(images: list[Image.Image]) -> None:
@@ -134,23 +139,25 @@ def beside_compressai(images: list[Image.Image]) -> None:
                 coded = net.compress(x)
                 pairs = []
                 for _ in range(6):
-                    a = median(lambda: nicc.decode(data), 1)
-                    b = median(lambda: net.decompress(coded["strings"], coded["shape"]), 1)
+                    a = median(partial(nicc.decode, data), 1)
+                    b = median(partial(net.decompress, coded["strings"], coded["shape"]), 1)
                     pairs.append((a, b))
             ours, theirs = np.median(pairs, 0)
             ratios.append((ours, theirs, ours / theirs))
         ours, theirs, ratio = np.median(ratios, 0)
         print(
-            f"{model}: {ours * 1000:.0f} ms, mbt2018-mean {theirs * 1000:.0f} ms, ratio 1/{1 / ratio:.1f} ({processors} threads)"
+            f"{model}: {ours * 1000:.0f} ms, mbt2018-mean {theirs * 1000:.0f} ms, "
+            f"ratio 1/{1 / ratio:.1f} ({processors} threads)"
         )
 
 
 def growth(image: Image.Image) -> None:
     """Decoding time per pixel and peak memory from 0.4 to 24 megapixels, each in a fresh process."""
     script = (
-        "import sys, time, resource, nicc; data = open(sys.argv[1], 'rb').read(); nicc.decode(data);"
-        "t = [];\nfor _ in range(3):\n b = time.perf_counter(); im = nicc.decode(data); t.append(time.perf_counter() - b)\n"
-        "print(sorted(t)[1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "import sys, time, nicc; data = open(sys.argv[1], 'rb').read(); nicc.decode(data);"
+        "t = [];\nfor _ in range(3):\n"
+        " b = time.perf_counter(); im = nicc.decode(data); t.append(time.perf_counter() - b)\n"
+        "print(sorted(t)[1], [l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')][0])"
     )
     with tempfile.TemporaryDirectory() as folder:
         for tiles_x, tiles_y in ((1, 1), (2, 2), (4, 4), (8, 8)):
@@ -162,6 +169,7 @@ def growth(image: Image.Image) -> None:
             path.write_bytes(nicc.encode(whole, quality=QUALITY))
             done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, check=True)
             seconds, memory = map(float, done.stdout.split())
+            memory /= 1024
             pixels = whole.width * whole.height / 1e6
             print(
                 f"{pixels:5.1f} megapixels: {seconds:.3f} s, {seconds / pixels * 1000:.0f} ms per megapixel, "

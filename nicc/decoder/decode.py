@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,19 +17,31 @@ from nicc.errors import FormatError, ModelError
 from nicc.model import Model, model_of_code
 
 MAX_THREADS = 8
-BAND_POSITIONS = 320
+BAND_POSITIONS = 640
 """Latent positions that are synthesised at a time: about as much as stays in a cache."""
 
 
-def in_threads(work: Callable[[int], None], items: Iterable[int]) -> None:
+def processors() -> int:
+    """How many bands are decoded at once."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, MAX_THREADS)
+
+
+@lru_cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads are kept, and with them the memory that they work in."""
+    return ThreadPoolExecutor(processors(), "nicc")
+
+
+def in_threads(work: Callable[[int], None], items: range) -> None:
     """Runs ``work`` on every item, on as many threads as this process may use processors.
 
     Best with one thread per matrix product, as the command line sets it.
     """
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(processors, MAX_THREADS)) as pool:
-        for _ in pool.map(work, items):
-            pass
+    if len(items) == 1:  # not worth a thread, whose memory is fresh
+        return work(items[0])
+    for _ in _pool().map(work, items):
+        pass
 
 
 def model_for(container: Container) -> Model:
@@ -73,10 +86,11 @@ def synthesise(model: Model, y_hat: np.ndarray, width: int, height: int) -> np.n
     h, w, _ = y_hat.shape
     out = np.empty((height, width, 3), np.uint8)
     padded = networks.mirror(ops, p, y_hat)
-    step = max(1, BAND_POSITIONS // w)
+    bands = -(-h * w // BAND_POSITIONS)
+    bands = min(h, -(-bands // processors()) * processors())  # as many for every thread
 
-    def band(first: int) -> None:
-        last = min(first + step, h)
+    def render(band: int) -> None:
+        first, last = band * h // bands, (band + 1) * h // bands
         x = networks.synthesis(ops, arch, p, padded[first : last + 2])
         rows = out[16 * first : 16 * last]
         x = x[: len(rows), :width]
@@ -85,7 +99,7 @@ def synthesise(model: Model, y_hat: np.ndarray, width: int, height: int) -> np.n
         np.clip(x, 0, 255, out=x)
         rows[...] = x
 
-    in_threads(band, range(0, h, step))
+    in_threads(render, range(bands))
     return out
 
 

@@ -37,7 +37,7 @@ GROUP_ROWS = 64
 Visit = Callable[[Array, Array, slice, Array], Array]
 """(rows uint8, means float32, channels, positions) to symbols; both arrays ``(positions, channels)``."""
 
-_MAGNITUDES = np.round(np.log2(1 + np.arange(16)) * MAGNITUDE_UNIT)
+_MAGNITUDES = np.round(np.log2(1 + np.arange(16)) * MAGNITUDE_UNIT).astype(np.float32)
 
 
 class Grid(NamedTuple):
@@ -112,58 +112,77 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
     arch, p = model.architecture, model.params
     exact = model.exact_dtype
     h, c = last - first, arch.latent_channels
+    n = h * w
+    phases = _phases(h, w)
+    order = np.concatenate(phases)  # what follows is kept in this order, so that a phase is a slice
     fine = upsample(z, first, last, w)
     z_exact: Array = fine.astype(exact)
-    z_float = fine.astype(np.float32) / HYPER_UNIT
-    gain, inverse = p["gain"][rate_point], p["inverse"][rate_point]
-    deviation = p["deviation"]
-    base = networks.mean_from_hyper(p, z_float).reshape(-1, c)
-    magnitudes: Array = np.zeros((h * w, c), exact)
-    known = np.zeros((h * w, arch.groups[2]), np.float32)
-    symbols = np.zeros((h * w, c), np.int16)
-    y_hat = np.empty((h * w, c), np.float32)
+    z_float = fine.reshape(n, -1)[order].astype(np.float32) / HYPER_UNIT
+    gain, inverse, deviation = p["gain"][rate_point], p["inverse"][rate_point], p["deviation"]
     scale = gain * deviation
+    base = networks.mean_from_hyper(p, z_float)
     offsets = p["recon_offset"]
+    symbols = np.empty((n, c), np.int16)
+    y_hat = np.empty((n, c), np.float32)
+    magnitudes: Array = np.zeros((h, w, c), exact)
+    known = np.zeros((h, w, arch.groups[2]), np.float32)
     later: Array | None = None
 
     for group in range(arch.group_count):
         low, high = arch.groups[group], arch.groups[group + 1]
         channels = slice(low, high)
-        grid_m, grid_d = magnitudes.reshape(h, w, c), known.reshape(h, w, -1)
-        features = networks.row_features(ops, arch, p, group, z_exact, grid_m).reshape(h * w, -1)
+        hidden_units = slice(group * ROW_HIDDEN, (group + 1) * ROW_HIDDEN)
+        features = networks.row_features(ops, arch, p, group, z_exact, magnitudes).reshape(n, -1)[order]
+        own: Array = np.zeros((n, high - low), exact)
+        deviations = np.zeros((n, high - low), np.float32)
         if group == 2:
-            later = networks.mean_context(ops, arch, p, (2, 0), grid_d)
-        for phase, at in enumerate(_phases(h, w)):
+            later = networks.mean_context(ops, arch, p, (2, 0), known)
+            assert later is not None
+            later = later.reshape(n, -1)[order]
+        begin = 0
+        for phase, at in enumerate(phases):
+            here = slice(begin, begin + len(at))
+            begin += len(at)
             if not len(at):
                 continue
+            neighbours = ops.cross_sum(own.reshape(h, w, -1)).reshape(n, -1)[at] if phase else None
             bias = p["row_bias"][rate_point, phase, channels]
-            hidden_bias = p["row_hidden_bias"][rate_point, phase, group * ROW_HIDDEN : (group + 1) * ROW_HIDDEN]
-            own = ops.cross_sum(grid_m[..., channels]).reshape(h * w, -1)[at] if phase else None
-            acc = networks.rows(ops, p, group, features[at], own, bias, hidden_bias)
-            rows = np.clip(np.floor((acc + 2.0 ** (ROW_BITS - 1)) * 2.0**-ROW_BITS), 0, CDF_ROWS - 1).astype(np.uint8)
+            hidden_bias = p["row_hidden_bias"][rate_point, phase, hidden_units]
+            acc = networks.rows(ops, p, group, features[here], neighbours, bias, hidden_bias)
+            acc += 2.0 ** (ROW_BITS - 1)
+            acc *= 2.0**-ROW_BITS
+            np.floor(acc, out=acc)
+            np.clip(acc, 0, CDF_ROWS - 1, out=acc)
+            rows = acc.astype(np.uint8)
 
-            mean = base[at, channels]
-            if group < 2:
-                context = networks.mean_context(ops, arch, p, (group, phase), grid_d)
+            mean = base[here, channels]
+            if later is not None:
+                mean = mean + later[here, low - arch.groups[2] : high - arch.groups[2]]
             else:
-                assert later is not None
-                context = later[..., low - arch.groups[2] : high - arch.groups[2]]
-            if context is not None:
-                mean = mean + context.reshape(h * w, -1)[at]
+                if phase:
+                    known[..., channels] = deviations.reshape(h, w, -1)
+                context = networks.mean_context(ops, arch, p, (group, phase), known)
+                if context is not None:
+                    mean = mean + context.reshape(n, -1)[at]
             mean_scaled = mean * scale[channels]
 
             s = visit(rows, mean_scaled, channels, at)
-            symbols[at, channels] = s
+            symbols[here, channels] = s
             size = np.abs(s)
-            magnitudes[at, channels] = _MAGNITUDES[np.minimum(size, 15)]
+            own[at] = _MAGNITUDES[np.minimum(size, 15)]
             decoded = mean_scaled + s
+            if later is None:
+                deviations[at] = decoded / scale[channels] - base[here, channels]
             hit = np.flatnonzero(size.reshape(-1) > 0)
             kind = np.minimum(size.reshape(-1)[hit], RECON_CLASSES) - 1
             decoded.reshape(-1)[hit] -= np.sign(s.reshape(-1)[hit]) * offsets[rows.reshape(-1)[hit], kind]
-            y_hat[at, channels] = decoded * inverse[channels]
-            if group < 2:
-                known[at, channels] = (mean_scaled + s - base[at, channels] * scale[channels]) / scale[channels]
-    return symbols.reshape(h, w, c), y_hat.reshape(h, w, c)
+            y_hat[here, channels] = decoded * inverse[channels]
+        magnitudes[..., channels] = own.reshape(h, w, -1)
+        if later is None:
+            known[..., channels] = deviations.reshape(h, w, -1)
+    in_place = np.empty_like(order)
+    in_place[order] = np.arange(n)
+    return symbols[in_place].reshape(h, w, c), y_hat[in_place].reshape(h, w, c)
 
 
 def read_group(

@@ -41,11 +41,12 @@ def _two_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
     """
     hidden = ops.transposed_conv(y, p["synthesis_in"], PIXELS_PER_LATENT // 2, 1)
     n = arch.hidden_channels
-    main = hidden[..., :n]
-    main = main * (p["igdn_beta"] + abs(main) @ p["igdn_gamma"])
+    x = ops.igdn(hidden[..., :n], p["igdn_beta"], p["igdn_gamma"])
     if arch.residual:
-        main = main + hidden[..., n:]
-    return ops.subpixel_conv(main, p["synthesis_out"]) + p["synthesis_bias"]
+        x += hidden[..., n:]
+    x = ops.subpixel_conv(x, p["synthesis_out"])
+    x += p["synthesis_bias"]
+    return x
 
 
 def mirror(ops: Any, p: Params, y: Array) -> Array:
@@ -116,7 +117,7 @@ def rows(ops: Any, p: Params, group: int, features: Array, own: Array | None, bi
     """
     acc = features @ p[f"row{group}_in"]
     if own is not None:
-        acc = acc + own @ p[f"row{group}_own"]
+        acc += own @ p[f"row{group}_own"]
     channels = bias.shape[-1]
     hidden = ops.row_hidden(acc[..., channels:] + hidden_bias)
     return acc[..., :channels] + bias + hidden @ p[f"row{group}_out"]

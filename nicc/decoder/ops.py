@@ -24,7 +24,18 @@ def relu(x: Array) -> Array:
 
 def row_hidden(x: Array) -> Array:
     """Integers in units of 2**-ROW_BITS to hidden units 0..255, floor division by a power of two."""
-    return np.clip(np.floor(x * 2.0 ** (HIDDEN_BITS - ROW_BITS)), 0, 255).astype(x.dtype)
+    x = x * x.dtype.type(2.0 ** (HIDDEN_BITS - ROW_BITS))
+    np.floor(x, out=x)
+    return np.clip(x, 0, 255, out=x)
+
+
+def igdn(x: Array, beta: Array, gamma: Array) -> Array:
+    """Inverse GDN-1, x (beta + abs(x) gamma). The result is overwritten by the next call."""
+    size = np.abs(x, out=_workspace("magnitudes", x.shape, x.dtype))
+    y = np.matmul(size, gamma, out=_workspace("igdn", x.shape, x.dtype))
+    y += beta
+    y *= x
+    return y
 
 
 def _padded(x: Array) -> Array:
@@ -126,7 +137,8 @@ def subpixel_conv(x: Array, weight: Array) -> Array:
     rows = _workspace("windows", (h + 2, w, 3 * c), x.dtype)
     rows[...] = windows
     rows = rows.reshape(-1, 3 * c)
-    out = rows[: h * w] @ weight[0].reshape(3 * c, 4 * d)
+    out, part = _workspace("phases", (2, h * w, 4 * d), x.dtype)
+    np.matmul(rows[: h * w], weight[0].reshape(3 * c, 4 * d), out=out)
     for i in (1, 2):
-        out += rows[i * w : (i + h) * w] @ weight[i].reshape(3 * c, 4 * d)
+        out += np.matmul(rows[i * w : (i + h) * w], weight[i].reshape(3 * c, 4 * d), out=part)
     return out.reshape(h, w, 2, 2, d).transpose(0, 2, 1, 3, 4).reshape(2 * h, 2 * w, d)

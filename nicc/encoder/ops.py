@@ -22,6 +22,11 @@ def row_hidden(x: Tensor) -> Tensor:
     return x.clamp(0, HIDDEN_MAX)
 
 
+def igdn(x: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
+    """Inverse GDN-1, x (beta + abs(x) gamma); beta and gamma may have any sign."""
+    return x * (beta + x.abs() @ gamma)
+
+
 def _shifted(x: Tensor, offsets: list[tuple[int, int]]) -> Tensor:
     h, w = x.shape[-3:-1]
     padded = F.pad(x, (0, 0, 1, 1, 1, 1))

@@ -26,7 +26,7 @@ from nicc.encoder.codec import Codec
 from nicc.errors import ImageError, ModelError
 from nicc.training.config import Schedule, TrainingConfig
 from nicc.training.data import Photos
-from nicc.training.objective import Phase, RateDistortion, log_cost, loss
+from nicc.training.objective import Outcome, Phase, RateDistortion, log_cost, loss
 from nicc.training.start import start, start_from
 
 CHECKPOINT = "checkpoint.pt"
@@ -227,6 +227,7 @@ class Trainer:
         state = self.model.state_dict()
         averaged = [k for k, v in state.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.average[k] for k in averaged], [state[k] for k in averaged], 1 - keep)
+        outcome = Outcome(*(part.detach() for part in outcome))
         return {
             "loss": float(objective.detach()),
             "bpp": float((outcome.bpp_y + outcome.bpp_z).mean()),

@@ -68,7 +68,7 @@ def train(
     if export_to:
         from nicc.training.export import export
 
-        export(checkpoint, export_to, Photos(data, cache))
+        export(checkpoint, export_to, Photos(data, cache), data, validation)
         typer.echo(f"model: {export_to}", err=True)
 
 

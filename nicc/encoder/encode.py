@@ -15,7 +15,7 @@ from nicc.entropy import FREQUENCY_BITS, SymbolWriter
 from nicc.images import Picture
 from nicc.model import Model
 
-DISTORTION_WEIGHT = 12.0
+DISTORTION_WEIGHT = 10.0
 """Weight of a squared rounding error (in quantisation steps) against bits when a symbol is rounded.
 
 At high rates, theory puts the optimum at 6 / ln 2 = 8.7; chosen on the validation photographs.

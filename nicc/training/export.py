@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from nicc.encoder.transform import SCALE_SUFFIX, encoder_state
 from nicc.errors import ModelError
 from nicc.images import write_atomically
 from nicc.model import Model, check_exactness, digest
-from nicc.training.data import Photos
+from nicc.training.card import model_card
+from nicc.training.data import SUFFIXES, Photos
 from nicc.training.objective import HyperPrior, RateDistortion
 
 ROW_SPREADS = 6.0
@@ -198,18 +200,24 @@ def refit_rows(
     return _row_tables(pmfs)
 
 
-def export(checkpoint: Path, out: Path, photos: Photos) -> Model:
-    """Writes the averaged weights of ``checkpoint`` as a model folder; ``photos`` refit its tables."""
+def export(
+    checkpoint: Path, out: Path, photos: Photos, data: Sequence[Path] = (), validation: Path | None = None
+) -> Model:
+    """Writes the averaged weights of ``checkpoint`` as a model folder with its card.
+
+    ``photos``, read from ``data``, refit the coder's tables; the card's table is measured on the
+    images of the folder ``validation``.
+    """
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     arch = Architecture.from_dict(saved["architecture"])
-    model = RateDistortion(Codec(arch))
-    model.load_state_dict(saved["average"])
-    model.eval()
+    trained = RateDistortion(Codec(arch))
+    trained.load_state_dict(saved["average"])
+    trained.eval()
     description: dict[str, Any] = {"name": saved["name"], "version": saved["version"], "architecture": arch.to_dict()}
-    arrays = decoder_arrays(model)
-    encoder = encoder_arrays(model.codec)
-    model.codec.load_state_dict(encoder_state(encoder), strict=False)
-    arrays |= refit_rows(description, arrays, model.codec, photos)
+    arrays = decoder_arrays(trained)
+    encoder = encoder_arrays(trained.codec)
+    trained.codec.load_state_dict(encoder_state(encoder), strict=False)
+    arrays |= refit_rows(description, arrays, trained.codec, photos)
     description |= {
         "decoder_sha256": digest(arrays, arch),
         "encoder_sha256": digest(encoder, arch),
@@ -220,4 +228,7 @@ def export(checkpoint: Path, out: Path, photos: Photos) -> Model:
         contiguous = {k: np.ascontiguousarray(values[k]) for k in sorted(values)}
         write_atomically(out / f"{part}.safetensors", save_arrays(contiguous))
     write_atomically(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())
-    return Model(description, arrays, out)
+    model = Model(description, arrays, out)
+    images = sorted(p for p in validation.iterdir() if p.suffix.lower() in SUFFIXES) if validation else []
+    write_atomically(out / "README.md", model_card(model, data, len(photos.images), images).encode())
+    return model

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
 
+from nicc.architecture import PIXELS_PER_LATENT
 from nicc.container import Container, symbol_checksum
 from nicc.decoder import networks, ops
 from nicc.decoder.latents import Grid, dequantise_z, read_group, read_z
@@ -22,7 +23,7 @@ BAND_POSITIONS = 640
 
 
 def processors() -> int:
-    """How many bands are decoded at once."""
+    """How many bands are rendered at once; best with one thread per matrix product."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(available, MAX_THREADS)
 
@@ -31,17 +32,6 @@ def processors() -> int:
 def _pool() -> ThreadPoolExecutor:
     """Threads are kept, and with them the memory that they work in."""
     return ThreadPoolExecutor(processors(), "nicc")
-
-
-def in_threads(work: Callable[[int], None], items: range) -> None:
-    """Runs ``work`` on every item, on as many threads as this process may use processors.
-
-    Best with one thread per matrix product, as the command line sets it.
-    """
-    if len(items) == 1:  # not worth a thread, whose memory is fresh
-        return work(items[0])
-    for _ in _pool().map(work, items):
-        pass
 
 
 def model_for(container: Container) -> Model:
@@ -56,8 +46,12 @@ def model_for(container: Container) -> Model:
     return model
 
 
-def decode_latents(model: Model, container: Container) -> np.ndarray:
-    """All latents, float32 ``(h, w, C)``. Raises `FormatError` if any checksum does not match."""
+def group_latents(model: Model, container: Container) -> Iterator[np.ndarray]:
+    """Latents of one group of rows after another, float32 ``(rows, w, C)``.
+
+    The next group is decoded while the caller works on the last one. Raises `FormatError` if a
+    checksum does not match.
+    """
     header = container.header
     grid = Grid.of(header)
     bounds = list(grid.row_groups())
@@ -68,43 +62,70 @@ def decode_latents(model: Model, container: Container) -> np.ndarray:
     if checksum != container.symbol_checksum:
         raise FormatError("damaged: the symbol checksum does not match")
     z = dequantise_z(model, header.rate_point, z_symbols)
-    y_hat = np.empty((grid.h, grid.w, model.architecture.latent_channels), np.float32)
 
-    def decode_group(n: int) -> None:
+    def decode_group(n: int) -> np.ndarray:
         first, last = bounds[n]
-        symbols, y_hat[first:last] = read_group(model, header, z, container.groups[n].stream, first, last, grid.w)
+        symbols, y_hat = read_group(model, header, z, container.groups[n].stream, first, last, grid.w)
         if zlib.crc32(symbols.data) != container.groups[n].checksum:
             raise FormatError(f"damaged: the checksum of y group {n} does not match")
+        return y_hat
 
-    in_threads(decode_group, range(len(bounds)))
-    return y_hat
+    if len(bounds) == 1:
+        yield decode_group(0)
+        return
+    with ThreadPoolExecutor(1) as ahead:
+        following = ahead.submit(decode_group, 0)
+        for n in range(len(bounds)):
+            y_hat = following.result()
+            if n + 1 < len(bounds):
+                following = ahead.submit(decode_group, n + 1)
+            yield y_hat
 
 
-def synthesise(model: Model, y_hat: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Pixels, uint8 ``(height, width, 3)``, of latents ``(h, w, C)``."""
-    p, arch = model.params, model.architecture
-    h, w, _ = y_hat.shape
+def synthesise(model: Model, groups: Iterable[np.ndarray], width: int, height: int) -> np.ndarray:
+    """Pixels, uint8 ``(height, width, 3)``, of groups of latent rows ``(rows, w, C)``."""
+    p = model.params
     out = np.empty((height, width, 3), np.uint8)
-    padded = networks.mirror(ops, p, y_hat)
+    rows = -(-height // PIXELS_PER_LATENT)
+    read = rendered = 0
+    above: np.ndarray | None = None
+    for y in groups:
+        read += len(y)
+        padded = networks.mirror(ops, p, y, top=above is None, bottom=read == rows)
+        if above is not None:
+            padded = np.concatenate([above, padded])
+        above = padded[-2:].copy()  # the last row waits for the one below it
+        ready = len(padded) - 2
+        if ready > 0:
+            _render(model, padded, out[PIXELS_PER_LATENT * rendered :][: PIXELS_PER_LATENT * ready])
+            rendered += ready
+    return out
+
+
+def _render(model: Model, padded: np.ndarray, out: np.ndarray) -> None:
+    """Renders the inner rows of ``padded`` latents to ``out``, in bands on all threads."""
+    h, w = padded.shape[0] - 2, padded.shape[1] - 2
     bands = -(-h * w // BAND_POSITIONS)
     bands = min(h, -(-bands // processors()) * processors())  # as many for every thread
 
     def render(band: int) -> None:
         first, last = band * h // bands, (band + 1) * h // bands
-        x = networks.synthesis(ops, arch, p, padded[first : last + 2])
-        rows = out[16 * first : 16 * last]
-        x = x[: len(rows), :width]
+        x = networks.synthesis(ops, model.architecture, model.params, padded[first : last + 2])
+        rows = out[PIXELS_PER_LATENT * first : PIXELS_PER_LATENT * last]
+        x = x[: len(rows), : out.shape[1]]
         np.multiply(x, 255, out=x)
         np.rint(x, out=x)
         np.clip(x, 0, 255, out=x)
         rows[...] = x
 
-    in_threads(render, range(bands))
-    return out
+    if bands == 1:
+        return render(0)
+    for _ in _pool().map(render, range(bands)):
+        pass
 
 
 def decode_pixels(container: Container, model: Model | None = None) -> np.ndarray:
     """RGB pixels, uint8 ``(height, width, 3)``."""
     model = model or model_for(container)
     header = container.header
-    return synthesise(model, decode_latents(model, container), header.width, header.height)
+    return synthesise(model, group_latents(model, container), header.width, header.height)

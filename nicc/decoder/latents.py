@@ -9,7 +9,7 @@ sender quantises and writes them. Both run this same code, so they cannot disagr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,8 @@ from nicc.model import Model
 Array = np.ndarray
 GROUP_ROWS = 64
 """Latent rows that are coded together, independently of the others (1024 rows of pixels)."""
+
+ROWS_AT_ONCE = 16
 
 Visit = Callable[[Array, Array, slice, Array], Array]
 """(rows uint8, means float32, channels, positions) to symbols; both arrays ``(positions, channels)``."""
@@ -132,13 +134,11 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
         low, high = arch.groups[group], arch.groups[group + 1]
         channels = slice(low, high)
         hidden_units = slice(group * ROW_HIDDEN, (group + 1) * ROW_HIDDEN)
-        features = networks.row_features(ops, arch, p, group, z_exact, magnitudes).reshape(n, -1)[order]
+        features = _by_rows(partial(networks.row_features, ops, arch, p, group), z_exact, magnitudes[..., :low])
         own: Array = np.zeros((n, high - low), exact)
         deviations = np.zeros((n, high - low), np.float32)
         if group == 2:
-            later = networks.mean_context(ops, arch, p, (2, 0), known)
-            assert later is not None
-            later = later.reshape(n, -1)[order]
+            later = _by_rows(partial(networks.mean_context, ops, arch, p, (2, 0)), known)
         begin = 0
         for phase, at in enumerate(phases):
             here = slice(begin, begin + len(at))
@@ -148,7 +148,7 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
             neighbours = ops.cross_sum(own.reshape(h, w, -1)).reshape(n, -1)[at] if phase else None
             bias = p["row_bias"][rate_point, phase, channels]
             hidden_bias = p["row_hidden_bias"][rate_point, phase, hidden_units]
-            acc = networks.rows(ops, p, group, features[here], neighbours, bias, hidden_bias)
+            acc = networks.rows(ops, p, group, features[at], neighbours, bias, hidden_bias)
             acc += 2.0 ** (ROW_BITS - 1)
             acc *= 2.0**-ROW_BITS
             np.floor(acc, out=acc)
@@ -157,7 +157,7 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
 
             mean = base[here, channels]
             if later is not None:
-                mean = mean + later[here, low - arch.groups[2] : high - arch.groups[2]]
+                mean = mean + later[at, low - arch.groups[2] : high - arch.groups[2]]
             else:
                 if phase:
                     known[..., channels] = deviations.reshape(h, w, -1)
@@ -183,6 +183,21 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
     in_place = np.empty_like(order)
     in_place[order] = np.arange(n)
     return symbols[in_place].reshape(h, w, c), y_hat[in_place].reshape(h, w, c)
+
+
+def _by_rows(network: Callable[..., Array], *grids: Array) -> Array:
+    """``network`` over ``(h, w, C)`` grids a few rows at a time, ``(h w, D)``: its inside is wide.
+
+    The network may look one row up and down.
+    """
+    h, w, _ = grids[0].shape
+    parts = []
+    for first in range(0, h, ROWS_AT_ONCE):
+        last = min(first + ROWS_AT_ONCE, h)
+        above, below = min(first, 1), min(h - last, 1)
+        part = network(*(g[first - above : last + below] for g in grids))
+        parts.append(part[above : len(part) - below])
+    return np.concatenate(parts).reshape(h * w, -1)
 
 
 def read_group(

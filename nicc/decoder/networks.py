@@ -49,15 +49,18 @@ def _two_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
     return x
 
 
-def mirror(ops: Any, p: Params, y: Array) -> Array:
+def mirror(ops: Any, p: Params, y: Array, top: bool = True, bottom: bool = True) -> Array:
     """``(..., h, w, C)`` latents with one position more on every side, mirrored at the border.
 
-    Basis functions are even or odd under a flip, so the latents of the mirrored image are those
-    of the image, with the sign of each channel's parity.
+    ``top`` and ``bottom`` say whether these sides are a border of the image; where not, no row is
+    added. Basis functions are even or odd under a flip, so the latents of the mirrored image are
+    those of the image, with the sign of each channel's parity.
     """
-    even_or_odd_h, even_or_odd_v = p["parity"][0], p["parity"][1]
-    y = ops.concat([y[..., :, :1, :] * even_or_odd_h, y, y[..., :, -1:, :] * even_or_odd_h], -2)
-    return ops.concat([y[..., :1, :, :] * even_or_odd_v, y, y[..., -1:, :, :] * even_or_odd_v], -3)
+    horizontal, vertical = p["parity"][0], p["parity"][1]
+    y = ops.concat([y[..., :1, :] * horizontal, y, y[..., -1:, :] * horizontal], -2)
+    above = [y[..., :1, :, :] * vertical] if top else []
+    below = [y[..., -1:, :, :] * vertical] if bottom else []
+    return ops.concat([*above, y, *below], -3) if top or bottom else y
 
 
 # --- means of the latents: floating point, never seen by the entropy coder ------------------------
@@ -95,29 +98,30 @@ def mean_context(ops: Any, arch: Architecture, p: Params, step: tuple[int, int],
 
 
 def row_features(ops: Any, arch: Architecture, p: Params, group: int, z: Array, m: Array) -> Array:
-    """What the first phase of a channel group knows at every position.
+    """What a channel group's rows owe to everything decoded before the group, ``(..., h, w, G + H)``.
 
-    The upsampled hyper-latents, the magnitudes ``m`` of all earlier groups at the position, and
-    sums of these magnitudes over bands of channels in a 3x3 window.
+    Linear in the upsampled hyper-latents, the magnitudes ``m`` of all earlier groups at the
+    position, and sums of these magnitudes over bands of channels in a 3x3 window. G columns for
+    the rows of the group's channels, H for the hidden layer of `rows`.
     """
     first = arch.groups[group]
     if first == 0:
-        return z
+        return z @ p["row0_in"]
     known = m[..., :first]
     bands = known @ p["bands"][:first, : arch.bands_before(group)]
-    return ops.concat([z, known, ops.window(bands)], -1)
+    return ops.concat([z, known, ops.window(bands)], -1) @ p[f"row{group}_in"]
 
 
 def rows(ops: Any, p: Params, group: int, features: Array, own: Array | None, bias: Array, hidden_bias: Array) -> Array:
     """CDF rows of one group, before rounding: a linear map beside one hidden layer.
 
-    ``own`` holds the sums of the group's own magnitudes over the four direct neighbours (second
-    phase) or is None (first phase). With the integer arrays of a shipped model, the result is an
-    integer in units of ``2**-ROW_BITS`` rows; with a model in training, a row number.
+    ``features`` are those of `row_features`. ``own`` holds the sums of the group's own magnitudes
+    over the four direct neighbours (second phase) or is None (first phase). With the integer arrays
+    of a shipped model, the result is an integer in units of ``2**-ROW_BITS`` rows; with a model in
+    training, a row number.
     """
-    acc = features @ p[f"row{group}_in"]
     if own is not None:
-        acc += own @ p[f"row{group}_own"]
+        features = features + own @ p[f"row{group}_own"]
     channels = bias.shape[-1]
-    hidden = ops.row_hidden(acc[..., channels:] + hidden_bias)
-    return acc[..., :channels] + bias + hidden @ p[f"row{group}_out"]
+    hidden = ops.row_hidden(features[..., channels:] + hidden_bias)
+    return features[..., :channels] + bias + hidden @ p[f"row{group}_out"]

@@ -82,27 +82,26 @@ def transposed_conv(x: Array, weight: Array, stride: int, margin: int) -> Array:
     rest = k - stride
     reach = rest // 2 + margin
     out = _workspace("overlap", (h + 1, stride, w + 1, stride, d), x.dtype)
-    out[...] = 0
+    inner_rows = out[1 : h - 1]
+    inner_rows[:, :, w] = 0
+    out[0] = out[h - 1] = out[h] = 0
 
-    def add(tiles: Array, first: int, begin: int) -> None:
-        """Adds rows ``begin``... of the patches of row ``first`` and those below it."""
-        n, size = tiles.shape[0], tiles.shape[2]
-        upper = tiles[:, :, : max(stride - begin, 0)].transpose(0, 2, 1, 3, 4)
-        lower = tiles[:, :, max(stride - begin, 0) :].transpose(0, 2, 1, 3, 4)
-        here = out[first : first + n, begin : begin + upper.shape[1]]
-        skip = max(begin - stride, 0)
-        below = out[first + 1 : first + n + 1, skip : skip + lower.shape[1]]
-        assert upper.shape[1] + lower.shape[1] == size
-        for target, part in ((here, upper), (below, lower)):
-            target[:, :, :w] += part[:, :, :, :stride]
-            target[:, :, 1:, :rest] += part[:, :, :, stride:]
+    def add(tiles: Array, row: int, offset: int) -> None:
+        """Adds patches, cut to rows that fall into one row of blocks, from ``offset`` on in it."""
+        part = tiles.transpose(0, 2, 1, 3, 4)
+        target = out[row : row + part.shape[0], offset : offset + part.shape[1]]
+        target[:, :, :w] += part[:, :, :, :stride]
+        target[:, :, 1:, :rest] += part[:, :, :, stride:]
 
     inner = x[1:-1].reshape(-1, c)
-    patches = np.matmul(inner, weight.reshape(c, -1), out=_workspace("patches", (len(inner), k * k * d), x.dtype))
-    add(patches.reshape(h - 2, w, k, k, d), 1, 0)
+    product = np.matmul(inner, weight.reshape(c, -1), out=_workspace("patches", (len(inner), k * k * d), x.dtype))
+    patches = product.reshape(h - 2, w, k, k, d)
+    inner_rows[:, :, :w] = patches[:, :, :stride, :stride].transpose(0, 2, 1, 3, 4)
+    inner_rows[:, :, 1:, :rest] += patches[:, :, :stride, stride:].transpose(0, 2, 1, 3, 4)
+    add(patches[:, :, stride:], 2, 0)
     for row, begin in ((0, k - reach), (h - 1, 0)):
         edge = weight[:, begin : begin + reach].reshape(c, -1)
-        add((x[row] @ edge).reshape(1, w, reach, k, d), row, begin)
+        add((x[row] @ edge).reshape(1, w, reach, k, d), row + begin // stride, begin % stride)
     cut = stride + rest // 2 - margin
     full = out.reshape((h + 1) * stride, (w + 1) * stride, d)
     return full[cut : h * stride + rest - cut, cut : w * stride + rest - cut]

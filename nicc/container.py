@@ -164,11 +164,6 @@ class _Reader:
         raise FormatError(f"damaged: {what} is not a valid number")
 
 
-def read_header(data: bytes) -> Header:
-    """The header alone; the boxes are not looked at. Raises `FormatError`."""
-    return _read_header(_Reader(data))[0]
-
-
 def _read_header(r: _Reader) -> tuple[Header, int, int]:
     if not r.data:
         raise FormatError("empty file")

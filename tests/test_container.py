@@ -18,7 +18,6 @@ from nicc.container import (
     Header,
     header_bytes,
     pack,
-    read_header,
     unpack,
 )
 
@@ -45,7 +44,7 @@ def test_pack_and_unpack_are_inverse(seed):
     c = Container(header, int(rng.integers(1 << 32)), rng.bytes(rng.integers(0, 300)), groups, extras)
     data = pack(c)
     assert unpack(data) == c
-    assert read_header(data) == header
+    assert unpack(data).header == header
     assert sum(b.size for b in unpack(data).boxes) + len(header_bytes(header)) + 4 == len(data)
 
 

@@ -298,4 +298,6 @@ def train(config: TrainingConfig, run: Run, report: Callable[[dict[str, Any], fl
                 log({"validation": validate(trainer.averaged_model(), images)})
             since = time.monotonic()
     trainer.save()
+    if dist.is_initialized():
+        dist.destroy_process_group()
     return run.out / CHECKPOINT

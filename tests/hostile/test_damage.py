@@ -7,7 +7,6 @@ import pytest
 
 import nicc
 from nicc import FormatError, ModelError
-from nicc.container import read_header
 from tests.conftest import GOLDEN
 
 SMALL = (GOLDEN / "two-layer-astronaut-97x61-q0.nic").read_bytes()
@@ -53,7 +52,7 @@ def test_random_bytes_behind_a_good_header_are_refused(seed):
 
 
 def test_a_larger_size_in_the_header_is_refused_before_any_pixels():
-    header = read_header(SMALL)
+    header = nicc.inspect(SMALL)
     assert (header.width, header.height) == (97, 61)
     at = SMALL.index(bytes([97, 61]))
     for size in (b"\x62\x3d", b"\x61\x3e", b"\x90\x4e\x3d", b"\xff\xff\x03\xff\x0f"):

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from nicc.architecture import HYPER_LIMIT, MAGNITUDE_UNIT, Architecture
+from nicc.architecture import HYPER_LIMIT, MAGNITUDE_UNIT, ROW_BITS, Architecture
 from nicc.container import FINGERPRINT_BYTES
 from nicc.entropy import RowCoder, Table
 from nicc.errors import ModelError
@@ -143,6 +143,7 @@ def check_exactness(params: dict[str, np.ndarray], architecture: Architecture) -
         hidden = total[size:] + np.abs(params["row_hidden_bias"].astype(np.int64)).max()
         out = total[:size] + bias + 255 * np.abs(params[f"row{g}_out"].astype(np.int64)).sum(0)
         worst = max(worst, int(out.max()), int(hidden.max()))
+    worst += 1 << (ROW_BITS - 1)  # added for rounding
     if worst >= EXACT_LIMIT:
         raise ModelError(f"partial sums reach {worst}, not below 2**24: CDF rows would not be exact")
     return worst

@@ -26,6 +26,8 @@ class Schedule:
     """Steps in all; a time budget may end training, and its cosine, earlier."""
     entropy_steps: int = 600
     """Steps at the start that train the entropy model alone, on the frozen lapped transform."""
+    joint_share: float = 0.3
+    """Share of the schedule, before the predictive one, on the symbols that the encoder writes."""
     predictive_share: float = 0.15
     """Share of the schedule, at its end, on the symbols that the encoder writes, analysis frozen."""
     batch: int = 8

@@ -28,6 +28,8 @@ class Phase(Enum):
     """The entropy model alone, on noisy latents of frozen transforms; no synthesis, MSE is zero."""
     SOFT = "soft"
     """Everything: noise for the rate, straight-through rounding for the distortion."""
+    JOINT = "joint"
+    """Everything, on the symbols that the encoder writes; noise only shapes the latents' gradient."""
     PREDICTIVE = "predictive"
     """Entropy model and synthesis on the symbols that the encoder writes; analysis frozen.
 
@@ -80,7 +82,7 @@ class RateDistortion(nn.Module):
         codec = self.codec
         noise = phase in (Phase.ENTROPY, Phase.SOFT)
         pixels = x.shape[2] * x.shape[3]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and phase is Phase.SOFT):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and phase in (Phase.SOFT, Phase.JOINT)):
             y = codec.analysis(x)
         with torch.autocast(x.device.type, enabled=False):
             y = y.float()
@@ -90,7 +92,7 @@ class RateDistortion(nn.Module):
             z_rate = z + (torch.rand_like(z) - 0.5) / hyper_gain if noise else z_rounded
             bits_z = -torch.log2(self.prior(z_rate, hyper_gain)).sum((1, 2, 3))
             thresholds = None
-            if phase is Phase.PREDICTIVE:
+            if not noise:
                 with torch.no_grad():
                     first = codec.entropy(y, z_rounded, rate_point)
                 thresholds = codec.thresholds(first, DISTORTION_WEIGHT)
@@ -100,6 +102,11 @@ class RateDistortion(nn.Module):
                 bits_y = -torch.log2(row_likelihood(at, code.rows)).sum((1, 2, 3))
             else:
                 bits_y = codec.symbol_bits(code.symbols, code.rows).sum((1, 2, 3))
+                if phase is Phase.JOINT:
+                    # counted bits have no gradient in the latents: take that of the noisy rate
+                    at = code.residual + torch.rand_like(code.residual) - 0.5
+                    soft = -torch.log2(row_likelihood(at, code.rows.detach())).sum((1, 2, 3))
+                    bits_y = bits_y + soft - soft.detach()
                 if self.training:
                     codec.count_symbols(code.symbols, code.rows)
             if phase is Phase.ENTROPY:

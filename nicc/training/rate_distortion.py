@@ -78,9 +78,9 @@ def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
         elif leaf[-1] == "recon_offset" or leaf[-1].startswith("igdn"):
             rate = s.rate / 3
         if leaf[1] in ("analysis", "log_gain"):
-            phases = {Phase.SOFT}
+            phases = {Phase.SOFT, Phase.JOINT}
         elif name in linear or leaf[1] in ("log_inverse", "recon_offset") or leaf[-1].startswith(("igdn", "synthesis")):
-            phases = {Phase.SOFT, Phase.PREDICTIVE}
+            phases = {Phase.SOFT, Phase.JOINT, Phase.PREDICTIVE}
         else:
             phases = set(Phase)
         groups.append({"params": [parameter], "lr": rate, "base": rate, "phases": [p.value for p in phases]})
@@ -136,7 +136,7 @@ class Trainer:
         torch.manual_seed(self.s.seed)
         self.photos = Photos(run.data, run.cache)
         self.model = RateDistortion(Codec(config.architecture))
-        self.step, self.seconds, self.pixels = 0, 0.0, 0
+        self.step, self.seconds, self.pixels = 0, 0.0, 0  # of all training that the weights have seen
         checkpoint = run.out / CHECKPOINT
         saved = None
         if run.resume and checkpoint.exists():
@@ -172,7 +172,7 @@ class Trainer:
         if self.run.begin:
             other = torch.load(self.run.begin, map_location="cpu", weights_only=True)
             start_from(self.model, other["average"], Architecture.from_dict(other["architecture"]))
-            self.step = self.s.entropy_steps
+            self.step, self.seconds, self.pixels = other["step"], other["seconds"], other["pixels"]
         else:
             start(self.model.codec, self.model.prior, self.photos, self.s.overlap, self.s.seed)
 
@@ -190,7 +190,10 @@ class Trainer:
     def phase(self) -> Phase:
         if self.step < self.s.entropy_steps:
             return Phase.ENTROPY
-        return Phase.PREDICTIVE if self.progress >= 1 - self.s.predictive_share else Phase.SOFT
+        left = 1 - self.progress - self.s.predictive_share
+        if left <= 0:
+            return Phase.PREDICTIVE
+        return Phase.JOINT if left <= self.s.joint_share else Phase.SOFT
 
     @property
     def done(self) -> bool:

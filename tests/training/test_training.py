@@ -114,11 +114,13 @@ def test_exported_models_code_images(folder, tmp_path, monkeypatch, coffee, synt
 def test_a_jpeg_like_model_starts_as_the_linear_part_of_a_two_layer_one(folder, tmp_path):
     begin = run(folder, tmp_path / "a")
     arch = replace(TINY, synthesis="jpeg-like", kernel=32, residual=False)
-    config = replace(CONFIG, architecture=arch, training=replace(SCHEDULE, steps=SCHEDULE.entropy_steps + 1))
+    config = replace(CONFIG, architecture=arch, training=replace(SCHEDULE, steps=SCHEDULE.steps + 1))
     started = torch.load(run(folder, tmp_path / "b", config, begin=begin), weights_only=True)
     first = torch.load(begin, weights_only=True)
     name = "codec.analysis.linear.weight"
     torch.testing.assert_close(started["model"][name], first["average"][name], atol=1e-3, rtol=0)
+    assert started["step"] == first["step"] + 1
+    assert started["pixels"] > first["pixels"]
     with pytest.raises(ModelError, match="differs in"):
         run(folder, tmp_path / "c", replace(config, architecture=replace(arch, analysis_width=8)), begin=begin)
 

@@ -38,7 +38,7 @@ from nicc.training.objective import HyperPrior, RateDistortion
 ROW_SPREADS = 6.0
 """Deviations that a row's table covers before the escape."""
 REFIT_CROPS, REFIT_SIZE, REFIT_ROUNDS = 96, 256, 2
-PSEUDO_COUNT = 4000.0
+PSEUDO_COUNT = 1000.0
 """Weight of the parametric distribution against counted symbols when a row is refitted."""
 
 
@@ -76,7 +76,7 @@ def _row_tables(pmfs: list[np.ndarray]) -> dict[str, np.ndarray]:
 def _z_tables(codec: Codec, prior: HyperPrior) -> dict[str, np.ndarray]:
     """Hyper-latent tables of all rate points from the trained density."""
     steps = torch.stack([codec.at_rate(codec.log_hyper_gain, torch.tensor([float(r)])) for r in range(RATE_POINTS)])
-    steps = (HYPER_UNIT / steps.reshape(RATE_POINTS, -1).exp()).round().clamp(1, 255)
+    steps = (HYPER_UNIT / steps.reshape(RATE_POINTS, -1).exp()).round().clamp(1, 65535)
     k = torch.arange(-Z_SYMBOL_LIMIT, Z_SYMBOL_LIMIT + 1)
     sizes, lows, frequencies = [], [], []
     for step in steps:
@@ -91,7 +91,7 @@ def _z_tables(codec: Codec, prior: HyperPrior) -> dict[str, np.ndarray]:
             frequencies.append(quantised_frequencies(pmf[low : high + 1, channel]))
     shape = (RATE_POINTS, -1)
     return {
-        "z_steps": steps.numpy().astype(np.uint8),
+        "z_steps": steps.numpy().astype(np.uint16),
         "z_sizes": np.array(sizes, np.uint16).reshape(shape),
         "z_lows": np.array(lows, np.int16).reshape(shape),
         "z_frequencies": np.concatenate(frequencies),

@@ -18,10 +18,12 @@ from PIL import Image
 import nicc
 from nicc import ImageError, ModelError
 from nicc.architecture import Architecture
+from nicc.encoder.codec import Codec
 from nicc.training.config import Schedule, TrainingConfig
 from nicc.training.data import Photos
-from nicc.training.export import export
+from nicc.training.export import decoder_arrays, export
 from nicc.training.klt import lapped_klt, lapping
+from nicc.training.objective import RateDistortion
 from nicc.training.rate_distortion import Run, train
 from tests.conftest import ROOT, psnr
 
@@ -109,6 +111,14 @@ def test_exported_models_code_images(folder, tmp_path, monkeypatch, coffee, synt
     small, large = (nicc.encode(image, model="tiny", quality=q) for q in (5, 60))
     assert len(small) < len(large)
     assert 21 < psnr(image, nicc.decode(small)) < psnr(image, nicc.decode(large))
+
+
+def test_exported_steps_of_hyper_latents_are_the_trained_ones():
+    model = RateDistortion(Codec(TINY))
+    with torch.no_grad():
+        model.codec.log_hyper_gain[:, :4] = torch.tensor([3.0, 0.0, -2.0, -4.0])
+        steps = decoder_arrays(model)["z_steps"]
+    np.testing.assert_allclose(steps[0, :4], [round(64 / np.exp(g)) for g in (3.0, 0.0, -2.0, -4.0)])
 
 
 def test_a_jpeg_like_model_starts_as_the_linear_part_of_a_two_layer_one(folder, tmp_path):

@@ -126,6 +126,18 @@ class Analysis(nn.Module):
         return (y + self.body(x) * self.out[:, None, None]).permute(0, 2, 3, 1)
 
 
+def hyper_latents(network: HyperAnalysis, y: Tensor, deviation: Tensor, offset: Tensor) -> Tensor:
+    """Hyper-latents of latents ``(N, h, w, C)`` in nats, around zero.
+
+    Latents are repeated at the border up to whole hyper-latents; the result is
+    ``(N, ceil(h / 4), ceil(w / 4), Cz)``.
+    """
+    x = (y / deviation).permute(0, 3, 1, 2)
+    k = LATENTS_PER_HYPER
+    x = F.pad(x, (0, -x.shape[3] % k, 0, -x.shape[2] % k), mode="replicate")
+    return network(x.permute(0, 2, 3, 1)) - offset
+
+
 class HyperAnalysis(nn.Module):
     """Latents in units of their deviations, ``(N, h, w, C)``, to ``(N, h / 4, w / 4, Cz)``.
 

@@ -29,7 +29,7 @@ from nicc.architecture import (
 )
 from nicc.decoder import networks
 from nicc.encoder import ops
-from nicc.encoder.analysis import Analysis, HyperAnalysis
+from nicc.encoder.analysis import Analysis, HyperAnalysis, hyper_latents
 
 TAIL_WEIGHT, TAIL_WIDTH = 0.04, 3.0
 """Share and relative width of the logistic tail beside each row's Gaussian."""
@@ -178,10 +178,7 @@ class Codec(nn.Module):
 
     def hyper(self, y: Tensor) -> Tensor:
         """Hyper-latents in nats, around zero, ``(N, ceil(h / 4), ceil(w / 4), Cz)``."""
-        x = (y / self.deviation).permute(0, 3, 1, 2)
-        k = LATENTS_PER_HYPER
-        x = F.pad(x, (0, -x.shape[3] % k, 0, -x.shape[2] % k), mode="replicate")
-        return self.hyper_analysis(x.permute(0, 2, 3, 1)) - self.hyper_offset
+        return hyper_latents(self.hyper_analysis, y, self.deviation, self.hyper_offset)
 
     def upsample(self, z: Tensor, h: int, w: int) -> Tensor:
         """Bilinear interpolation of dequantised hyper-latents to the grid of the latents."""

@@ -6,10 +6,9 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from nicc.architecture import LATENTS_PER_HYPER, PIXELS_PER_LATENT
-from nicc.encoder.analysis import Analysis, HyperAnalysis, mirror_pad
+from nicc.architecture import PIXELS_PER_LATENT
+from nicc.encoder.analysis import Analysis, HyperAnalysis, hyper_latents, mirror_pad
 from nicc.errors import ModelError
 from nicc.model import Model, read_part
 
@@ -56,10 +55,7 @@ class Transform:
         x = torch.tensor(pixels, device=self.device).permute(2, 0, 1)[None].float() / 255
         x = mirror_pad(x, 0, -x.shape[3] % PIXELS_PER_LATENT, 0, -x.shape[2] % PIXELS_PER_LATENT)
         y = self.analysis(x)
-        k = LATENTS_PER_HYPER
-        scaled = (y / self.deviation).permute(0, 3, 1, 2)
-        scaled = F.pad(scaled, (0, -scaled.shape[3] % k, 0, -scaled.shape[2] % k), mode="replicate")
-        z = self.hyper(scaled.permute(0, 2, 3, 1)) - self.offset
+        z = hyper_latents(self.hyper, y, self.deviation, self.offset)
         return y[0].cpu().numpy(), z[0].cpu().numpy()
 
 

@@ -10,6 +10,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import typer
 
+from nicc.cli.bench import bench
 from nicc.cli.decode import decode
 from nicc.cli.encode import encode
 from nicc.cli.info import info
@@ -27,6 +28,7 @@ app.command()(encode)
 app.command()(decode)
 app.command()(info)
 app.command()(train)
+app.command()(bench)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""Measuring codecs side by side: codecs, metrics, runs, BD-rates and reports behind ``nicc bench``."""

@@ -1,0 +1,176 @@
+"""Metrics of one decoded image, and the Fréchet distance between sets of patches.
+
+- PSNR: RGB, 0..255, from the mean squared error over all pixels and channels of an image.
+- MS-SSIM: pytorch-msssim on RGB; needs more than 160 pixels a side.
+- LPIPS: the ``lpips`` package's linear weights over AlexNet features (Zhang et al. 2018).
+- SSIMULACRA 2: the ``ssimulacra2`` package; needs 8 pixels a side.
+- fd-alexnet-64: Fréchet distance between Gaussians fitted to AlexNet's last features, averaged over
+  each 64x64 patch, of originals and of reconstructions. Not an FID: that is Inception's.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nicc.errors import NiccError
+
+ALL = ("psnr-rgb", "ms-ssim-rgb", "lpips", "ssimulacra2", "fd-alexnet-64")
+HIGHER_IS_BETTER = {"psnr-rgb": True, "ms-ssim-rgb": True, "lpips": False, "ssimulacra2": True, "fd-alexnet-64": False}
+MS_SSIM_SMALLEST, LPIPS_SMALLEST, SSIMULACRA_SMALLEST = 161, 64, 8
+PATCH = 64
+ALEXNET_SLICES = (2, 5, 8, 10, 12)
+"""Ends of the five parts into which ``lpips`` cuts AlexNet's features."""
+
+
+def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Decibels between uint8 images; 100 for identical ones."""
+    error = np.mean((original.astype(np.float64) - decoded) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else 100.0
+
+
+def ms_ssim(original: np.ndarray, decoded: np.ndarray) -> float | None:
+    """MS-SSIM of uint8 images ``(height, width, 3)``, or None for small ones."""
+    if min(original.shape[:2]) < MS_SSIM_SMALLEST:
+        return None
+    import torch
+    from pytorch_msssim import ms_ssim as measure
+
+    a, b = (torch.from_numpy(x.astype(np.float32)).permute(2, 0, 1)[None] for x in (original, decoded))
+    with torch.inference_mode():
+        return float(measure(a, b, data_range=255))
+
+
+def ssimulacra2(original: np.ndarray, decoded: np.ndarray) -> float | None:
+    """SSIMULACRA 2 of uint8 images, 100 for identical ones, or None for tiny ones."""
+    if min(original.shape[:2]) < SSIMULACRA_SMALLEST:
+        return None
+    from ssimulacra2 import compute_ssimulacra2
+
+    files = []
+    for pixels in (original, decoded):
+        files.append(io.BytesIO())
+        Image.fromarray(pixels).save(files[-1], "PPM")
+        files[-1].seek(0)
+    return float(compute_ssimulacra2(*files))
+
+
+class AlexNetMetrics:
+    """LPIPS, and features of patches for the Fréchet distance, on one AlexNet.
+
+    ``backbone`` is a state dict of torchvision's AlexNet or of its features alone; None downloads
+    it. Raises `NiccError` where neither works.
+    """
+
+    def __init__(self, backbone: Path | None) -> None:
+        import lpips
+        import torch
+
+        self.torch = torch
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+        self.normalise = lpips.normalize_tensor
+        try:
+            if backbone is None:
+                import torchvision
+
+                weights = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
+            else:
+                weights = torch.load(backbone, map_location="cpu", weights_only=True)
+            features = {k.removeprefix("features."): v for k, v in weights.items() if not k.startswith("classifier")}
+            named = {}
+            for key, value in features.items():
+                part = 1 + next(i for i, end in enumerate(ALEXNET_SLICES) if int(key.split(".")[0]) < end)
+                named[f"slice{part}.{key}"] = value
+            self.network.net.load_state_dict(named)
+        except Exception as e:  # a download or an unknown file can fail in many ways
+            raise NiccError(f"no AlexNet features ({e}); give a file by --lpips-backbone") from None
+        self._last: tuple[bytes, list[Any]] = (b"", [])
+
+    def _features(self, pixels: np.ndarray) -> list[Any]:
+        x = self.torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+        return [self.normalise(f) for f in self.network.net(self.network.scaling_layer(x))]
+
+    def lpips(self, original: np.ndarray, decoded: np.ndarray) -> float | None:
+        """LPIPS of uint8 images ``(height, width, 3)``, or None for small ones."""
+        if min(original.shape[:2]) < LPIPS_SMALLEST:
+            return None
+        with self.torch.inference_mode():
+            key = original.tobytes()
+            if self._last[0] != key:
+                self._last = key, self._features(original)
+            total = 0.0
+            for layer, a, b in zip(self.network.lins, self._last[1], self._features(decoded), strict=True):
+                total += float(layer((a - b).square()).mean())
+            return total
+
+    def patches(self, pixels: np.ndarray) -> np.ndarray | None:
+        """``(N, 256)`` float16 features of overlapping patches: a grid of them, and the grid moved by half."""
+        cut = []
+        for offset in (0, PATCH // 2):
+            part = pixels[offset:, offset:]
+            h, w = (n // PATCH for n in part.shape[:2])
+            part = part[: h * PATCH, : w * PATCH].reshape(h, PATCH, w, PATCH, 3)
+            cut.append(part.transpose(0, 2, 4, 1, 3).reshape(-1, 3, PATCH, PATCH))
+        stack = np.concatenate(cut)
+        if not len(stack):
+            return None
+        with self.torch.inference_mode():
+            x = self.torch.from_numpy(stack.astype(np.float32)) / 127.5 - 1
+            features = self.network.net(self.network.scaling_layer(x))[-1]
+            return features.mean((2, 3)).numpy().astype(np.float16)
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared Fréchet distance between Gaussians fitted to the rows of two arrays ``(N, D)``."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    ca, cb = (np.cov(x, rowvar=False) for x in (a, b))
+    values, vectors = np.linalg.eigh(ca)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ cb @ root).clip(0)).sum()
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(ca) + np.trace(cb) - 2 * cross)
+
+
+class Meter:
+    """The chosen metrics of pairs of images; ``notes`` say which are left out and why."""
+
+    def __init__(self, wanted: tuple[str, ...], backbone: Path | None) -> None:
+        self.notes: list[str] = []
+        self.functions: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {}
+        self.alexnet: AlexNetMetrics | None = None
+        self.with_patches = False
+        if {"lpips", "fd-alexnet-64"} & set(wanted):
+            try:
+                self.alexnet = AlexNetMetrics(backbone)
+                self.with_patches = "fd-alexnet-64" in wanted
+            except (NiccError, ImportError) as e:
+                self.notes.append(f"lpips and fd-alexnet-64 left out: {e}")
+        simple = {"psnr-rgb": psnr, "ms-ssim-rgb": ms_ssim, "ssimulacra2": ssimulacra2}
+        needed = {"ms-ssim-rgb": "pytorch_msssim", "ssimulacra2": "ssimulacra2"}
+        for name in wanted:
+            if name in simple:
+                try:
+                    __import__(needed.get(name, "numpy"))
+                    self.functions[name] = simple[name]
+                except ImportError as e:
+                    self.notes.append(f"{name} left out: needs {e.name}; install it with: pip install 'nicc[bench]'")
+            elif name == "lpips" and self.alexnet:
+                self.functions[name] = self.alexnet.lpips
+
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Names of the metrics that are really measured."""
+        return (*self.functions, *(["fd-alexnet-64"] if self.with_patches else []))
+
+    def measure(self, original: np.ndarray, decoded: np.ndarray) -> dict[str, float | None]:
+        return {name: function(original, decoded) for name, function in self.functions.items()}
+
+    def patches(self, pixels: np.ndarray) -> np.ndarray | None:
+        return self.alexnet.patches(pixels) if self.alexnet and self.with_patches else None

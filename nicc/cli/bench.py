@@ -1,0 +1,164 @@
+"""nicc bench: nicc's models beside other codecs over a folder of images."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from nicc.errors import NiccError
+
+if TYPE_CHECKING:
+    from nicc.bench.bd import BdRate
+    from nicc.bench.report import Curve
+
+MOST_JOBS = 8
+
+
+def bench(
+    folder: Path | None = typer.Argument(None, metavar="FOLDER", help="Folder of images, or one image."),
+    out: Path = typer.Option(Path("bench"), "-o", "--output", help="Folder of results; continued if it has some."),
+    codec: list[str] = typer.Option(["nicc-*,jpeg,webp,avif-444"], "--codec", help="Names, comma-separated; all."),
+    metric: list[str] = typer.Option(["all"], "--metric", help="Names, comma-separated; all."),
+    anchor: str | None = typer.Option(None, "--anchor", help="Codec that BD-rates refer to; default jpeg."),
+    points: int = typer.Option(8, "--points", min=1, help="Qualities per codec."),
+    jobs: int = typer.Option(0, "-j", "--jobs", min=0, help="Processes; 0 for one per processor, at most 8."),
+    repeats: int = typer.Option(3, "--repeats", min=1, help="Times are medians of this many, after a warm-up."),
+    timing_images: int = typer.Option(2, "--timing-images", min=0, help="Images on which times are taken."),
+    page_images: int = typer.Option(3, "--page-images", min=0, help="Images in the report's viewer."),
+    backbone: Path | None = typer.Option(
+        None, "--lpips-backbone", exists=True, dir_okay=False, help="AlexNet features; default: torchvision downloads."
+    ),
+    listing: bool = typer.Option(False, "--list", help="List codecs and metrics, and what is missing."),
+    quiet: bool = typer.Option(False, "--quiet", help="No progress bar, no table."),
+) -> None:
+    """Measure rate, distortion, time and memory of codecs side by side."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about libraries
+    try:
+        from nicc.bench import codecs, metrics, page, plots, report
+        from nicc.bench.run import Settings, run
+    except ImportError as e:
+        raise NiccError(f"bench needs {e.name}; install it with: pip install 'nicc[bench]'") from None
+    if listing:
+        _list(codecs, metrics)
+        return
+    if folder is None:
+        raise typer.BadParameter("a folder of images is needed", param_hint="FOLDER")
+    if not folder.exists():
+        raise NiccError(f"{folder}: no such folder")
+    wanted = metrics.ALL if "all" in metric else tuple(",".join(metric).split(","))
+    if unknown := set(wanted) - set(metrics.ALL):
+        raise NiccError(f"metric {', '.join(sorted(unknown))} is not known; known are {', '.join(metrics.ALL)}")
+    names = tuple(codecs.select(codec))
+    jobs = jobs or min(os.cpu_count() or 1, MOST_JOBS)
+    settings = Settings(folder, out, names, wanted, backbone, points, jobs, repeats, timing_images, page_images)
+    with _Progress(not quiet and sys.stderr.isatty()) as progress:
+        try:
+            results = run(settings, progress.report)
+        except KeyboardInterrupt:
+            typer.echo(f"nicc: interrupted; the same command goes on from {out}", err=True)
+            raise typer.Exit(130) from None
+    curves, anchors = report.summarise(results), report.published(results)
+    reference = report.choose_anchor([*curves, *anchors], anchor)
+    if anchor and not reference:
+        results.problems.append(f"--anchor {anchor}: no such curve; BD-rates are left out")
+    rates = report.bd_rates([*curves, *anchors], reference) if reference else {}
+    label = reference.name if reference else "none"
+    report.write(results, curves, anchors, rates)
+    figures = plots.draw(curves, anchors, rates, label)
+    plots.save(figures, out)
+    written = page.write(results, curves, anchors, rates, label, figures)
+    if not quiet:
+        _table(curves, anchors, rates, label)
+        typer.echo(f"{written}, {out / 'results'}, {out / 'plots'}")
+    for note in results.notes:
+        typer.echo(f"nicc: note: {note}", err=True)
+    for problem in results.problems:
+        typer.echo(f"nicc: {problem}", err=True)
+    if results.problems:
+        raise typer.Exit(1)
+
+
+def _list(codecs: Any, metrics: Any) -> None:
+    for name in codecs.names():
+        found = codecs.find(name)
+        try:
+            found.prepare(only_decoding=True)
+            state = ""
+        except codecs.Unavailable as e:
+            state = f" ({e})"
+        typer.echo(f"{name:24} {found.description}{state}")
+    typer.echo("metrics: " + ", ".join(metrics.ALL))
+
+
+def _table(curves: list[Curve], anchors: list[Curve], rates: dict[str, dict[str, BdRate]], anchor: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"BD-rate against {anchor}; times per megapixel", title_justify="left")
+    table.add_column("codec", no_wrap=True)
+    for name in (
+        "bpp",
+        "PSNR",
+        "BD PSNR",
+        "range dB",
+        "BD MS-SSIM",
+        "BD LPIPS",
+        "enc ms",
+        "dec ms",
+        "dec MB",
+        "kMAC/px",
+    ):
+        table.add_column(name, justify="right")
+    for curve in [*curves, *anchors]:
+        found = rates.get(curve.name, {})
+        cells = [curve.name]
+        for name, digits in (("bpp", 2), ("psnr-rgb", 1)):
+            values = curve.results.get(name)
+            cells.append(f"{min(values):.{digits}f}-{max(values):.{digits}f}" if values else "")
+        main = found.get("psnr-rgb")
+        cells += [_percent(main), f"{main.low:.1f}-{main.high:.1f}" if main else ""]
+        cells += [_percent(found.get(m)) for m in ("ms-ssim-rgb", "lpips")]
+        cells += ["" if t is None else f"{t * 1000:.0f}" for t in (curve.encoding_time, curve.decoding_time)]
+        cells.append(f"{curve.times['decoding_memory'][0]:.0f}" if "decoding_memory" in curve.times else "")
+        cells.append("" if curve.decoder_kmac is None else f"{curve.decoder_kmac:g}")
+        table.add_row(*cells, style="dim" if curve.published else None)
+    # a table is for reading: never squeezed because the output is a file
+    console = Console() if sys.stdout.isatty() else Console(width=150)
+    console.print(table)
+    if any(r.narrow for found in rates.values() for r in found.values()):
+        console.print("* the curves' qualities overlap by less than half of the narrower range")
+
+
+def _percent(rate: BdRate | None) -> str:
+    return "" if rate is None else f"{rate.percent:+.1f} %" + ("*" if rate.narrow else "")
+
+
+class _Progress:
+    """A bar with the remaining time on a terminal; nothing elsewhere."""
+
+    def __init__(self, shown: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        self.bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
+        self.task = self.bar.add_task("starting", total=None)
+        self.total = 0
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def report(self, what: str, finished: int, total: int) -> None:
+        if total != self.total:
+            self.bar.reset(self.task, total=total)
+            self.total = total
+        self.bar.update(self.task, completed=finished, description=what)

@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-DATA ?= ../shared/data/train
+PHOTOS ?= ../shared/data/train
 VALIDATION ?= ../shared/data/validation
-KODAK ?= ../shared/data/kodak
+DATA ?= ../shared/data/kodak
+BACKBONE ?= $(wildcard ../shared/data/perceptual/alexnet_features.pth)
 CONFIG ?= two-layer
 
 .PHONY: help demo test lint train bench golden clean
@@ -33,13 +34,12 @@ lint: $(VENV)/.all  ## Check style, formatting and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-train: $(VENV)/.all  ## Train CONFIG on DATA (see docs/training.md).
+train: $(VENV)/.all  ## Train CONFIG on PHOTOS (see docs/training.md).
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=500000000 \
-	$(BIN)/nicc train $(CONFIG) --data $(DATA) --validation $(VALIDATION) --resume --export models/$(CONFIG)
+	$(BIN)/nicc train $(CONFIG) --data $(PHOTOS) --validation $(VALIDATION) --resume --export models/$(CONFIG)
 
-bench: $(VENV)/.all  ## Measure rate-distortion and speed over the images in KODAK.
-	$(BIN)/python benchmarks/rate_distortion.py $(KODAK)
-	$(BIN)/python benchmarks/speed.py $(KODAK)
+bench: $(VENV)/.all  ## Measure codecs side by side over the images in DATA.
+	$(BIN)/nicc bench $(DATA) -o runs/bench $(if $(BACKBONE),--lpips-backbone $(BACKBONE))
 
 golden: $(VENV)/.all  ## Write the golden files anew, after new weights.
 	$(BIN)/python -m tests.golden.make

@@ -7,6 +7,7 @@ sender has: the analysis, quantisation that lets gradients through, and likeliho
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -100,6 +101,102 @@ class LatentCode(NamedTuple):
     """Real-valued CDF rows."""
 
 
+class RateTables(NamedTuple):
+    """What depends on the rate point: ``(N or 1, 1, 1, columns)``, biases for both checkerboard phases."""
+
+    gain: Tensor
+    inverse: Tensor
+    """Dequantisation step times gain."""
+    row_bias: tuple[Tensor, Tensor]
+    hidden_bias: tuple[Tensor, Tensor]
+
+
+def upsample(z: Tensor, h: int, w: int) -> Tensor:
+    """Bilinear interpolation of dequantised hyper-latents to the grid of the latents."""
+    limit = HYPER_LIMIT / HYPER_UNIT
+    z = bound(z, -limit, limit).permute(0, 3, 1, 2)
+    z = F.interpolate(z, scale_factor=LATENTS_PER_HYPER, mode="bilinear", align_corners=False)
+    return z[..., :h, :w].permute(0, 2, 3, 1)
+
+
+def latent_code(
+    arch: Architecture,
+    p: dict[str, Tensor],
+    rate: RateTables,
+    z: Tensor,
+    v: Tensor,
+    quantise: Callable[[Tensor, slice], Tensor],
+    relaxed: bool = False,
+) -> LatentCode:
+    """The receiver's way from hyper-latents and symbols to latents, differentiable.
+
+    ``z`` are upsampled hyper-latents in nats, ``v`` latents times gain, ``(N, h, w, C)``;
+    ``quantise`` turns residuals of some channels into symbols. With ``relaxed``, symbols may lie
+    between integers, and their magnitudes as context carry gradients.
+    """
+    h, w = v.shape[1:3]
+    second = checkerboard(h, w, v.device)
+    gain, dev = rate.gain, p["deviation"]
+    base = networks.mean_from_hyper(p, z) * dev
+    base_scaled = base * gain
+
+    # means and symbols, group by group; d is the decoded deviation from the hyper-prior's mean
+    to_d = 1 / (gain * dev)
+    known: list[Tensor] = []
+    symbols: list[Tensor] = []
+    means: list[Tensor] = []
+    for group in range(3):
+        # the last two groups share one hidden layer and have no second phase
+        first, last = arch.groups[group], arch.groups[group + 1 if group < 2 else -1]
+        sl = slice(first, last)
+        scale = gain[..., sl] * dev[sl]
+        zero = torch.zeros_like(v[..., sl])
+        extra = networks.mean_context(ops, arch, p, (group, 0), torch.cat([*known, zero], -1))
+        mean = base_scaled[..., sl] + (extra * scale if extra is not None else 0)
+        s = quantise(v[..., sl] - mean, sl)
+        if group < 2:
+            d = (s + mean - base_scaled[..., sl]) * to_d[..., sl] * (1 - second)
+            extra = networks.mean_context(ops, arch, p, (group, 1), torch.cat([*known, d], -1))
+            mean = torch.where(second > 0, base_scaled[..., sl] + extra * scale, mean)
+            s = torch.where(second > 0, quantise(v[..., sl] - mean, sl), s)
+        known.append((s + mean - base_scaled[..., sl]) * to_d[..., sl])
+        symbols.append(s)
+        means.append(mean)
+    s, mean = torch.cat(symbols, -1), torch.cat(means, -1)
+
+    size = s.abs().clamp_max(15)
+    if relaxed:
+        m = torch.log2(1 + size)
+    else:
+        m = (torch.log2(1 + size.detach()) * MAGNITUDE_UNIT).round() / MAGNITUDE_UNIT
+    rows = []
+    for group in range(arch.group_count):
+        sl = slice(arch.groups[group], arch.groups[group + 1])
+        hs = slice(group * ROW_HIDDEN, (group + 1) * ROW_HIDDEN)
+        f = networks.row_features(ops, arch, p, group, z, m)
+        own = ops.cross_sum(m[..., sl]) * second
+        b = torch.where(second > 0, rate.row_bias[1][..., sl], rate.row_bias[0][..., sl])
+        hb = torch.where(second > 0, rate.hidden_bias[1][..., hs], rate.hidden_bias[0][..., hs])
+        rows.append(networks.rows(ops, p, group, f, own, b, hb))
+    row = bound(torch.cat(rows, -1), 0, CDF_ROWS - 1)
+
+    index = row.detach().round().long() * RECON_CLASSES
+    offsets = p["recon_offset"].reshape(-1, 1)
+
+    def offset(k: Tensor) -> Tensor:
+        """How far a symbol is moved towards zero."""
+        return torch.sign(k) * F.embedding(index + (k.abs() >= 2), offsets)[..., 0]
+
+    at = s.detach()
+    if relaxed:
+        low = at.floor()
+        moved = torch.lerp(offset(low), offset(low + 1), at - low)
+    else:
+        moved = offset(at)
+    y_hat = (s - moved + mean) / gain * rate.inverse
+    return LatentCode(y_hat, s, v - mean, row)
+
+
 class Codec(nn.Module):
     """A variable-rate model. Rate points are real numbers 0..63, one per sample."""
 
@@ -180,13 +277,6 @@ class Codec(nn.Module):
         """Hyper-latents in nats, around zero, ``(N, ceil(h / 4), ceil(w / 4), Cz)``."""
         return hyper_latents(self.hyper_analysis, y, self.deviation, self.hyper_offset)
 
-    def upsample(self, z: Tensor, h: int, w: int) -> Tensor:
-        """Bilinear interpolation of dequantised hyper-latents to the grid of the latents."""
-        limit = HYPER_LIMIT / HYPER_UNIT
-        z = bound(z, -limit, limit).permute(0, 3, 1, 2)
-        z = F.interpolate(z, scale_factor=LATENTS_PER_HYPER, mode="bilinear", align_corners=False)
-        return z[..., :h, :w].permute(0, 2, 3, 1)
-
     @torch.no_grad()
     def thresholds(self, code: LatentCode, distortion_weight: float) -> Tensor:
         """How much above one half a residual's fraction must be to be rounded away from zero.
@@ -233,59 +323,20 @@ class Codec(nn.Module):
         Rounding, to the nearest integer or by ``thresholds``, passes gradients straight through;
         magnitudes as context carry none.
         """
-        p, arch = self.params(), self.arch
-        h, w = y.shape[1:3]
-        gain, dev = self.gain(rate_point), self.deviation
-        second = checkerboard(h, w, y.device)
-        zf = self.upsample(z, h, w)
-        v = y * gain
-        base = networks.mean_from_hyper(p, zf) * dev
-        base_scaled = base * gain
 
-        # means and symbols, group by group; d is the decoded deviation from the hyper-prior's mean
-        to_d = 1 / (gain * dev)
-        known: list[Tensor] = []
-        symbols: list[Tensor] = []
-        means: list[Tensor] = []
-        for group in range(3):
-            # the last two groups share one hidden layer and have no second phase
-            first, last = arch.groups[group], arch.groups[group + 1 if group < 2 else -1]
-            sl = slice(first, last)
-            scale = gain[..., sl] * dev[sl]
-            zero = torch.zeros_like(v[..., sl])
-            extra = networks.mean_context(ops, arch, p, (group, 0), torch.cat([*known, zero], -1))
-            mean = base_scaled[..., sl] + (extra * scale if extra is not None else 0)
-            raised = thresholds[..., sl] if thresholds is not None else None
-            s = ste_round(v[..., sl] - mean, raised)
-            if group < 2:
-                d = (s + mean - base_scaled[..., sl]) * to_d[..., sl] * (1 - second)
-                extra = networks.mean_context(ops, arch, p, (group, 1), torch.cat([*known, d], -1))
-                mean = torch.where(second > 0, base_scaled[..., sl] + extra * scale, mean)
-                s = ste_round(v[..., sl] - mean, raised)
-            known.append((s + mean - base_scaled[..., sl]) * to_d[..., sl])
-            symbols.append(s)
-            means.append(mean)
-        s, mean = torch.cat(symbols, -1), torch.cat(means, -1)
+        def quantise(residual: Tensor, channels: slice) -> Tensor:
+            return ste_round(residual, thresholds[..., channels] if thresholds is not None else None)
 
-        m = torch.log2(1 + s.detach().abs().clamp_max(15)) * MAGNITUDE_UNIT
-        m = m.round() / MAGNITUDE_UNIT
         bias, hidden = self.at_rate(self.row_bias, rate_point), self.at_rate(self.hidden_bias, rate_point)
-        rows = []
-        for group in range(arch.group_count):
-            sl = slice(arch.groups[group], arch.groups[group + 1])
-            hs = slice(group * ROW_HIDDEN, (group + 1) * ROW_HIDDEN)
-            f = networks.row_features(ops, arch, p, group, zf, m)
-            own = ops.cross_sum(m[..., sl]) * second
-            b = bias[..., sl] + self.row_phase[sl] * second
-            hb = hidden[..., hs] + self.hidden_phase[hs] * second
-            rows.append(networks.rows(ops, p, group, f, own, b, hb))
-        row = bound(torch.cat(rows, -1), 0, CDF_ROWS - 1)
-
-        index = row.detach().round().long() * RECON_CLASSES + (s.detach().abs() >= 2)
-        offset = F.embedding(index, self.recon_offset.reshape(-1, 1))[..., 0]
-        shrunk = s - torch.sign(s.detach()) * offset
-        y_hat = (shrunk + mean) / gain * self.at_rate(self.log_inverse, rate_point).exp()
-        return LatentCode(y_hat, s, v - mean, row)
+        rate = RateTables(
+            self.gain(rate_point),
+            self.at_rate(self.log_inverse, rate_point).exp(),
+            (bias, bias + self.row_phase),
+            (hidden, hidden + self.hidden_phase),
+        )
+        p = self.params() | {"deviation": self.deviation, "recon_offset": self.recon_offset}
+        zf = upsample(z, *y.shape[1:3])
+        return latent_code(self.arch, p, rate, zf, y * rate.gain, quantise)
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
         """Pixels ``(N, 3, H, W)`` around 0..1 of latents ``(N, h, w, C)``."""

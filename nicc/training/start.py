@@ -11,7 +11,7 @@ from torch import Tensor
 from nicc.architecture import ANCHORS, LOG_ROW_STEP, RATE_POINTS, SIGMA_MIN, Architecture, rate_lambda
 from nicc.encoder import ops
 from nicc.encoder.analysis import HYPER_BANDS, HYPER_MEANS, LINEAR_KERNEL
-from nicc.encoder.codec import Codec
+from nicc.encoder.codec import Codec, upsample
 from nicc.errors import ModelError
 from nicc.training.data import Photos
 from nicc.training.klt import lapped_klt
@@ -118,7 +118,7 @@ def _start_entropy(codec: Codec, prior: HyperPrior, photos: Photos, seed: int) -
     # every channel's deviation follows the log magnitude of its band; bias from the mean magnitude
     pooled = codec.hyper_analysis.pooled[codec.arch.latent_channels :, :HYPER_BANDS]
     codec.p["mean_z"][HYPER_BANDS : HYPER_BANDS + HYPER_MEANS, :HYPER_MEANS] = torch.eye(HYPER_MEANS)
-    zf = codec.upsample(z, *y.shape[1:3])
+    zf = upsample(z, *y.shape[1:3])
     band = (pooled > 0).float().T
     row_of_z = 0.8 * band / LOG_ROW_STEP
     log_sigma = 0.5 * torch.log(((y / torch.exp(0.8 * zf[..., :HYPER_BANDS] @ band)) ** 2).mean((0, 1, 2)))

@@ -1,0 +1,281 @@
+"""Encoding with effort: the plain encoding, and one that iterates and must be better to be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nicc.architecture import HYPER_UNIT, LATENTS_PER_HYPER, PIXELS_PER_LATENT, rate_lambda
+from nicc.container import Header, pack
+from nicc.decoder.decode import decode_pixels
+from nicc.decoder.latents import Grid, dequantise_z, walk
+from nicc.encoder.encode import DISTORTION_WEIGHT, NEAREST, Encoding, Quantiser, encode_latents, quantise_z
+from nicc.encoder.iterative import (
+    MARGIN,
+    Diverged,
+    Interrupted,
+    Problem,
+    Schedule,
+    State,
+    Surroundings,
+    optimise,
+)
+from nicc.encoder.receiver import Receiver, receiver_of
+from nicc.encoder.transform import transform_of
+from nicc.errors import NiccError
+from nicc.images import Picture
+from nicc.model import Model
+
+EFFORT_STEPS = (0, 100, 500, 2000)
+"""Steps of iterative encoding by effort."""
+START_INSIDE = 0.4
+"""At the start, latents lie at most this far from the symbol that the plain encoder would write."""
+
+INTERRUPTED = "interrupted; the best so far is written"
+NOT_LOWER = "iterating did not lower the cost; the plain encoding is written"
+
+Report = Callable[[State, int], None]
+"""Called after each step with its state and the number of steps in all."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to encode one picture.
+
+    ``lagrangian`` replaces the rate point's weight of the mean squared error; ``keep_on_interrupt``
+    makes an interrupt end the iterations and not the encoding.
+    """
+
+    rate_point: int
+    schedule: Schedule
+    beta: float = 0.0
+    device: str = "cpu"
+    lagrangian: float | None = None
+    keep_on_interrupt: bool = False
+
+    @property
+    def weight(self) -> float:
+        return self.lagrangian if self.lagrangian is not None else rate_lambda(self.rate_point)
+
+
+def choose_device(name: str) -> str:
+    """``auto`` is a GPU if there is one. Raises `NiccError` for one that is not there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise NiccError(f"device {name!r} is not auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise NiccError("no CUDA device found; use --device cpu")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+class Latents(NamedTuple):
+    """Latents ``(h, w, C)`` and hyper-latents in nats ``(zh, zw, Cz)``, before rounding."""
+
+    y: np.ndarray
+    z: np.ndarray
+
+
+@dataclass
+class Result:
+    """An encoding, and what it costs when it is decoded again.
+
+    ``notes`` say what a user should know, ``latents`` are those that an iteration reached.
+    """
+
+    model: Model
+    picture: Picture
+    settings: Settings
+    encoding: Encoding
+    plain_cost: float | None = None
+    """Cost of the plain encoding, if this one was iterated."""
+    notes: tuple[str, ...] = ()
+    latents: Latents | None = None
+
+    @cached_property
+    def data(self) -> bytes:
+        """The file."""
+        return pack(self.encoding.container)
+
+    @cached_property
+    def mse(self) -> float:
+        """Mean squared error on the 0..255 scale of the pixels as a receiver gets them."""
+        error = self.picture.pixels.astype(np.float32) - decode_pixels(self.encoding.container, self.model)
+        return float(np.mean(np.square(error), dtype=np.float64))
+
+    @property
+    def psnr(self) -> float:
+        return float(10 * np.log10(255**2 / self.mse)) if self.mse else 100.0
+
+    @property
+    def cost(self) -> float:
+        """Bits + lambda * squared error, per pixel."""
+        pixels = self.picture.pixels.shape[0] * self.picture.pixels.shape[1]
+        return len(self.data) * 8 / pixels + self.settings.weight * self.mse
+
+
+def encode(
+    model: Model,
+    picture: Picture,
+    settings: Settings,
+    report: Report | None = None,
+    start: Latents | None = None,
+) -> Result:
+    """Encodes a picture; the iterative encoding is kept only if its measured cost is lower.
+
+    ``start`` are latents of an earlier result at the same rate point to go on from.
+    """
+    header = _header(model, picture, settings)
+    analysed = Latents(*transform_of(model, settings.device)(picture.pixels))
+    # the plain encoder weighs distortion for the rate point's own lambda
+    rounding = DISTORTION_WEIGHT * settings.weight / rate_lambda(settings.rate_point)
+
+    def coded(latents: Latents, weight: float) -> Result:
+        return Result(model, picture, settings, encode_latents(model, header, *latents, picture.extras, weight))
+
+    plain = coded(analysed, rounding)
+    if not settings.schedule.steps:
+        return plain
+    notes: tuple[str, ...] = ()
+    try:
+        reached = _iterate(model, picture, settings, start or _starting_point(model, header, analysed), report)
+    except Diverged as e:
+        plain.notes = (f"{e}; the plain encoding is written",)
+        return plain
+    except _Kept as e:
+        reached = e.latents
+        notes = (INTERRUPTED,)
+    best = min((coded(reached, weight) for weight in (NEAREST, 3 * rounding)), key=lambda c: c.cost)
+    if best.cost < plain.cost:
+        best.plain_cost = plain.cost
+    else:
+        best, notes = plain, (*notes, NOT_LOWER)
+    best.notes, best.latents = notes, reached
+    return best
+
+
+def _header(model: Model, picture: Picture, settings: Settings) -> Header:
+    height, width, _ = picture.pixels.shape
+    return Header(model.code, model.fingerprint, width, height, settings.rate_point, settings.beta, picture.grey)
+
+
+def _starting_point(model: Model, header: Header, analysed: Latents) -> Latents:
+    """Latents moved into the intervals of the symbols that the plain encoder writes."""
+    grid, r = Grid.of(header), header.rate_point
+    z_int = dequantise_z(model, r, quantise_z(model, r, analysed.z))
+    quantise = Quantiser(model)
+    gain = model.params["gain"][r]
+    y = np.empty_like(analysed.y)
+    for first, last in grid.row_groups():
+        v = (analysed.y[first:last] * gain).reshape(-1, y.shape[-1])
+        moved = np.empty_like(v)
+
+        def visit(rows: np.ndarray, means: np.ndarray, channels: slice, at: np.ndarray) -> np.ndarray:
+            residual = v[at, channels] - means  # noqa: B023
+            s = quantise(residual, rows)
+            moved[at, channels] = means + s + np.clip(residual - s, -START_INSIDE, START_INSIDE)  # noqa: B023
+            return s
+
+        walk(model, r, z_int, first, last, grid.w, visit)
+        y[first:last] = moved.reshape(last - first, grid.w, -1) / gain
+    return Latents(y, analysed.z)
+
+
+class _Kept(Exception):
+    """An interrupt after which the latents reached so far are encoded."""
+
+    def __init__(self, latents: Latents) -> None:
+        super().__init__()
+        self.latents = latents
+
+
+def _decoded_rows(model: Model, header: Header, latents: Latents, first: int, last: int) -> np.ndarray:
+    """Decoded latents of one group of rows, every symbol rounded to the nearest."""
+    r = header.rate_point
+    z_int = dequantise_z(model, r, quantise_z(model, r, latents.z))
+    v = (latents.y[first:last] * model.params["gain"][r]).reshape(-1, latents.y.shape[-1])
+    quantise = Quantiser(model, NEAREST)
+
+    def visit(rows: np.ndarray, means: np.ndarray, channels: slice, at: np.ndarray) -> np.ndarray:
+        return quantise(v[at, channels] - means, rows)
+
+    return walk(model, r, z_int, first, last, latents.y.shape[1], visit)[1]
+
+
+def _iterate(model: Model, picture: Picture, settings: Settings, start: Latents, report: Report | None) -> Latents:
+    """Optimises one group of latent rows after another, each beside its neighbours as they are by then.
+
+    Groups share no context, so memory is bounded by a group: 1024 rows of pixels.
+    """
+    header, r = _header(model, picture, settings), settings.rate_point
+    receiver = receiver_of(model, settings.device)
+    latents = Latents(start.y.copy(), start.z.copy())
+    bounds = list(Grid.of(header).row_groups())
+    steps = settings.schedule.steps
+    edges: dict[int, np.ndarray] = {}
+
+    def rows_of(group: int) -> np.ndarray:
+        if group not in edges:
+            edges[group] = _decoded_rows(model, header, latents, *bounds[group])
+        return edges[group]
+
+    for group, (first, last) in enumerate(bounds):
+        beginning, ending = group == 0, group == len(bounds) - 1
+        z_rows = slice(first // LATENTS_PER_HYPER, -(-last // LATENTS_PER_HYPER))
+        nothing = latents.y[:0]
+        problem = Problem(
+            receiver,
+            _pixels(picture, first - (not beginning), last + (not ending), receiver),
+            r,
+            settings.weight,
+            Surroundings(
+                _tensor(receiver, nothing if beginning else rows_of(group - 1)[-MARGIN:]),
+                _tensor(receiver, nothing if ending else rows_of(group + 1)[:MARGIN]),
+                _tensor(receiver, latents.z[:0] if beginning else _nats(model, r, latents.z[z_rows.start - 1][None])),
+                _tensor(receiver, latents.z[:0] if ending else _nats(model, r, latents.z[z_rows.stop][None])),
+            ),
+        )
+        gain = problem.rate.gain
+        v = _tensor(receiver, latents.y[first:last]) * gain
+        z = _tensor(receiver, latents.z[z_rows]) / problem.z_steps
+        done = group * steps
+
+        def told(state: State) -> None:
+            if report:
+                report(state._replace(step=done + state.step), steps * len(bounds))  # noqa: B023
+
+        stopped = False
+        try:
+            v, z = optimise(problem, v, z, settings.schedule, told)
+        except Interrupted as e:
+            if not settings.keep_on_interrupt:
+                raise KeyboardInterrupt from None
+            v, z, stopped = e.v, e.z, True
+        latents.y[first:last] = (v / gain)[0].cpu().numpy()
+        latents.z[z_rows] = (z.round() * problem.z_steps)[0].cpu().numpy()
+        if stopped:
+            raise _Kept(latents)
+        edges.pop(group, None)
+        edges.pop(group - 1, None)
+    return latents
+
+
+def _tensor(receiver: Receiver, array: np.ndarray) -> Tensor:
+    return torch.tensor(np.ascontiguousarray(array, np.float32), device=receiver.device)[None]
+
+
+def _nats(model: Model, rate_point: int, z: np.ndarray) -> np.ndarray:
+    """Hyper-latents as the receiver gets them."""
+    return dequantise_z(model, rate_point, quantise_z(model, rate_point, z)).astype(np.float32) / HYPER_UNIT
+
+
+def _pixels(picture: Picture, first: int, last: int, receiver: Receiver) -> Tensor:
+    """Pixels ``(1, 3, H, W)`` in 0..1 of latent rows."""
+    rows = picture.pixels[max(first, 0) * PIXELS_PER_LATENT : last * PIXELS_PER_LATENT]
+    return torch.tensor(rows, device=receiver.device).permute(2, 0, 1)[None].float() / 255

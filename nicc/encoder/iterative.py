@@ -1,0 +1,229 @@
+"""Iterative encoding: the latents of one image optimised through the receiver.
+
+Stochastic Gumbel annealing (Yang, Bamler & Mandt 2020): every latent is rounded up or down at
+random, softly, the more decidedly the lower the temperature; Adam moves latents and hyper-latents
+to lower bits + lambda * squared error. The start is what the plain encoder would write. What counts
+in the end is the file, see `nicc.encoder.effort`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nicc.architecture import LATENTS_PER_HYPER, Z_SYMBOL_LIMIT
+from nicc.encoder.codec import RateTables, upsample
+from nicc.encoder.receiver import Receiver, interpolated
+from nicc.errors import NiccError
+
+ROUNDINGS = ("atanh", "sigmoid", "three-class")
+SIGMOID_SCALE = 2.3
+"""SGA+ (Perugachi-Diaz et al. 2024): the factor of the sigmoid-scaled logit."""
+THREE_CLASS_REACH, THREE_CLASS_POWER = 0.65, 3.0
+EDGE = 1e-4
+"""Fractions are kept this far from 0 and 1, where logits have no end."""
+
+
+class Diverged(NiccError):
+    """The optimisation produced numbers that are not finite."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interrupt during optimisation, with the latents and hyper-latents reached."""
+
+    def __init__(self, v: Tensor, z: Tensor) -> None:
+        super().__init__()
+        self.v, self.z = v, z
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to anneal; shares of ``steps``, so that one schedule serves any number of them.
+
+    The defaults are the best found on the validation photographs, docs/iterative-encoding.md.
+    Raises `ValueError` for a number of steps below 0 or an unknown rounding.
+    """
+
+    steps: int
+    rounding: str = "sigmoid"
+    learning_rate: float = 1e-2
+    """Adam's, in quantisation steps of the latents and hyper-latents."""
+    temperature: float = 0.7
+    hold: float = 0.35
+    """Share of the steps at the first temperature; it then falls exponentially."""
+    decay: float = 2.0
+    """The temperature would fall by e to this over all steps."""
+    drop: float = 0.9
+    """Share of the steps after which the learning rate is a tenth."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"{self.steps} steps: must not be negative")
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"rounding {self.rounding!r} is not one of {', '.join(ROUNDINGS)}")
+
+    def at(self, step: int) -> tuple[float, float]:
+        """Temperature and learning rate of a step."""
+        share = step / max(self.steps, 1)
+        temperature = self.temperature * min(1.0, math.exp(-self.decay * (share - self.hold)))
+        return temperature, self.learning_rate * (0.1 if share >= self.drop else 1.0)
+
+
+class State(NamedTuple):
+    """Where an optimisation is: means over the images."""
+
+    step: int
+    bpp: float
+    psnr: float
+    temperature: float
+
+
+class _RoundUpOrDown(torch.autograd.Function):
+    """floor(x) + p, p a sample of the relaxed choice between floor and ceiling.
+
+    Backwards, the derivative of p by the fraction of x, through the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, noise: Tensor, temperature: float, sigmoid: bool) -> Tensor:
+        low = x.floor()
+        f = (x - low).clamp_(EDGE, 1 - EDGE)
+        if sigmoid:
+            odds = torch.logit(f).mul_(SIGMOID_SCALE)
+            slope = SIGMOID_SCALE / (f * (1 - f))
+        else:  # atanh(f) - atanh(1 - f)
+            odds = torch.log(f * (1 + f) / ((1 - f) * (2 - f))).mul_(0.5)
+            slope = (1 / (f * (1 - f)) + 3 / ((1 + f) * (2 - f))).mul_(0.5)
+        p = torch.sigmoid((odds.div_(temperature) + noise).div_(temperature))
+        ctx.save_for_backward(slope.mul_(p * (1 - p)).div_(temperature**2))
+        return low + p
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None, None, None
+
+
+def _three_classes(x: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    """The relaxed choice between the nearest integer and both of its neighbours (SGA+, section 3.2)."""
+    near = x.detach().round()
+    w = x - near
+    options = torch.tensor([-1.0, 0.0, 1.0], device=x.device)
+    closeness = (1 - THREE_CLASS_REACH * (w[..., None] - options).abs()).clamp_min(EDGE)
+    logits = THREE_CLASS_POWER * torch.log(closeness) / temperature
+    p = torch.softmax((logits + noise) / temperature, -1)
+    return near + p @ options
+
+
+def round_softly(x: Tensor, temperature: float, rounding: str, generator: torch.Generator) -> Tensor:
+    """A relaxed random rounding of ``x`` by one of `ROUNDINGS`."""
+    if rounding == "three-class":
+        u = torch.rand(*x.shape, 3, generator=generator, device=x.device).clamp_(1e-6, 1 - 1e-6)
+        return _three_classes(x, -torch.log(-torch.log(u)), temperature)
+    u = torch.rand(x.shape, generator=generator, device=x.device).clamp_(1e-6, 1 - 1e-6)
+    return _RoundUpOrDown.apply(x, torch.logit(u), temperature, rounding == "sigmoid")
+
+
+class Surroundings(NamedTuple):
+    """What touches a group of latent rows and stays as it is; no rows at a border of the image."""
+
+    y_above: Tensor
+    """Decoded latents ``(N, MARGIN, w, C)``; fewer where the image ends."""
+    y_below: Tensor
+    z_above: Tensor
+    """Hyper-latents in nats ``(N, 0 or 1, zw, Cz)``."""
+    z_below: Tensor
+
+
+MARGIN = 2
+"""Latent rows around a group that take part in its synthesis: one is rendered, with its own neighbour."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One group of latent rows of images of one size, at one rate point, as the optimisation sees it."""
+
+    receiver: Receiver
+    pixels: Tensor
+    """``(N, 3, H, W)``, 0..1: those of the group and of one latent row above and below, if there is one."""
+    rate_point: int
+    lagrangian: float
+    """Weight of the mean squared error (0..255 scale) against bits per pixel."""
+    around: Surroundings
+
+    def __post_init__(self) -> None:
+        steps, tables = self.receiver.z_steps(self.rate_point), self.receiver.z_bits(self.rate_point)
+        object.__setattr__(self, "rate", self.receiver.rate(self.rate_point))
+        object.__setattr__(self, "z_steps", steps)
+        object.__setattr__(self, "z_tables", tables)
+
+    rate: RateTables = field(init=False)
+    z_steps: Tensor = field(init=False)
+    z_tables: tuple[Tensor, Tensor, Tensor] = field(init=False)
+
+    def measure(self, v: Tensor, z: Tensor, quantise: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Bits and squared error (0..255 scale, mean over colours, sum over pixels), ``(N,)``.
+
+        ``v`` are latents times gain, ``z`` hyper-latents in steps.
+        """
+        table, low, high = self.z_tables
+        z_symbols = quantise(torch.minimum(torch.maximum(z, low), high))
+        channel = torch.arange(len(table), device=z.device, dtype=z.dtype).expand_as(z)
+        bits_z = interpolated(table, channel, z_symbols + Z_SYMBOL_LIMIT)
+        around = self.around
+        nats = torch.cat([around.z_above, z_symbols * self.z_steps, around.z_below], 1)
+        skipped = around.z_above.shape[1] * LATENTS_PER_HYPER
+        upsampled = upsample(nats, skipped + v.shape[1], v.shape[2])[:, skipped:]
+        code = self.receiver.code(upsampled, v, self.rate, lambda x, _: quantise(x))
+        bits = self.receiver.symbol_bits(code).sum((1, 2, 3)) + bits_z.sum((1, 2, 3))
+        y = torch.cat([around.y_above, code.y_hat, around.y_below], 1)
+        ends = (side.shape[1] < MARGIN for side in (around.y_above, around.y_below))
+        decoded = self.receiver.synthesise(y, *ends)
+        h, w = self.pixels.shape[2:]
+        error = (decoded[..., :h, :w] - self.pixels).square().sum((1, 2, 3)) * (255**2 / 3)
+        return bits, error
+
+
+def optimise(
+    problem: Problem,
+    v: Tensor,
+    z: Tensor,
+    schedule: Schedule,
+    report: Callable[[State], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Anneals latents times gain ``(N, h, w, C)`` and hyper-latents in steps ``(N, zh, zw, Cz)``.
+
+    Returns both, still real numbers: round them to the nearest. Raises `Diverged` if the cost is
+    no longer finite, and `Interrupted`, with what is reached so far, on an interrupt.
+    """
+    generator = torch.Generator(v.device).manual_seed(schedule.seed)
+    v, z = (t.clone().requires_grad_() for t in (v, z))
+    optimizer = torch.optim.Adam([v, z], lr=schedule.learning_rate, foreach=True)
+    pixels = problem.pixels.shape[2] * problem.pixels.shape[3]
+    try:
+        for step in range(schedule.steps):
+            temperature, rate = schedule.at(step)
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            bits, error = problem.measure(
+                v,
+                z,
+                lambda x: round_softly(x, temperature, schedule.rounding, generator),  # noqa: B023
+            )
+            cost = (bits + problem.lagrangian * error).sum()
+            if not math.isfinite(float(cost.detach())):
+                raise Diverged(f"iterative encoding diverged at step {step}")
+            cost.backward()
+            optimizer.step()
+            if report:
+                psnr = float((10 * torch.log10(255**2 * pixels / error.detach())).mean())
+                report(State(step + 1, float(bits.detach().mean()) / pixels, psnr, temperature))
+    except KeyboardInterrupt:
+        raise Interrupted(v.detach(), z.detach()) from None
+    return v.detach(), z.detach()

@@ -1,0 +1,145 @@
+"""A shipped model's receiver as a differentiable function, for iterative encoding.
+
+Same definition (`nicc.encoder.codec.latent_code`, `nicc.decoder.networks`), arrays of the shipped
+file: integers of the CDF rows as real numbers, and the bits of its coding tables, interpolated
+linearly between symbols and between rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nicc.architecture import CDF_ROWS, HIDDEN_BITS, HYPER_UNIT, MAGNITUDE_UNIT, ROW_BITS, Z_SYMBOL_LIMIT
+from nicc.decoder import networks
+from nicc.encoder import ops
+from nicc.encoder.codec import LatentCode, RateTables, latent_code
+from nicc.encoder.encode import Quantiser
+from nicc.entropy import FREQUENCY_BITS
+from nicc.model import Model
+
+LARGEST = 2047
+"""Magnitudes up to here have their own entry in the table of bits."""
+FORBIDDEN_BITS = 8.0
+"""What row 0, which codes nothing but zero, adds to row 1's bits of other symbols."""
+
+
+class _Interpolated(torch.autograd.Function):
+    """Values of a table at real (row, column), bilinear, with their exact derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        width = table.shape[1]
+        r = row.floor().clamp_(0, table.shape[0] - 2)
+        c = column.floor().clamp_(0, width - 2)
+        index = (r * width + c).long()
+        fr, fc = row - r, column - c
+        flat = table.reshape(-1)
+        t00, t01 = flat[index], flat[index + 1]
+        index += width
+        t10, t11 = flat[index], flat[index + 1]
+        by_row, by_column = torch.lerp(t10 - t00, t11 - t01, fc), torch.lerp(t01 - t00, t11 - t10, fr)
+        ctx.save_for_backward(by_row, by_column)
+        return torch.lerp(torch.lerp(t00, t01, fc), torch.lerp(t10, t11, fc), fr)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+        by_row, by_column = ctx.saved_tensors
+        return None, grad * by_row, grad * by_column
+
+
+def interpolated(table: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """``table`` ``(R, C)`` at real indices of equal shape."""
+    return _Interpolated.apply(table, row, column)
+
+
+class Receiver:
+    """A model at one device; `rate` holds what a rate point changes."""
+
+    def __init__(self, model: Model, device: str = "cpu") -> None:
+        self.model, self.arch, self.device = model, model.architecture, device
+        row_unit = 2.0**-ROW_BITS
+        self.p: dict[str, Tensor] = {}
+        for name, array in model.params.items():
+            a = torch.tensor(np.asarray(array, np.float32), device=device)  # a copy: scaled below
+            if name.startswith("row") and name[3].isdigit():
+                if name.endswith("_out"):
+                    a *= 2.0 ** (HIDDEN_BITS - ROW_BITS)
+                else:
+                    a *= row_unit * MAGNITUDE_UNIT
+                    if name.endswith("_in"):
+                        a[: self.arch.hyper_channels] *= HYPER_UNIT / MAGNITUDE_UNIT
+            self.p[name] = a
+        self.row_bias = self.p.pop("row_bias") * row_unit
+        self.hidden_bias = self.p.pop("row_hidden_bias") * row_unit
+        self.bits = torch.from_numpy(bit_table(model)).to(device)
+
+    def rate(self, rate_point: int) -> RateTables:
+        p, r = self.p, rate_point
+        return RateTables(
+            p["gain"][r],
+            p["inverse"][r] * p["gain"][r],
+            (self.row_bias[r, 0], self.row_bias[r, 1]),
+            (self.hidden_bias[r, 0], self.hidden_bias[r, 1]),
+        )
+
+    def z_steps(self, rate_point: int) -> Tensor:
+        """Nats per hyper-latent symbol, ``(Cz,)``."""
+        steps = self.model.arrays["z_steps"][rate_point].astype(np.float32) / HYPER_UNIT
+        return torch.from_numpy(steps).to(self.device)
+
+    def z_bits(self, rate_point: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Bits of hyper-latent symbols -127..127 ``(Cz, 255)``, and the lowest and highest coded ones."""
+        tables = self.model.z_tables(rate_point)
+        a = self.model.arrays
+        sizes = a["z_sizes"].astype(np.int64)
+        bits = np.zeros((len(tables), 2 * Z_SYMBOL_LIMIT + 1), np.float32)
+        position = int(sizes[:rate_point].sum())
+        for channel, table in enumerate(tables):
+            first = table.low + Z_SYMBOL_LIMIT
+            n = int(sizes[rate_point, channel])
+            bits[channel, first : first + n] = FREQUENCY_BITS - np.log2(a["z_frequencies"][position : position + n])
+            position += n
+        bounds = (torch.tensor([float(getattr(t, side)) for t in tables]) for side in ("low", "high"))
+        low, high = (b.to(self.device) for b in bounds)
+        return torch.from_numpy(bits).to(self.device), low, high
+
+    def synthesise(self, y_hat: Tensor, top: bool = True, bottom: bool = True) -> Tensor:
+        """Pixels ``(N, 3, H, W)`` around 0..1 of latents ``(N, h, w, C)``.
+
+        ``top`` and ``bottom`` say whether these are borders of the image; if not, the outermost
+        row of latents is not rendered.
+        """
+        padded = networks.mirror(ops, self.p, y_hat, top, bottom)
+        return networks.synthesis(ops, self.arch, self.p, padded).permute(0, 3, 1, 2)
+
+    def code(self, z: Tensor, v: Tensor, rate: RateTables, quantise: Callable[[Tensor, slice], Tensor]) -> LatentCode:
+        """`nicc.encoder.codec.latent_code`, relaxed, of upsampled hyper-latents in nats."""
+        return latent_code(self.arch, self.p, rate, z, v, quantise, relaxed=True)
+
+    def symbol_bits(self, code: LatentCode) -> Tensor:
+        """Bits of every symbol ``(N, h, w, C)``."""
+        return interpolated(self.bits, code.rows, code.symbols.abs().clamp_max(LARGEST))
+
+
+def bit_table(model: Model) -> np.ndarray:
+    """Bits of magnitudes 0..`LARGEST` under every CDF row, float32 ``(64, 2048)``."""
+    quantise = Quantiser(model)
+    sizes = np.tile(np.arange(LARGEST + 1, dtype=np.int64), (CDF_ROWS, 1))
+    rows = np.tile(np.arange(CDF_ROWS)[:, None], (1, LARGEST + 1))
+    rows[0] = 1
+    bits = quantise.cost(sizes, rows).astype(np.float32)
+    bits[0] += FORBIDDEN_BITS
+    bits[0, 0] = 0
+    return bits
+
+
+@lru_cache(maxsize=2)
+def receiver_of(model: Model, device: str = "cpu") -> Receiver:
+    """The receiver of a loaded model, cached."""
+    return Receiver(model, device)

@@ -1,0 +1,139 @@
+"""Encoding to a target: a size in bytes that is not exceeded, or a PSNR that is reached.
+
+One knob is searched: a real rate point t. Its integer part above is coded, with the weight of the
+distortion that belongs to t, so that sizes between two rate points can be had too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from nicc.architecture import RATE_POINTS, rate_lambda
+from nicc.encoder.effort import INTERRUPTED, Report, Result, Settings, encode
+from nicc.encoder.iterative import Schedule
+from nicc.errors import NiccError
+from nicc.images import Picture
+from nicc.model import Model
+
+LOWEST = -12.0
+"""Below rate point 0 only the weight falls."""
+SIZE_TOLERANCE, PSNR_TOLERANCE = 0.03, 0.1
+FINE_STEPS, CORRECTIONS = 5, 4
+WARM_SHARE = 0.25
+"""Steps of a correction, which starts from the last result, against those of the first iteration."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """At most ``size`` bytes, or at least ``psnr`` dB; one of both."""
+
+    size: int | None = None
+    psnr: float | None = None
+
+    def met(self, result: Result) -> bool:
+        return len(result.data) <= self.size if self.size is not None else result.psnr >= (self.psnr or 0)
+
+    def close(self, result: Result) -> bool:
+        """Met, and within the tolerance."""
+        if not self.met(result):
+            return False
+        if self.size is not None:
+            return len(result.data) >= self.size * (1 - SIZE_TOLERANCE)
+        return result.psnr <= (self.psnr or 0) + PSNR_TOLERANCE
+
+    def better(self, a: Result, b: Result) -> bool:
+        """Whether of two results that meet the target ``a`` is the better: more PSNR, or fewer bytes."""
+        return a.psnr > b.psnr if self.size is not None else len(a.data) < len(b.data)
+
+    def miss(self, result: Result) -> float:
+        """How far the knob must move, in rate points, by the usual slopes of size and PSNR."""
+        if self.size is not None:
+            aim = self.size * (1 - SIZE_TOLERANCE / 3)
+            return math.log(aim / len(result.data)) / 0.037
+        return ((self.psnr or 0) + PSNR_TOLERANCE / 3 - result.psnr) / 0.155
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of a size such as 20000, 20kB or 20KiB. Raises `ValueError`."""
+    number = text.strip().lower()
+    units = {"kib": 1024, "mib": 1 << 20, "kb": 1000, "mb": 10**6, "b": 1}
+    unit = next((u for u in units if number.endswith(u)), "")
+    value = float(number.removesuffix(unit)) * units.get(unit, 1)
+    if not 1 <= value < 1 << 40:
+        raise ValueError(text)
+    return int(value)
+
+
+def encode_to_target(
+    model: Model, picture: Picture, target: Target, settings: Settings, report: Report | None = None
+) -> Result:
+    """The best encoding found that meets the target. Raises `NiccError` if none does.
+
+    The rate point is searched with plain encodings; with iterations, the first run is corrected by
+    shorter ones that go on from it. ``settings.rate_point`` is ignored.
+    """
+    plain = replace(settings, schedule=replace(settings.schedule, steps=0))
+    knob, found = _search(target, lambda t: encode(model, picture, _at(plain, t)))
+    if not settings.schedule.steps:
+        return found
+    best: Result | None = None
+    at = _at(settings, knob)
+    result = encode(model, picture, at, report)
+    for _ in range(CORRECTIONS):
+        if target.met(result) and (best is None or target.better(result, best)):
+            best = result
+        if target.close(result) or result.latents is None or INTERRUPTED in result.notes:
+            break
+        knob = min(max(knob + target.miss(result), LOWEST), RATE_POINTS - 1)
+        # the same rate point, so that the latents still lie on its grid; only the weight moves
+        at = replace(at, lagrangian=_weight(knob), schedule=_shorter(settings.schedule))
+        result = encode(model, picture, at, report, result.latents)
+    if target.met(result) and (best is None or target.better(result, best)):
+        best = result
+    return best if best is not None and target.better(best, found) else found
+
+
+def _shorter(schedule: Schedule) -> Schedule:
+    return replace(schedule, steps=max(1, round(schedule.steps * WARM_SHARE)))
+
+
+def _weight(t: float) -> float:
+    return rate_lambda(0) * (rate_lambda(1) / rate_lambda(0)) ** t
+
+
+def _at(settings: Settings, t: float) -> Settings:
+    """Settings of a real rate point."""
+    return replace(settings, rate_point=max(0, math.ceil(t)), lagrangian=_weight(t))
+
+
+def _search(target: Target, code: Callable[[float], Result]) -> tuple[float, Result]:
+    """Bisection over whole rate points, then between two of them. Sizes and PSNR rise with t, nearly."""
+    last = RATE_POINTS - 1
+    by_size = target.size is not None
+    lowest, highest = code(LOWEST), code(last)
+    if by_size and not target.met(lowest):
+        raise NiccError(f"no rate point reaches {target.size} bytes; the nearest are {len(lowest.data)} bytes")
+    if not by_size and not target.met(highest):
+        raise NiccError(f"no rate point reaches {target.psnr:g} dB; the nearest are {highest.psnr:.2f} dB")
+    if by_size and target.met(highest):
+        return last, highest
+    if not by_size and target.met(lowest):
+        return LOWEST, lowest
+    # met at one end and not at the other: keep that, and bring the ends together
+    low, high = LOWEST, float(last)
+    good = lowest if by_size else highest
+    fine = 0
+    while fine < FINE_STEPS and not target.close(good):
+        whole = high - low > 1
+        middle = float(round((low + high) / 2)) if whole else (low + high) / 2
+        fine += not whole
+        result = code(middle)
+        if target.met(result):
+            good = result if target.better(result, good) else good
+        if target.met(result) == by_size:
+            low = middle
+        else:
+            high = middle
+    return (low if by_size else high), good

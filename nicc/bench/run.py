@@ -265,7 +265,7 @@ def run(settings: Settings, report: Report | None = None) -> Results:
     """
     report = report or (lambda *_: None)
     sources, notes, problems = find_sources(settings.source)
-    names = codecs.select(list(settings.codecs))
+    names = settings.codecs
     store = Store(settings.out)
     results = Results(settings, sources, notes=notes, problems=problems)
     meter = metrics.Meter(settings.metrics, settings.backbone)

@@ -25,6 +25,7 @@ def bench(
     codec: list[str] = typer.Option(["nicc-*,jpeg,webp,avif-444"], "--codec", help="Names, comma-separated; all."),
     metric: list[str] = typer.Option(["all"], "--metric", help="Names, comma-separated; all."),
     anchor: str | None = typer.Option(None, "--anchor", help="Codec that BD-rates refer to; default jpeg."),
+    sga_steps: int = typer.Option(0, "--sga-steps", min=0, help="Measure nicc's models iterating so long, too."),
     points: int = typer.Option(8, "--points", min=1, help="Qualities per codec."),
     jobs: int = typer.Option(0, "-j", "--jobs", min=0, help="Processes; 0 for one per processor, at most 8."),
     repeats: int = typer.Option(3, "--repeats", min=1, help="Times are medians of this many, after a warm-up."),
@@ -53,7 +54,7 @@ def bench(
     wanted = metrics.ALL if "all" in metric else tuple(",".join(metric).split(","))
     if unknown := set(wanted) - set(metrics.ALL):
         raise NiccError(f"metric {', '.join(sorted(unknown))} is not known; known are {', '.join(metrics.ALL)}")
-    names = tuple(codecs.select(codec))
+    names = tuple(codecs.select(codec, sga_steps))
     jobs = jobs or min(os.cpu_count() or 1, MOST_JOBS)
     settings = Settings(folder, out, names, wanted, backbone, points, jobs, repeats, timing_images, page_images)
     with _Progress(not quiet and sys.stderr.isatty()) as progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -108,6 +108,13 @@ class Result:
         """Mean squared error on the 0..255 scale of the pixels as a receiver gets them."""
         error = self.picture.pixels.astype(np.float32) - decode_pixels(self.encoding.container, self.model)
         return float(np.mean(np.square(error), dtype=np.float64))
+
+    def rounded_by(self, distortion_weight: float) -> Result:
+        """The latents that were reached, rounded anew, by another weight of distortion against bits."""
+        assert self.latents is not None
+        header, extras = self.encoding.container.header, self.picture.extras
+        encoding = encode_latents(self.model, header, *self.latents, extras, distortion_weight)
+        return replace(self, encoding=encoding)
 
     @property
     def psnr(self) -> float:

@@ -184,7 +184,7 @@ class Problem:
         bits = self.receiver.symbol_bits(code).sum((1, 2, 3)) + bits_z.sum((1, 2, 3))
         y = torch.cat([around.y_above, code.y_hat, around.y_below], 1)
         ends = (side.shape[1] < MARGIN for side in (around.y_above, around.y_below))
-        decoded = self.receiver.synthesise(y, *ends)
+        decoded = self.receiver.synthesise(y, *ends).clamp(0, 1)
         h, w = self.pixels.shape[2:]
         error = (decoded[..., :h, :w] - self.pixels).square().sum((1, 2, 3)) * (255**2 / 3)
         return bits, error

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from nicc.architecture import RATE_POINTS, rate_lambda
 from nicc.encoder.effort import INTERRUPTED, Report, Result, Settings, encode
+from nicc.encoder.encode import DISTORTION_WEIGHT
 from nicc.encoder.iterative import Schedule
 from nicc.errors import NiccError
 from nicc.images import Picture
@@ -20,7 +21,8 @@ from nicc.model import Model
 LOWEST = -12.0
 """Below rate point 0 only the weight falls."""
 SIZE_TOLERANCE, PSNR_TOLERANCE = 0.03, 0.1
-FINE_STEPS, CORRECTIONS = 5, 4
+FINE_STEPS, CORRECTIONS = 5, 3
+TRIM_WEIGHTS, TRIM_STEPS = (DISTORTION_WEIGHT / 3, DISTORTION_WEIGHT * 12), 6
 WARM_SHARE = 0.25
 """Steps of a correction, which starts from the last result, against those of the first iteration."""
 
@@ -48,11 +50,15 @@ class Target:
         return a.psnr > b.psnr if self.size is not None else len(a.data) < len(b.data)
 
     def miss(self, result: Result) -> float:
-        """How far the knob must move, in rate points, by the usual slopes of size and PSNR."""
+        """What the result lacks of a little inside the target: nats of size, or dB."""
         if self.size is not None:
-            aim = self.size * (1 - SIZE_TOLERANCE / 3)
-            return math.log(aim / len(result.data)) / 0.037
-        return ((self.psnr or 0) + PSNR_TOLERANCE / 3 - result.psnr) / 0.155
+            return math.log(self.size * (1 - SIZE_TOLERANCE / 3) / len(result.data))
+        return (self.psnr or 0) + PSNR_TOLERANCE / 3 - result.psnr
+
+    @property
+    def slope(self) -> float:
+        """The same per rate point, when only the weight of the distortion changes; a first guess."""
+        return 0.02 if self.size is not None else 0.08
 
 
 def bytes_of(text: str) -> int:
@@ -79,20 +85,44 @@ def encode_to_target(
     if not settings.schedule.steps:
         return found
     best: Result | None = None
+    slope, last, moved = target.slope, 0.0, 0.0
     at = _at(settings, knob)
     result = encode(model, picture, at, report)
-    for _ in range(CORRECTIONS):
-        if target.met(result) and (best is None or target.better(result, best)):
-            best = result
-        if target.close(result) or result.latents is None or INTERRUPTED in result.notes:
+    for correction in range(CORRECTIONS + 1):
+        options = [result]
+        if result.latents is not None and not target.close(result):
+            options += _trimmed(target, result)
+        for option in options:
+            if target.met(option) and (best is None or target.better(option, best)):
+                best = option
+        stop = best is not None and target.close(best)
+        if stop or result.latents is None or INTERRUPTED in result.notes or correction == CORRECTIONS:
             break
-        knob = min(max(knob + target.miss(result), LOWEST), RATE_POINTS - 1)
+        miss = target.miss(result)
+        if moved:  # by how much the last move helped, within reason
+            slope = min(max((last - miss) / moved, target.slope / 3), 3 * target.slope)
+        moved, last = miss / slope, miss
+        knob += moved
         # the same rate point, so that the latents still lie on its grid; only the weight moves
         at = replace(at, lagrangian=_weight(knob), schedule=_shorter(settings.schedule))
         result = encode(model, picture, at, report, result.latents)
-    if target.met(result) and (best is None or target.better(result, best)):
-        best = result
     return best if best is not None and target.better(best, found) else found
+
+
+def _trimmed(target: Target, result: Result) -> list[Result]:
+    """Results that round the same latents by other weights, by bisection towards the target."""
+    low, high = (math.log(w) for w in TRIM_WEIGHTS)
+    tried = []
+    for _ in range(TRIM_STEPS):
+        middle = (low + high) / 2
+        tried.append(result.rounded_by(math.exp(middle)))
+        if target.close(tried[-1]):
+            break
+        if target.met(tried[-1]) == (target.size is not None):
+            low = middle
+        else:
+            high = middle
+    return tried
 
 
 def _shorter(schedule: Schedule) -> Schedule:

@@ -20,15 +20,15 @@ SHIPPED = Path(__file__).parent / "configs"
 
 @dataclass(frozen=True)
 class Schedule:
-    """How to train. Learning rates are for Adam and fall by a cosine to ``final_rate`` of themselves."""
+    """How to train. Learning rates are Adam's or Muon's and fall by a cosine to ``final_rate`` of themselves."""
 
     steps: int = 20000
     """Steps in all; a time budget may end training, and its cosine, earlier."""
     entropy_steps: int = 600
     """Steps at the start that train the entropy model alone, on the frozen lapped transform."""
-    joint_share: float = 0.3
+    joint_share: float = 0.7
     """Share of the schedule, before the predictive one, on the symbols that the encoder writes."""
-    predictive_share: float = 0.15
+    predictive_share: float = 0.1
     """Share of the schedule, at its end, on the symbols that the encoder writes, analysis frozen."""
     batch: int = 8
     crop: int = 256
@@ -36,11 +36,13 @@ class Schedule:
     seed: int = 0
     overlap: int = 16
     """Pixels by which the windows of the lapped transform at the start exceed a block."""
-    rate: float = 1e-3
-    """Base learning rate; divided by the fan-in over 64 where that is larger."""
+    matrix_rate: float = 4e-3
+    """Muon's learning rate, of the matrices of hidden layers."""
+    rate: float = 6e-4
+    """Base learning rate of the rest; divided by the fan-in over 64 where that is larger."""
     linear_rate: float = 2e-5
     """Learning rate of the convolutions that start as the lapped transform."""
-    table_rate: float = 3e-3
+    table_rate: float = 1.5e-3
     """Learning rate of gains, priors and biases, of which each rate point has its own."""
     final_rate: float = 0.02
     clip: float = 1.0

@@ -27,6 +27,7 @@ from nicc.errors import ImageError, ModelError
 from nicc.training.config import Schedule, TrainingConfig
 from nicc.training.data import Photos
 from nicc.training.objective import Outcome, Phase, RateDistortion, log_cost, loss
+from nicc.training.optimizer import MuonAdam
 from nicc.training.start import start, start_from
 
 CHECKPOINT = "checkpoint.pt"
@@ -54,7 +55,10 @@ class Run:
 
 
 def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
-    """Adam's parameter groups; steps shrink with the fan-in, most for the lapped transform."""
+    """Parameter groups: Muon for the matrices of hidden layers, Adam for the rest.
+
+    Adam's steps shrink with the fan-in, most for the lapped transform.
+    """
     groups = []
     linear = {
         "codec.analysis.linear.weight",
@@ -73,6 +77,11 @@ def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
             by_network = leaf[1] == "p"  # these are stored (inputs, outputs)
             fan_in = parameter.shape[0] if by_network else parameter[0].numel()
             rate = s.rate * min(1.0, 64 / max(fan_in, 1)) if parameter.dim() > 1 else s.rate
+        muon = None
+        if parameter.dim() > 1 and name.startswith(("codec.analysis.body.", "codec.hyper_analysis.")):
+            muon, rate = "outputs first", s.matrix_rate
+        elif name.startswith(("codec.p.row", "codec.p.mean")) and parameter.dim() > 1:
+            muon, rate = "inputs first", s.matrix_rate
         if leaf[-1] == "synthesis_main":
             rate = s.linear_rate * 4
         elif leaf[-1] == "recon_offset" or leaf[-1].startswith("igdn"):
@@ -83,7 +92,8 @@ def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
             phases = {Phase.SOFT, Phase.JOINT, Phase.PREDICTIVE}
         else:
             phases = set(Phase)
-        groups.append({"params": [parameter], "lr": rate, "base": rate, "phases": [p.value for p in phases]})
+        phase_names = [p.value for p in phases]
+        groups.append({"params": [parameter], "lr": rate, "base": rate, "phases": phase_names, "muon": muon})
     return groups
 
 
@@ -148,7 +158,7 @@ class Trainer:
         else:
             self._start()
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = MuonAdam(
             learning_rates(self.model, self.s), betas=(0.9, 0.99), fused=run.device == "cuda" or None
         )
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -157,7 +167,7 @@ class Trainer:
             self.average = {k: v.to(self.device) for k, v in saved["average"].items()}
             self.optimizer.load_state_dict(saved["optimizer"])
             for group, fresh in zip(self.optimizer.param_groups, learning_rates(self.model, self.s), strict=True):
-                group["base"], group["phases"] = fresh["base"], fresh["phases"]
+                group.update({key: fresh[key] for key in ("base", "phases", "muon")})
             self.step, self.seconds, self.pixels = saved["step"], saved["seconds"], saved["pixels"]
         torch.manual_seed(self.s.seed + 1000 * self.rank + self.step)
         self.rng = np.random.default_rng([self.s.seed, self.rank, self.step])

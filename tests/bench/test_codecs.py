@@ -84,5 +84,14 @@ def test_names():
     assert codecs.select(["nicc-*,jpeg", "jpeg,webp"]) == ["nicc-two-layer", "nicc-jpeg-like", "jpeg", "webp"]
     assert set(codecs.select(["all"])) == set(codecs.names())
     assert codecs.find("nicc:models/two-layer").name == "nicc:models/two-layer"
+    assert codecs.select(["nicc-two-layer,jpeg"], 50) == ["nicc-two-layer", "nicc-two-layer-sga50", "jpeg"]
     with pytest.raises(NiccError, match="codec 'gif' is not known; known are nicc-two-layer"):
         codecs.select(["gif"])
+
+
+def test_iterative_encoding_is_a_codec_of_its_own(pixels):
+    plain, iterated = codecs.find("nicc-two-layer"), codecs.find("nicc-two-layer-sga30")
+    assert "30 SGA steps" in iterated.description
+    assert plain.identity() != iterated.identity()
+    crop = pixels[:64, :64]
+    assert plain.encode(crop, 30) != iterated.encode(crop, 30)

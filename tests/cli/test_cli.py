@@ -166,3 +166,35 @@ def test_version_and_help():
     assert run("--version").stdout.decode().strip() == f"nicc {nicc.__version__}"
     for command in ("encode", "decode", "info", "train"):
         assert command in run("--help").stdout.decode()
+
+
+def test_iterating_and_targets(photo, tmp_path):
+    plain, iterated, sized = (tmp_path / f"{n}.nic" for n in ("plain", "iterated", "sized"))
+    assert run("encode", photo, "-o", plain, "-q", 20).returncode == 0
+    done = run("encode", photo, "-o", iterated, "-q", 20, "--sga-steps", 30, "-v")
+    assert b"iterating lowered bits + lambda MSE by" in done.stderr + done.stdout
+    assert plain.read_bytes() != iterated.read_bytes()
+    assert run("encode", photo, "-o", sized, "--target-size", "1.5kB").returncode == 0
+    assert 0.97 * 1500 <= sized.stat().st_size <= 1500
+    assert "no rate point reaches 70 dB" in error(run("encode", photo, "-o", tmp_path / "x.nic", "--target-psnr", 70))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--target-size", "12 parsecs"],
+        ["--target-bpp", "-1"],
+        ["--target-psnr", "nan"],
+        ["--target-size", "20kB", "-q", "3"],
+        ["--target-size", "20kB", "--target-bpp", "1"],
+        ["--sga-steps", "-1"],
+        ["--sga-steps", "99999999"],
+        ["--effort", "4"],
+        ["--sga-rounding", "dice"],
+    ],
+)
+def test_wrong_options_of_encode_exit_with_two(photo, tmp_path, options):
+    done = run("encode", photo, "-o", tmp_path / "x.nic", *options)
+    assert done.returncode == 2
+    assert not (tmp_path / "x.nic").exists()
+    assert b"Traceback" not in done.stderr

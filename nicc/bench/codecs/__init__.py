@@ -8,6 +8,7 @@ True
 from __future__ import annotations
 
 import fnmatch
+import re
 from functools import partial
 
 from nicc.bench.codecs import compressai, pillow
@@ -27,18 +28,27 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Codec:
-    """The codec of a name; ``nicc:FOLDER`` is the model in that folder. Raises `NiccError`."""
+    """The codec of a name; ``nicc:FOLDER`` is the model in that folder. Raises `NiccError`.
+
+    Names of models may end in ``-sgaN``: N steps of iterative encoding.
+    """
     if name in OTHERS:
         return OTHERS[name]()
-    if name.startswith("nicc:") or name.removeprefix("nicc-") in model_names():
+    if name.startswith("nicc:") or re.sub(r"-sga\d+$", "", name).removeprefix("nicc-") in model_names():
         return NiccCodec(name)
-    raise NiccError(f"codec {name!r} is not known; known are {', '.join(names())}, and nicc:FOLDER")
+    raise NiccError(f"codec {name!r} is not known; known are {', '.join(names())}, nicc:FOLDER, and nicc-NAME-sgaN")
 
 
-def select(patterns: list[str]) -> list[str]:
-    """Names that comma-separated names and patterns stand for, in order. Raises `NiccError`."""
+def select(patterns: list[str], sga_steps: int = 0) -> list[str]:
+    """Names that comma-separated names and patterns stand for, in order. Raises `NiccError`.
+
+    With ``sga_steps``, every chosen model is followed by itself with so many steps.
+    """
     chosen: list[str] = []
     for pattern in ",".join(patterns).split(","):
         found = fnmatch.filter(names(), "*" if pattern == "all" else pattern)
         chosen += found or [find(pattern).name]
+    if sga_steps:
+        models = [c for c in chosen if c.startswith("nicc") and "-sga" not in c]
+        chosen = [name for c in chosen for name in ([c, f"{c}-sga{sga_steps}"] if c in models else [c])]
     return list(dict.fromkeys(chosen))

@@ -16,15 +16,23 @@ def model_names() -> list[str]:
 
 
 class NiccCodec(Codec):
-    """A model, by ``nicc-NAME`` or ``nicc:FOLDER``; quality is the rate point."""
+    """A model, by ``nicc-NAME`` or ``nicc:FOLDER``; quality is the rate point.
+
+    The suffix ``-sgaN`` encodes with N steps of iterative encoding.
+    """
 
     qualities = (0, 9, 18, 27, 36, 45, 54, 63)
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.model = load_model(name[len("nicc-") :])
+        base, _, steps = name.rpartition("-sga")
+        self.source, self.steps = (base, int(steps)) if base and steps.isdigit() else (name, 0)
+        self.source = self.source[len("nicc-") :]
+        self.model = load_model(self.source)
         self.decoder_kmac = round(sum(self.model.macs_per_pixel().values()) / 1000, 3)
         self.description = f"{self.model.name} v{self.model.version}"
+        if self.steps:
+            self.description += f", {self.steps} SGA steps"
 
     def prepare(self, *, only_decoding: bool = False) -> None:
         if only_decoding:
@@ -35,10 +43,12 @@ class NiccCodec(Codec):
             raise Unavailable(f"encoding needs {e.name}; install it with: pip install 'nicc[encode]'") from None
 
     def identity(self) -> str:
-        return f"{nicc.__version__} {self.model.sha256} {self.model.description['encoder_sha256']}"
+        weights = f"{self.model.sha256} {self.model.description['encoder_sha256']}"
+        return f"{nicc.__version__} {weights} steps {self.steps}"
 
     def encode(self, pixels: np.ndarray, quality: float) -> bytes:
-        return nicc.encode(Image.fromarray(pixels), model=self.name[len("nicc-") :], quality=int(quality))
+        image = Image.fromarray(pixels)
+        return nicc.encode(image, model=self.source, quality=int(quality), sga_steps=self.steps)
 
     def decode(self, data: bytes) -> np.ndarray:
         return np.asarray(nicc.decode(data))

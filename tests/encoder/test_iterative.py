@@ -1,0 +1,226 @@
+"""Iterative encoding: the relaxed receiver is the real one, and what it finds is better or not kept."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import nicc
+from nicc.architecture import rate_lambda
+from nicc.container import Header
+from nicc.decoder.decode import decode_pixels
+from nicc.encoder import effort
+from nicc.encoder.effort import INTERRUPTED, NOT_LOWER, Latents, Settings, encode
+from nicc.encoder.encode import NEAREST, encode_latents, quantise_z
+from nicc.encoder.iterative import Interrupted, Problem, Schedule, State, Surroundings, optimise, round_softly
+from nicc.encoder.receiver import bit_table, interpolated, receiver_of
+from nicc.encoder.transform import transform_of
+from nicc.images import Picture
+from nicc.model import load_model
+from tests.conftest import psnr
+
+POINT = 30
+
+
+@pytest.fixture
+def picture(coffee) -> Picture:
+    return Picture(np.ascontiguousarray(np.asarray(coffee)[120:220, 200:340]))
+
+
+def problem_of(model, picture, point=POINT):
+    receiver = receiver_of(model)
+    y, z = transform_of(model)(picture.pixels)
+    pixels = torch.tensor(picture.pixels).permute(2, 0, 1)[None].float() / 255
+    nothing = (torch.zeros(1, 0, n.shape[1], n.shape[2]) for n in (y, y, z, z))
+    problem = Problem(receiver, pixels, point, rate_lambda(point), Surroundings(*nothing))
+    return problem, torch.tensor(y)[None] * problem.rate.gain, torch.tensor(z)[None] / problem.z_steps
+
+
+@pytest.mark.parametrize("point", [3, 30, 60])
+def test_the_relaxed_receiver_is_the_real_one(model, picture, point):
+    """Bits and error of hard symbols are those of the written file, decoded."""
+    arrays = {k: v.copy() for k, v in model.params.items()}
+    problem, v, z = problem_of(model, picture, point)
+    with torch.no_grad():
+        bits, error = problem.measure(v, z, torch.round)
+    h, w, _ = picture.pixels.shape
+    header = Header(model.code, model.fingerprint, w, h, point, 0.0, False)
+    encoding = encode_latents(
+        model, header, (v / problem.rate.gain)[0].numpy(), (z.round() * problem.z_steps)[0].numpy(), {}, NEAREST
+    )
+    assert float(bits) == pytest.approx(encoding.estimated_bits, rel=0.02)
+    decoded = decode_pixels(encoding.container, model).astype(float)
+    assert float(error) / (h * w) == pytest.approx(np.mean((decoded - picture.pixels) ** 2), rel=0.03)
+    assert all(np.array_equal(arrays[k], model.params[k]) for k in arrays)  # nothing shared was scaled
+
+
+def test_interpolated_tables():
+    table = torch.tensor([[0.0, 3.0, 5.0], [1.0, 2.0, 8.0], [4.0, 4.0, 4.0]])
+    row, column = torch.tensor([0.0, 1.0, 0.25, 2.0, 1.5]), torch.tensor([1.0, 2.0, 0.5, 2.0, 1.5])
+    row.requires_grad_()
+    column.requires_grad_()
+    value = interpolated(table, row, column)
+    assert value.tolist() == pytest.approx([3, 8, 0.75 * 1.5 + 0.25 * 1.5, 4, 4.5])
+    value.sum().backward()
+    assert column.grad[2] == pytest.approx(0.75 * 3 + 0.25 * 1)
+    assert row.grad[4] == pytest.approx((4 + 4 - 2 - 8) / 2)
+
+
+def test_bits_of_every_row_are_probabilities():
+    bits = bit_table(load_model())
+    mass = 2.0 ** -bits[:, 0] + 2 * (2.0 ** -bits[:, 1:]).sum(1)
+    assert np.all(mass < 1.01)
+    assert np.all(mass[1:40] > 0.95)  # the rest is the escape's
+    assert bits[0, 0] == 0
+    assert bits[0, 1] > 12
+
+
+@pytest.mark.parametrize("rounding", ["sigmoid", "atanh", "three-class"])
+def test_soft_rounding(rounding):
+    x = torch.linspace(-2.9, 2.9, 59)
+    cold = round_softly(x, 0.01, rounding, torch.Generator().manual_seed(0))
+    away = (x - x.floor() - 0.5).abs() > 0.1
+    assert torch.allclose(cold[away], x[away].round(), atol=1e-2)
+    low, even, high = (
+        round_softly(torch.full((20000,), f), 0.5, rounding, torch.Generator().manual_seed(0)) for f in (0.4, 0.5, 0.6)
+    )
+    assert float(even.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(even.std()) > 0.2
+    assert 0.55 < float(high.mean()) < 0.95
+    assert float(low.mean()) == pytest.approx(1 - float(high.mean()), abs=0.02)
+    a, b = (round_softly(x, 0.5, rounding, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("rounding", ["sigmoid", "atanh"])
+def test_gradient_of_soft_rounding(rounding):
+    """The derivative for fixed noise, against finite differences."""
+    x = torch.tensor([0.1, 0.35, 0.5, 0.77, -1.3, 4.6], dtype=torch.float64, requires_grad=True)
+
+    def sample(at):
+        return round_softly(at, 0.7, rounding, torch.Generator().manual_seed(3))
+
+    sample(x).sum().backward()
+    step = 1e-6
+    slope = (sample(x.detach() + step) - sample(x.detach() - step)) / (2 * step)
+    assert torch.allclose(x.grad, slope, rtol=1e-4)
+
+
+def test_schedule_scales_with_its_steps():
+    short, long = Schedule(100), Schedule(2000)
+    assert short.at(50) == pytest.approx(long.at(1000))
+    temperatures = [long.at(s)[0] for s in range(2000)]
+    assert temperatures == sorted(temperatures, reverse=True)
+    assert temperatures[0] == temperatures[600] > 2 * temperatures[-1]
+    assert long.at(1999)[1] == pytest.approx(long.at(0)[1] / 10)
+    for bad in ({"steps": -1}, {"steps": 10, "rounding": "stochastic"}):
+        with pytest.raises(ValueError, match=r"steps|rounding"):
+            Schedule(**bad)
+
+
+def test_iterating_lowers_the_cost_of_real_files(model, picture):
+    for point in (10, 45):
+        plain = encode(model, picture, Settings(point, Schedule(0)))
+        result = encode(model, picture, Settings(point, Schedule(60)))
+        assert result.plain_cost == plain.cost
+        assert result.cost < 0.99 * plain.cost
+        decoded = np.asarray(nicc.decode(result.data))
+        assert psnr(decoded, picture.pixels) == pytest.approx(result.psnr, abs=1e-6)
+        assert result.cost == pytest.approx(
+            len(result.data) * 8 / (100 * 140)
+            + rate_lambda(point) * np.mean((decoded - picture.pixels.astype(float)) ** 2)
+        )
+
+
+def test_the_same_seed_gives_the_same_file(picture):
+    files = [encode(load_model(), picture, Settings(20, Schedule(15, seed=s))).data for s in (1, 1, 2)]
+    assert files[0] == files[1] != files[2]
+
+
+def test_a_result_that_is_no_better_is_not_kept(picture, monkeypatch):
+    plain = encode(load_model(), picture, Settings(20, Schedule(0)))
+
+    def worse(model, picture, settings, start, report):
+        return Latents(start.y + 0.01 * np.sign(start.y), start.z)
+
+    monkeypatch.setattr(effort, "_iterate", worse)
+    result = encode(load_model(), picture, Settings(20, Schedule(5)))
+    assert result.data == plain.data
+    assert result.notes == (NOT_LOWER,)
+    assert result.plain_cost is None
+
+
+def test_divergence_falls_back_to_the_plain_encoding(picture, monkeypatch):
+    plain = encode(load_model(), picture, Settings(20, Schedule(0)))
+    measure = Problem.measure
+
+    def broken(self, v, z, quantise):
+        bits, error = measure(self, v, z, quantise)
+        return bits, error * math.nan
+
+    monkeypatch.setattr(Problem, "measure", broken)
+    result = encode(load_model(), picture, Settings(20, Schedule(5)))
+    assert result.data == plain.data
+    assert "diverged at step 0" in result.notes[0]
+
+
+def test_interrupts(picture):
+    def stop(state: State, total: int) -> None:
+        assert total == 60
+        if state.step == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(load_model(), picture, Settings(20, Schedule(60)), stop)
+    kept = encode(load_model(), picture, Settings(20, Schedule(60), keep_on_interrupt=True), stop)
+    assert INTERRUPTED in kept.notes
+    assert psnr(np.asarray(nicc.decode(kept.data)), picture.pixels) > 25
+
+
+def test_interrupted_optimisation_hands_over_what_it_has(picture):
+    problem, v, z = problem_of(load_model(), picture)
+
+    def stop(state: State) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        optimise(problem, v, z, Schedule(3), stop)
+    assert 0 < float((caught.value.v - v).abs().max()) < 0.1
+
+
+def test_no_joints_between_groups_of_rows(coffee):
+    """An image of two groups: the error at the joint falls as it does elsewhere."""
+    tall = np.concatenate([np.asarray(coffee)[:, 250:282]] * 3)[: 1024 + 120]
+    picture = Picture(np.ascontiguousarray(tall))
+    model = load_model()
+    steps = []
+    files = [
+        encode(model, picture, Settings(25, Schedule(n)), lambda s, n: steps.append((s.step, n))).data for n in (0, 40)
+    ]
+    assert steps[-1] == (80, 80)
+    errors = [np.square(np.asarray(nicc.decode(f)).astype(float) - tall).mean((1, 2)) for f in files]
+    near = np.abs(np.arange(len(tall)) - 1023.5) < 16
+    costs = [len(f) * 8 / tall[..., 0].size + rate_lambda(25) * e.mean() for f, e in zip(files, errors, strict=True)]
+    assert costs[1] < 0.99 * costs[0]
+    change = errors[1] / np.maximum(errors[0], 1)
+    assert change[near].mean() < change[~near].mean() + 0.1
+
+
+@pytest.mark.parametrize("height", [1, 17, 1025, 1041])
+def test_heights_at_the_edges_of_groups(height, coffee):
+    column = np.tile(np.asarray(coffee)[:, 300:318], (3, 1, 1))[:height]
+    picture = Picture(np.ascontiguousarray(column))
+    result = encode(load_model(), picture, Settings(20, Schedule(2)))
+    assert np.asarray(nicc.decode(result.data)).shape == column.shape
+
+
+def test_hyper_latents_stay_within_their_tables(picture):
+    """However far they are pushed."""
+    problem, v, z = problem_of(load_model(), picture, 5)
+    with torch.no_grad():
+        bits, _ = problem.measure(v, z * 0 + 1e4, torch.round)
+    assert torch.isfinite(bits).all()
+    assert np.abs(quantise_z(load_model(), 5, np.full((1, 1, 32), 1e4))).max() <= 127

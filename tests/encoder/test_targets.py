@@ -1,0 +1,85 @@
+"""Targets of size and PSNR: met, closely, or refused with what can be had."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import nicc
+from nicc.encoder.targets import bytes_of
+from tests.conftest import psnr
+
+
+@pytest.fixture
+def photo(coffee):
+    return coffee.crop((60, 60, 380, 300))
+
+
+@pytest.mark.parametrize("size", [2500, 6000, 11111])
+def test_sizes_are_not_exceeded_and_nearly_used(photo, size):
+    data = nicc.encode(photo, target_size=size)
+    assert 0.97 * size <= len(data) <= size
+
+
+def test_bits_per_pixel(photo):
+    data = nicc.encode(photo, target_bpp=0.6)
+    assert 0.97 * 0.6 <= len(data) * 8 / (320 * 240) <= 0.6
+
+
+@pytest.mark.parametrize("target", [29.0, 32.5])
+def test_psnr_is_reached_and_hardly_more(photo, target):
+    found = psnr(photo, nicc.decode(nicc.encode(photo, target_psnr=target)))
+    assert target <= found <= target + 0.1
+
+
+@pytest.mark.parametrize("target", [{"target_size": 5000}, {"target_psnr": 30.0}])
+def test_iterating_gets_more_out_of_a_target(photo, target):
+    plain, iterated = nicc.encode(photo, **target), nicc.encode(photo, **target, sga_steps=50)
+    better = psnr(photo, nicc.decode(iterated)) - psnr(photo, nicc.decode(plain))
+    if "target_size" in target:
+        assert 0.97 * 5000 <= len(iterated) <= 5000
+        assert better > 0
+    else:
+        assert len(iterated) < len(plain)
+        assert 30 <= psnr(photo, nicc.decode(iterated)) <= 30.1
+
+
+def test_the_ends_of_what_can_be_reached(photo):
+    largest = nicc.encode(photo, quality=63)
+    assert nicc.encode(photo, target_size=10**7) == largest
+    assert nicc.inspect(nicc.encode(photo, target_psnr=5.0)).rate_point == 0
+    with pytest.raises(nicc.NiccError, match=r"no rate point reaches 50 bytes; the nearest are \d+ bytes"):
+        nicc.encode(photo, target_size=50)
+    best = psnr(photo, nicc.decode(largest))
+    with pytest.raises(nicc.NiccError, match=rf"no rate point reaches 60 dB; the nearest are {best:.2f} dB"):
+        nicc.encode(photo, target_psnr=60)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"quality": 3, "target_size": 1000},
+        {"target_bpp": 1, "target_psnr": 30},
+        {"target_psnr": float("nan")},
+        {"target_bpp": -1.0},
+        {"effort": 4},
+        {"sga_steps": -5},
+    ],
+)
+def test_arguments_that_make_no_sense(photo, arguments):
+    with pytest.raises(ValueError, match=r"one of|positive|effort|steps"):
+        nicc.encode(photo, **arguments)
+
+
+def test_sizes_as_people_write_them():
+    assert [bytes_of(t) for t in ("20000", "20kB", "20 KiB", "1.5mb", "7B")] == [20000, 20000, 20480, 1500000, 7]
+    for bad in ("", "kB", "-3", "12 parsecs", "nan", "1e99"):
+        with pytest.raises(ValueError):  # noqa: PT011  any will do
+            bytes_of(bad)
+
+
+def test_small_images_have_targets_too(photo):
+    tiny = photo.resize((9, 7))
+    data = nicc.encode(tiny, target_size=120)
+    assert len(data) <= 120
+    assert np.asarray(nicc.decode(data)).shape == (7, 9, 3)

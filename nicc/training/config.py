@@ -28,7 +28,7 @@ class Schedule:
     """Steps at the start that train the entropy model alone, on the frozen lapped transform."""
     joint_share: float = 0.7
     """Share of the schedule, before the predictive one, on the symbols that the encoder writes."""
-    predictive_share: float = 0.1
+    predictive_share: float = 0.05
     """Share of the schedule, at its end, on the symbols that the encoder writes, analysis frozen."""
     batch: int = 8
     crop: int = 256

@@ -29,7 +29,7 @@ class Phase(Enum):
     SOFT = "soft"
     """Everything: noise for the rate, straight-through rounding for the distortion."""
     JOINT = "joint"
-    """Everything, on the symbols that the encoder writes; noise only shapes the latents' gradient."""
+    """Everything, on the symbols that the encoder writes; noise only shapes gradients of the residuals."""
     PREDICTIVE = "predictive"
     """Entropy model and synthesis on the symbols that the encoder writes; analysis frozen.
 
@@ -102,11 +102,11 @@ class RateDistortion(nn.Module):
                 bits_y = -torch.log2(row_likelihood(at, code.rows)).sum((1, 2, 3))
             else:
                 bits_y = codec.symbol_bits(code.symbols, code.rows).sum((1, 2, 3))
-                if phase is Phase.JOINT:
-                    # counted bits have no gradient in the latents: take that of the noisy rate
-                    at = code.residual + torch.rand_like(code.residual) - 0.5
-                    soft = -torch.log2(row_likelihood(at, code.rows.detach())).sum((1, 2, 3))
-                    bits_y = bits_y + soft - soft.detach()
+                # counted bits have no gradient in residuals, hence none in latents (if these are
+                # trained) and means: take that of the noisy rate
+                at = code.residual + torch.rand_like(code.residual) - 0.5
+                soft = -torch.log2(row_likelihood(at, code.rows.detach())).sum((1, 2, 3))
+                bits_y = bits_y + soft - soft.detach()
                 if self.training:
                     codec.count_symbols(code.symbols, code.rows)
             if phase is Phase.ENTROPY:

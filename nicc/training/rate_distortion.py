@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from nicc.training.optimizer import MuonAdam
 from nicc.training.start import start, start_from
 
 CHECKPOINT = "checkpoint.pt"
+BEST = "best.pt"
+"""Copy of the checkpoint whose averaged weights did best on the validation photographs in this run."""
 LOG = "log.jsonl"
 VALIDATION_CROP = 384
 ANCHOR_POINTS = [a * (RATE_POINTS - 1) / (ANCHORS - 1) for a in range(ANCHORS)]
@@ -284,7 +287,7 @@ def train(config: TrainingConfig, run: Run, report: Callable[[dict[str, Any], fl
     images = validation_images(run.validation).to(trainer.device) if run.validation and not trainer.rank else None
     run.out.mkdir(parents=True, exist_ok=True)
     sums: dict[str, float] = {}
-    count, since = 0, time.monotonic()
+    count, since, best = 0, time.monotonic(), math.inf
 
     def log(entry: dict[str, Any]) -> None:
         if trainer.rank:
@@ -308,7 +311,11 @@ def train(config: TrainingConfig, run: Run, report: Callable[[dict[str, Any], fl
         if trainer.step % trainer.s.validate_every == 0 or trainer.done:
             trainer.save()
             if images is not None:
-                log({"validation": validate(trainer.averaged_model(), images)})
+                outcome = validate(trainer.averaged_model(), images)
+                log({"validation": outcome})
+                if outcome["cost"] < best:
+                    best = outcome["cost"]
+                    shutil.copyfile(run.out / CHECKPOINT, run.out / BEST)
             since = time.monotonic()
     trainer.save()
     if dist.is_initialized():

@@ -8,7 +8,10 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
+from nicc.bench import codecs
 from nicc.bench.bd import bd_rate
+from nicc.bench.metrics import psnr
+from nicc.bench.run import read_pixels
 
 PUBLISHED = json.loads((files("nicc.bench") / "kodak.json").read_text())["codecs"]
 LINE = {"bpp": [0.1, 0.2, 0.4, 0.8, 1.6], "psnr-rgb": [27.0, 30.0, 33.0, 36.0, 39.0]}
@@ -67,3 +70,20 @@ def test_published_numbers_are_sane():
         assert len(lengths) == 1, name
         assert codec["source"], name
         assert np.all(np.array(codec["results"]["psnr-rgb"]) > 20), name
+
+
+@pytest.mark.parametrize("name", ["jpeg", "webp"])
+def test_measured_curves_are_the_published_ones(name, kodak):
+    """Codecs with the settings of the published curves, on the same photographs."""
+    codec = codecs.find(f"{name}-default")
+    curve: dict[str, list[float]] = {"bpp": [], "psnr-rgb": []}
+    for quality in codec.qualities:
+        bits, values = [], []
+        for path in kodak:
+            pixels = read_pixels(path)
+            data = codec.encode(pixels, quality)
+            bits.append(len(data) * 8 / pixels[..., 0].size)
+            values.append(psnr(pixels, codec.decode(data)))
+        curve["bpp"].append(float(np.mean(bits)))
+        curve["psnr-rgb"].append(float(np.mean(values)))
+    assert abs(bd_rate(PUBLISHED[name]["results"], curve).percent) < 5

@@ -40,6 +40,19 @@ FORMATS = {
     "webp": Format(
         "WEBP", "libwebp, method 6", (5, 15, 30, 45, 60, 75, 85, 92), {"method": 6}, "webp", mime="image/webp"
     ),
+    "jpeg-default": Format(
+        "JPEG",
+        "libjpeg-turbo 4:2:0 as Pillow writes it unasked, like the published JPEG",
+        (10, 20, 35, 50, 65, 80, 90, 95),
+        mime="image/jpeg",
+    ),
+    "webp-default": Format(
+        "WEBP",
+        "libwebp, method 4, like the published WebP",
+        (5, 15, 30, 45, 60, 75, 85, 92),
+        feature="webp",
+        mime="image/webp",
+    ),
     "avif-444": Format(
         "AVIF",
         "libavif 4:4:4, speed 6",

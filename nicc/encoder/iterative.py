@@ -21,7 +21,7 @@ from nicc.encoder.codec import RateTables, upsample
 from nicc.encoder.receiver import Receiver, interpolated
 from nicc.errors import NiccError
 
-ROUNDINGS = ("atanh", "sigmoid", "three-class")
+ROUNDINGS = ("sigmoid", "atanh", "three-class")
 SIGMOID_SCALE = 2.3
 """SGA+ (Perugachi-Diaz et al. 2024): the factor of the sigmoid-scaled logit."""
 THREE_CLASS_REACH, THREE_CLASS_POWER = 0.65, 3.0

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 import nicc
+from nicc.bench.timing import median_seconds
 from nicc.container import unpack
 from nicc.decoder import decode as decoder
 from nicc.decoder import ops
@@ -34,14 +35,7 @@ QUALITY = 32
 
 
 def median(work: Callable[[], object], repeats: int = 9) -> float:
-    """Median seconds after one warm-up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begun)
-    return float(np.median(times))
+    return median_seconds(work, repeats)
 
 
 def parts(data: bytes) -> None:

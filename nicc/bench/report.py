@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -130,6 +131,7 @@ def choose_anchor(curves: list[Curve], name: str | None) -> Curve | None:
     return next((c for c in usable if c.name == "jpeg"), usable[0] if usable else None)
 
 
+@lru_cache
 def environment() -> dict[str, Any]:
     """Machine, versions, and the commit of the source tree, if it is one."""
     versions = {}

@@ -265,13 +265,12 @@ def run(settings: Settings, report: Report | None = None) -> Results:
     """
     report = report or (lambda *_: None)
     sources, notes, problems = find_sources(settings.source)
-    names = settings.codecs
     store = Store(settings.out)
     results = Results(settings, sources, notes=notes, problems=problems)
     meter = metrics.Meter(settings.metrics, settings.backbone)
     results.metrics = meter.available
     results.notes += meter.notes
-    for name in names:
+    for name in settings.codecs:
         codec = codecs.find(name)
         try:
             codec.prepare()
@@ -292,6 +291,7 @@ def _measure_quality(results: Results, meter: metrics.Meter, store: Store, repor
     settings = results.settings
     shown = pick(tuple(range(len(results.sources))), settings.page_images)
     tasks, missing = [], []
+    identities = {c.name: c.identity() for c in results.codecs}
     for index, source in enumerate(results.sources):
         keep = settings.page_images > 0 and index in shown
         if meter.with_patches and not features_path(settings.out, "original", 0, source.key).exists():
@@ -302,7 +302,7 @@ def _measure_quality(results: Results, meter: metrics.Meter, store: Store, repor
             for quality in () if codec.timing_only else codec.qualities:
                 task = (codec.name, quality, source, keep)
                 tasks.append(task)
-                old = store.records.get(("quality", codec.name, codec.identity(), quality, source.key))
+                old = store.records.get(("quality", codec.name, identities[codec.name], quality, source.key))
                 done = old and all(m in old for m in meter.functions)
                 if done and meter.with_patches and min(source.width, source.height) >= metrics.PATCH:
                     done = features_path(settings.out, codec.name, quality, source.key).exists()
@@ -319,7 +319,6 @@ def _measure_quality(results: Results, meter: metrics.Meter, store: Store, repor
         else:
             store.add(outcome)
         report(f"{task[0]} {task[2].name}", finished, len(tasks))
-    identities = {c.name: c.identity() for c in results.codecs}
     for name, quality, source, _ in tasks:
         record = store.records.get(("quality", name, identities[name], quality, source.key))
         if record:

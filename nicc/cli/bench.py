@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from nicc.cli.progress import Bar
 from nicc.errors import NiccError
 
 if TYPE_CHECKING:
@@ -139,27 +140,15 @@ def _percent(rate: BdRate | None) -> str:
     return "" if rate is None else f"{rate.percent:+.1f} %" + ("*" if rate.narrow else "")
 
 
-class _Progress:
-    """A bar with the remaining time on a terminal; nothing elsewhere."""
+class _Progress(Bar):
+    """Finished measurements and remaining time, anew for each stage."""
 
     def __init__(self, shown: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        self.bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
-        self.task = self.bar.add_task("starting", total=None)
+        super().__init__(shown, ["{task.description}", "BarColumn", "MofNCompleteColumn", "TimeRemainingColumn"])
         self.total = 0
 
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
     def report(self, what: str, finished: int, total: int) -> None:
-        if total != self.total:
+        if self.bar and total != self.total:
             self.bar.reset(self.task, total=total)
             self.total = total
-        self.bar.update(self.task, completed=finished, description=what)
+        self.show(finished, total, what)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from nicc.cli import files
+from nicc.cli.progress import Bar
 from nicc.errors import NiccError
 
 if TYPE_CHECKING:
@@ -114,29 +115,12 @@ def _target(bpp: float | None, size: str | None, psnr: float | None, pixels: int
     return None
 
 
-class _Progress:
-    """Step, bits, PSNR, temperature and remaining time on a terminal; nothing elsewhere."""
+class _Progress(Bar):
+    """Step, bits, PSNR, temperature and remaining time."""
 
     def __init__(self, shown: bool) -> None:
-        self.bar: Any = None
-        if shown:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = [BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn()]
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.task = self.bar.add_task("starting", total=None)
-
-    def __enter__(self) -> _Progress:
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.stop()
+        super().__init__(shown, ["BarColumn", "MofNCompleteColumn", "{task.description}", "TimeRemainingColumn"])
 
     def report(self, state: State, total: int) -> None:
-        if self.bar:
-            text = f"{state.bpp:.3f} bpp {state.psnr:.2f} dB, temperature {state.temperature:.2f}"
-            self.bar.update(self.task, completed=state.step, total=total, description=text)
+        text = f"{state.bpp:.3f} bpp {state.psnr:.2f} dB, temperature {state.temperature:.2f}"
+        self.show(state.step, total, text)

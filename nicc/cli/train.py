@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from nicc.cli.progress import Bar
 from nicc.errors import NiccError
 
 
@@ -72,33 +73,15 @@ def train(
         typer.echo(f"model: {export_to}", err=True)
 
 
-class _Progress:
-    """A rich progress bar on a terminal; nothing elsewhere, the log file has it all."""
+class _Progress(Bar):
+    """Share of the schedule, elapsed and remaining time; the log file has it all."""
 
     def __init__(self, shown: bool) -> None:
-        self.bar: Any = None
-        if shown:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-            columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.task = self.bar.add_task("starting", total=1.0)
-
-    def __enter__(self) -> _Progress:
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.stop()
+        super().__init__(shown, ["{task.description}", "BarColumn", "TimeElapsedColumn", "TimeRemainingColumn"], 1.0)
 
     def report(self, entry: dict[str, Any], progress: float) -> None:
-        if not self.bar:
-            return
         if "validation" in entry:
-            self.bar.console.print(f"step {entry['step']}: validation log cost {entry['validation']['cost']:.4f}")
+            self.say(f"step {entry['step']}: validation log cost {entry['validation']['cost']:.4f}")
         else:
             text = f"step {entry['step']} loss {entry['loss']:.4f} {entry['pixels_per_second'] / 1e6:.2f} Mpx/s"
-            self.bar.update(self.task, completed=min(progress, 1.0), description=text)
+            self.show(min(progress, 1.0), 1.0, text)

@@ -133,13 +133,15 @@ def encode(
     settings: Settings,
     report: Report | None = None,
     start: Latents | None = None,
+    analysed: Latents | None = None,
 ) -> Result:
     """Encodes a picture; the iterative encoding is kept only if its measured cost is lower.
 
-    ``start`` are latents of an earlier result at the same rate point to go on from.
+    ``start`` are latents of an earlier result at the same rate point to go on from,
+    ``analysed`` those of `analyse`, where a caller encodes one picture several times.
     """
     header = _header(model, picture, settings)
-    analysed = Latents(*transform_of(model, settings.device)(picture.pixels))
+    analysed = analysed or analyse(model, picture, settings)
     # the plain encoder weighs distortion for the rate point's own lambda
     rounding = DISTORTION_WEIGHT * settings.weight / rate_lambda(settings.rate_point)
 
@@ -165,6 +167,11 @@ def encode(
         best, notes = plain, (*notes, NOT_LOWER)
     best.notes, best.latents = notes, reached
     return best
+
+
+def analyse(model: Model, picture: Picture, settings: Settings) -> Latents:
+    """The analysis transform's latents, the same at every rate point."""
+    return Latents(*transform_of(model, settings.device)(picture.pixels))
 
 
 def _header(model: Model, picture: Picture, settings: Settings) -> Header:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nicc.architecture import RATE_POINTS, rate_lambda
-from nicc.encoder.effort import INTERRUPTED, Report, Result, Settings, encode
+from nicc.encoder.effort import INTERRUPTED, Report, Result, Settings, analyse, encode
 from nicc.encoder.encode import DISTORTION_WEIGHT
 from nicc.encoder.iterative import Schedule
 from nicc.errors import NiccError
@@ -80,14 +80,15 @@ def encode_to_target(
     The rate point is searched with plain encodings; with iterations, the first run is corrected by
     shorter ones that go on from it. ``settings.rate_point`` is ignored.
     """
+    analysed = analyse(model, picture, settings)
     plain = replace(settings, schedule=replace(settings.schedule, steps=0))
-    knob, found = _search(target, lambda t: encode(model, picture, _at(plain, t)))
+    knob, found = _search(target, lambda t: encode(model, picture, _at(plain, t), analysed=analysed))
     if not settings.schedule.steps:
         return found
     best: Result | None = None
     slope, last, moved = target.slope, 0.0, 0.0
     at = _at(settings, knob)
-    result = encode(model, picture, at, report)
+    result = encode(model, picture, at, report, analysed=analysed)
     for correction in range(CORRECTIONS + 1):
         options = [result]
         if result.latents is not None and not target.close(result):
@@ -105,7 +106,7 @@ def encode_to_target(
         knob += moved
         # the same rate point, so that the latents still lie on its grid; only the weight moves
         at = replace(at, lagrangian=_weight(knob), schedule=_shorter(settings.schedule))
-        result = encode(model, picture, at, report, result.latents)
+        result = encode(model, picture, at, report, result.latents, analysed)
     return best if best is not None and target.better(best, found) else found
 
 

@@ -25,7 +25,7 @@ from nicc.architecture import rate_lambda
 from nicc.container import Header
 from nicc.decoder import networks
 from nicc.encoder import effort, iterative, ops
-from nicc.encoder.codec import ste_round, upsample
+from nicc.encoder.codec import RateTables, ste_round, upsample
 from nicc.encoder.effort import Latents, Result, Settings
 from nicc.encoder.encode import DISTORTION_WEIGHT, NEAREST, encode_latents
 from nicc.encoder.iterative import Problem, Schedule
@@ -67,7 +67,7 @@ def step_time(model: Model, picture: Picture, point: int, rounds: int = 12) -> N
 
     def bare() -> None:
         """Synthesis, means and CDF rows of random inputs, as PyTorch calls; no coding tables, no rounding."""
-        total = receiver.synthesise(latents).sum()
+        total = receiver.synthesise(latents, rate).sum()
         for group in range(arch.group_count):
             first, last = arch.groups[group], arch.groups[group + 1]
             units = slice(group * 48, group * 48 + 48)
@@ -109,7 +109,7 @@ def coordinates(model: Model, picture: Picture, point: int, sweeps: int = 20, sh
     z = (torch.tensor(start.z)[None] / problem.z_steps).round()
     v = torch.tensor(start.y)[None] * problem.rate.gain
     symbols: Tensor | None = None
-    energy = _energy(model)
+    energy = _energy(model, problem.rate)
     curvature = 2 * rate_lambda(point) * 255**2 / 3 * energy * (problem.rate.inverse / problem.rate.gain) ** 2
     generator = torch.Generator().manual_seed(0)
     nats = upsample(z * problem.z_steps, *v.shape[1:3])
@@ -122,7 +122,7 @@ def coordinates(model: Model, picture: Picture, point: int, sweeps: int = 20, sh
         fixed = symbols
         code = receiver.code(nats, torch.zeros_like(v), problem.rate, lambda _, c: fixed[..., c])  # noqa: B023
         size = symbols.detach().abs().clamp_max(LARGEST)
-        decoded = receiver.synthesise(code.y_hat)[..., :height, :width].clamp(0, 1)
+        decoded = receiver.synthesise(code.y_hat, problem.rate)[..., :height, :width].clamp(0, 1)
         error = (decoded - problem.pixels).square().sum() * (255**2 / 3)
         others = interpolated(receiver.bits, code.rows, size).sum()
         (gradient,) = torch.autograd.grad(rate_lambda(point) * error + others, symbols)
@@ -152,14 +152,14 @@ def _whole(model: Model, picture: Picture, point: int) -> Problem:
 
 
 @torch.no_grad()
-def _energy(model: Model) -> Tensor:
+def _energy(model: Model, rate: RateTables) -> Tensor:
     """Squared pixels per squared latent of every channel, around zero."""
     receiver, c = receiver_of(model), model.architecture.latent_channels
     small = 1e-2
-    base = receiver.synthesise(torch.zeros(1, 5, 5, c))
+    base = receiver.synthesise(torch.zeros(1, 5, 5, c), rate)
     y = torch.zeros(c, 5, 5, c)
     y[torch.arange(c), 2, 2, torch.arange(c)] = small
-    return torch.cat([((receiver.synthesise(p) - base) / small).square().sum((1, 2, 3)) for p in y.split(32)])
+    return torch.cat([((receiver.synthesise(p, rate) - base) / small).square().sum((1, 2, 3)) for p in y.split(32)])
 
 
 def methods(steps: list[int], variants: bool) -> dict[str, Callable[[Model, Picture, int], Result]]:

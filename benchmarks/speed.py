@@ -44,7 +44,8 @@ def parts(data: bytes) -> None:
     model = decoder.model_for(container)
     header, grid = container.header, Grid.of(container.header)
     y = np.concatenate(list(decoder.group_latents(model, container)))
-    pixels = decoder.synthesise(model, [y], header.width, header.height)
+    renderer = decoder.Renderer(model, header.rate_point)
+    pixels = decoder.synthesise(renderer, [y], header.width, header.height)
     z = dequantise_z(model, header.rate_point, read_z(model, header, container.z, grid))
 
     def zeros(rows: np.ndarray, *_: object) -> np.ndarray:
@@ -52,7 +53,7 @@ def parts(data: bytes) -> None:
 
     context = median(lambda: [walk(model, header.rate_point, z, a, b, grid.w, zeros) for a, b in grid.row_groups()])
     latents = median(lambda: list(decoder.group_latents(model, container)))
-    synthesis = median(lambda: decoder.synthesise(model, [y], header.width, header.height))
+    synthesis = median(lambda: decoder.synthesise(renderer, [y], header.width, header.height))
     weight = model.params["synthesis_in"]
     rows = y.reshape(-1, y.shape[-1])
     flat = weight.reshape(len(weight), -1)

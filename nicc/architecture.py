@@ -33,6 +33,15 @@ Z_SYMBOL_LIMIT = 127
 RECON_CLASSES = 2
 """Symbols of magnitude 1 and of 2 or more have their own reconstruction offset."""
 
+RECTIFIER_REACH = 2
+"""Latent positions that a rectifier sees on every side."""
+MAX_RECTIFIERS = 3
+
+CODING_FIELDS = ("latent_channels", "hyper_channels", "groups", "bands", "mean_hidden")
+"""Fields that the meaning of a file's symbols depends on; the rest concerns one side only."""
+RENDERING = ("synthesis", "igdn", "rectifier", "inverse", "recon_offset")
+"""Beginnings of the names of arrays that only turn decoded symbols into pixels."""
+
 SYNTHESES = ("two-layer", "jpeg-like")
 ANALYSES = ("patch", "cnn", "elic")
 
@@ -54,6 +63,8 @@ class Architecture:
     first transposed convolution; ``hidden_channels`` and ``residual`` belong to the two-layer form.
     ``groups`` are the bounds of the channel groups that are decoded one after another, ``bands``
     the widths, per group but the last, of the channel bands whose magnitudes are summed.
+    ``rectifiers`` networks of ``rectifier_width`` channels stand in a row before the synthesis
+    (Luo & Chen 2024).
     """
 
     synthesis: str = "two-layer"
@@ -65,6 +76,8 @@ class Architecture:
     groups: tuple[int, ...] = (0, 16, 56, 128, 256)
     bands: tuple[int, ...] = (4, 8, 12)
     mean_hidden: int = 64
+    rectifiers: int = 0
+    rectifier_width: int = 96
     analysis: str = "patch"
     analysis_width: int = 80
     analysis_depth: int = 4
@@ -84,6 +97,8 @@ class Architecture:
             problems.append("bands do not divide their groups")
         if self.synthesis == "jpeg-like" and self.residual:
             problems.append("a jpeg-like synthesis has no residual branch")
+        if not 0 <= self.rectifiers <= MAX_RECTIFIERS or self.rectifier_width < 1:
+            problems.append(f"rectifiers must be 0 to {MAX_RECTIFIERS}, their width positive")
         if self.synthesis == "two-layer" and self.hidden_channels < 12:
             problems.append("hidden_channels must be at least 12")
         if problems:
@@ -104,6 +119,11 @@ class Architecture:
     @property
     def group_count(self) -> int:
         return len(self.groups) - 1
+
+    @property
+    def margin(self) -> int:
+        """Latent positions around a part of an image that its pixels depend on."""
+        return 1 + RECTIFIER_REACH * self.rectifiers
 
     @property
     def synthesis_stride(self) -> int:

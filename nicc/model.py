@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from nicc.architecture import HYPER_LIMIT, MAGNITUDE_UNIT, ROW_BITS, Architecture
+from nicc.architecture import CODING_FIELDS, HYPER_LIMIT, MAGNITUDE_UNIT, RENDERING, ROW_BITS, Architecture
 from nicc.container import FINGERPRINT_BYTES
 from nicc.entropy import RowCoder, Table
 from nicc.errors import ModelError
@@ -30,9 +30,9 @@ EXACT_LIMIT = 1 << 24
 """Integers up to here are exact in float32."""
 
 
-def digest(arrays: dict[str, np.ndarray], architecture: Architecture) -> str:
-    """SHA-256 over the architecture and every array's name, type, shape and bytes, in hex."""
-    h = hashlib.sha256(json.dumps(architecture.to_dict(), sort_keys=True).encode())
+def digest(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
+    """SHA-256 over facts of the architecture and every array's name, type, shape and bytes, in hex."""
+    h = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(arrays):
         a = np.ascontiguousarray(arrays[name])
         h.update(f"{name} {a.dtype.str} {a.shape}".encode())
@@ -59,7 +59,13 @@ class Model:
         self.version: int = description["version"]
         self.architecture = Architecture.from_dict(description["architecture"])
         self.arrays = arrays
-        self.sha256 = digest(arrays, self.architecture)
+        self._check_rectifiers()
+        coding = {k: v for k, v in arrays.items() if not k.startswith(RENDERING)}
+        self.coding_sha256 = digest(
+            coding, {k: v for k, v in self.architecture.to_dict().items() if k in CODING_FIELDS}
+        )
+        """Of what gives a file's bits their meaning: models that share it read each other's files."""
+        self.sha256 = digest(arrays, description["architecture"])
         self.params: dict[str, np.ndarray] = {}
         """The arrays of `nicc.decoder.networks` in the types in which they are computed."""
         for name, array in arrays.items():
@@ -74,10 +80,21 @@ class Model:
         self.exact_dtype = exact_dtype
         self._z_tables: dict[int, list[Table]] = {}
 
+    def _check_rectifiers(self) -> None:
+        arch = self.architecture
+        width, channels = arch.rectifier_width, arch.latent_channels
+        shapes = {"in": (channels, width), "gate": (width, width), "out": (width, channels)}
+        shapes |= dict.fromkeys(("first", "second"), (9 * width, width))
+        for i in range(arch.rectifiers):
+            for part, shape in shapes.items():
+                name = f"rectifier{i}_{part}"
+                if name not in self.arrays or self.arrays[name].shape != shape:
+                    raise ModelError(f"model {self.name}: array {name} is missing or belongs to another model")
+
     @property
     def fingerprint(self) -> bytes:
-        """The first bytes of the digest, as in a file's header."""
-        return bytes.fromhex(self.sha256)[:FINGERPRINT_BYTES]
+        """The first bytes of `coding_sha256`, as in a file's header."""
+        return bytes.fromhex(self.coding_sha256)[:FINGERPRINT_BYTES]
 
     @property
     def code(self) -> int | str:
@@ -114,6 +131,9 @@ class Model:
             )
             * per_latent,
         }
+        if a.rectifiers:
+            weights = (v.size for k, v in self.arrays.items() if k.startswith("rectifier") and k != "rectifier_bias")
+            steps["rectifier"] = sum(weights) * per_latent
         if a.synthesis == "two-layer":
             steps["inverse gdn"] = (self.arrays["igdn_gamma"].size + 2 * a.hidden_channels) / 4
             steps["synthesis 2"] = self.arrays["synthesis_out"].size / 4
@@ -175,7 +195,7 @@ def read_part(folder: Path, description: dict[str, Any], part: str) -> dict[str,
         raise ModelError(f"{path}: missing; reinstall the model") from None
     except (SafetensorError, ValueError, OSError) as e:
         raise ModelError(f"{path}: damaged: {e}") from None
-    if digest(arrays, Architecture.from_dict(description["architecture"])) != description[f"{part}_sha256"]:
+    if digest(arrays, description["architecture"]) != description[f"{part}_sha256"]:
         raise ModelError(f"{path}: damaged: its digest is not the one in model.json; reinstall the model")
     return arrays
 

@@ -75,6 +75,26 @@ def test_another_models_weights_are_refused_by_their_fingerprint(copy, monkeypat
         nicc.decode(data)
 
 
+@pytest.mark.parametrize("name", ["synthesis_in", "igdn_beta", "inverse", "recon_offset"])
+def test_files_outlive_a_better_synthesis(name):
+    """The fingerprint is of what gives bits their meaning, not of what renders it."""
+    model = load_model("two-layer")
+    other = Model(model.description, {**model.arrays, name: model.arrays[name] * 2})
+    assert other.fingerprint == model.fingerprint
+    assert other.sha256 != model.sha256
+
+
+def test_missing_or_foreign_rectifiers_are_refused():
+    model = load_model("two-layer")
+    description = {**model.description, "architecture": {**model.description["architecture"], "rectifiers": 1}}
+    with pytest.raises(ModelError, match="rectifier0_in is missing"):
+        Model(description, model.arrays)
+    shapes = {"in": (256, 96), "first": (864, 96), "second": (864, 96), "gate": (96, 96), "out": (80, 256)}
+    arrays = {f"rectifier0_{k}": np.zeros(v, np.float16) for k, v in shapes.items()}
+    with pytest.raises(ModelError, match="rectifier0_out is missing or belongs"):
+        Model(description, {**model.arrays, **arrays})
+
+
 def test_unknown_models_are_refused():
     with pytest.raises(ModelError, match="available: jpeg-like, two-layer"):
         load_model("three-layer")
@@ -108,6 +128,8 @@ def test_models_of_ones_own_are_found_by_folder_and_named_in_files(copy, monkeyp
         ({"groups": [0, 16, 56, 128, 250]}, "groups"),
         ({"bands": [5, 8, 12]}, "bands"),
         ({"hidden_channels": 6}, "hidden_channels"),
+        ({"rectifiers": 4}, "rectifiers"),
+        ({"rectifiers": 1, "rectifier_width": 0}, "rectifiers"),
         ({"colour": 3}, "unknown"),
     ],
 )

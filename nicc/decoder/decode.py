@@ -82,35 +82,56 @@ def group_latents(model: Model, container: Container) -> Iterator[np.ndarray]:
             yield y_hat
 
 
-def synthesise(model: Model, groups: Iterable[np.ndarray], width: int, height: int) -> np.ndarray:
+class Renderer:
+    """Latents of one rate point to pixels, by the heads of a model that are asked for."""
+
+    def __init__(self, model: Model, rate_point: int, rectifier: bool = True) -> None:
+        self.architecture, self.params = model.architecture, model.params
+        self.rectifier = rectifier and self.architecture.rectifiers > 0
+        self.margin = self.architecture.margin if self.rectifier else 1
+        self.rectifier_bias = self.params["rectifier_bias"][rate_point] if self.rectifier else None
+        self.step = self.params["inverse"][rate_point]
+
+    def __call__(self, y: np.ndarray) -> np.ndarray:
+        """Pixels around 0..1 of latents ``(h + 2 margin, w + 2 margin, C)``: ``(16 h, 16 w, 3)``."""
+        if self.rectifier:
+            y = networks.rectify(ops, self.architecture, self.params, y, self.rectifier_bias, self.step)
+        return networks.synthesis(ops, self.architecture, self.params, y)
+
+
+def synthesise(renderer: Renderer, groups: Iterable[np.ndarray], width: int, height: int) -> np.ndarray:
     """Pixels, uint8 ``(height, width, 3)``, of groups of latent rows ``(rows, w, C)``."""
-    p = model.params
+    margin = renderer.margin
     out = np.empty((height, width, 3), np.uint8)
     rows = -(-height // PIXELS_PER_LATENT)
     read = rendered = 0
     above: np.ndarray | None = None
     for y in groups:
         read += len(y)
-        padded = networks.mirror(ops, p, y, top=above is None, bottom=read == rows)
+        first, last = above is None, read == rows
+        padded = networks.mirror(ops, renderer.params, y, margin, top=first, bottom=first and last)
         if above is not None:
             padded = np.concatenate([above, padded])
-        above = padded[-2:].copy()  # the last row waits for the one below it
-        ready = len(padded) - 2
+            if last:  # as `networks.mirror` does; what is above may be needed for it
+                padded = np.concatenate([padded, padded[: -margin - 1 : -1] * renderer.params["parity"][1]])
+        above = padded[-2 * margin :].copy()  # the last rows wait for those below them
+        ready = len(padded) - 2 * margin
         if ready > 0:
-            _render(model, padded, out[PIXELS_PER_LATENT * rendered :][: PIXELS_PER_LATENT * ready])
+            _render(renderer, padded, out[PIXELS_PER_LATENT * rendered :][: PIXELS_PER_LATENT * ready])
             rendered += ready
     return out
 
 
-def _render(model: Model, padded: np.ndarray, out: np.ndarray) -> None:
+def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray) -> None:
     """Renders the inner rows of ``padded`` latents to ``out``, in bands on all threads."""
-    h, w = padded.shape[0] - 2, padded.shape[1] - 2
+    margin = renderer.margin
+    h, w = padded.shape[0] - 2 * margin, padded.shape[1] - 2 * margin
     bands = -(-h * w // BAND_POSITIONS)
     bands = min(h, -(-bands // processors()) * processors())  # as many for every thread
 
     def render(band: int) -> None:
         first, last = band * h // bands, (band + 1) * h // bands
-        x = networks.synthesis(ops, model.architecture, model.params, padded[first : last + 2])
+        x = renderer(padded[first : last + 2 * margin])
         rows = out[PIXELS_PER_LATENT * first : PIXELS_PER_LATENT * last]
         x = x[: len(rows), : out.shape[1]]
         np.multiply(x, 255, out=x)
@@ -124,8 +145,9 @@ def _render(model: Model, padded: np.ndarray, out: np.ndarray) -> None:
         pass
 
 
-def decode_pixels(container: Container, model: Model | None = None) -> np.ndarray:
-    """RGB pixels, uint8 ``(height, width, 3)``."""
+def decode_pixels(container: Container, model: Model | None = None, rectifier: bool = True) -> np.ndarray:
+    """RGB pixels, uint8 ``(height, width, 3)``; without the model's ``rectifier`` if so asked."""
     model = model or model_for(container)
     header = container.header
-    return synthesise(model, group_latents(model, container), header.width, header.height)
+    renderer = Renderer(model, header.rate_point, rectifier)
+    return synthesise(renderer, group_latents(model, container), header.width, header.height)

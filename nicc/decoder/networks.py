@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nicc.architecture import PIXELS_PER_LATENT, Architecture
+from nicc.architecture import PIXELS_PER_LATENT, RECTIFIER_REACH, Architecture
 
 Array = Any
 Params = Mapping[str, Array]
@@ -49,18 +49,64 @@ def _two_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
     return x
 
 
-def mirror(ops: Any, p: Params, y: Array, top: bool = True, bottom: bool = True) -> Array:
-    """``(..., h, w, C)`` latents with one position more on every side, mirrored at the border.
+def rectify(ops: Any, arch: Architecture, p: Params, y: Array, bias: Any, step: Array) -> Array:
+    """Latents nearer to what they were before quantisation (Luo & Chen 2024, section 3.2).
+
+    ``y`` has a margin of `RECTIFIER_REACH` positions for every rectifier, which the result lacks.
+    ``bias`` ``(..., rectifiers * 3 * width)`` and ``step`` ``(..., C)``, the quantisation step of
+    each channel, belong to the rate point. Without rectifiers, ``y`` itself.
+    """
+    width = arch.rectifier_width
+    for i in range(arch.rectifiers):
+        b = [bias[..., n * width : (n + 1) * width] for n in range(3 * i, 3 * i + 3)]
+        y = _rectifier(ops, {k: p[f"rectifier{i}_{k}"] for k in ("in", "first", "second", "gate", "out")}, y, b, step)
+    return y
+
+
+def _rectifier(ops: Any, p: Params, y: Array, bias: list[Array], step: Array) -> Array:
+    """Two residual 3x3 layers in a bottleneck, gated by attention; corrections in quantisation steps."""
+    a = y @ p["in"] + bias[0]
+    a = inside(a, 1) + ops.conv3(ops.relu(a), p["first"])
+    a = inside(a, 1) + ops.conv3(ops.relu(a), p["second"]) + bias[1]
+    a = ops.relu(a)
+    a = a * ops.sigmoid(a @ p["gate"] + bias[2])
+    return inside(y, RECTIFIER_REACH) + (a @ p["out"]) * step
+
+
+def inside(y: Array, margin: int) -> Array:
+    """``(..., h + 2 margin, w + 2 margin, C)`` without its margin."""
+    return y[..., margin:-margin, margin:-margin, :] if margin else y
+
+
+def mirror(ops: Any, p: Params, y: Array, margin: int, top: bool = True, bottom: bool = True) -> Array:
+    """``(..., h, w, C)`` latents with ``margin`` positions more on every side, mirrored at the border.
 
     ``top`` and ``bottom`` say whether these sides are a border of the image; where not, no row is
     added. Basis functions are even or odd under a flip, so the latents of the mirrored image are
     those of the image, with the sign of each channel's parity.
     """
-    horizontal, vertical = p["parity"][0], p["parity"][1]
-    y = ops.concat([y[..., :1, :] * horizontal, y, y[..., -1:, :] * horizontal], -2)
-    above = [y[..., :1, :, :] * vertical] if top else []
-    below = [y[..., -1:, :, :] * vertical] if bottom else []
+    h, w = y.shape[-3:-1]
+    parity = p["parity"]
+
+    def column(j: int) -> Array:
+        at, flipped = _mirrored(j, w)
+        return y[..., at : at + 1, :] * (parity[0] if flipped else 1)
+
+    y = ops.concat([*map(column, range(-margin, 0)), y, *map(column, range(w, w + margin))], -2)
+
+    def row(i: int) -> Array:
+        at, flipped = _mirrored(i, h)
+        return y[..., at : at + 1, :, :] * (parity[1] if flipped else 1)
+
+    above = map(row, range(-margin, 0)) if top else ()
+    below = map(row, range(h, h + margin)) if bottom else ()
     return ops.concat([*above, y, *below], -3) if top or bottom else y
+
+
+def _mirrored(i: int, n: int) -> tuple[int, bool]:
+    """Which of ``n`` positions, repeated to and fro, is at ``i``, and whether it lies there flipped."""
+    i %= 2 * n
+    return (i, False) if i < n else (2 * n - 1 - i, True)
 
 
 # --- means of the latents: floating point, never seen by the entropy coder ------------------------

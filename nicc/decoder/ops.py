@@ -22,6 +22,10 @@ def relu(x: Array) -> Array:
     return np.maximum(x, 0)
 
 
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
 def row_hidden(x: Array) -> Array:
     """Integers in units of 2**-ROW_BITS to hidden units 0..255, floor division by a power of two."""
     x = x * x.dtype.type(2.0 ** (HIDDEN_BITS - ROW_BITS))
@@ -123,21 +127,31 @@ def _workspace(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
     return held[:size].reshape(shape)
 
 
+def conv3(x: Array, weight: Array) -> Array:
+    """3x3 convolution of ``(h + 2, w + 2, C)`` with ``(9 C, D)``, rows (row, column, channel).
+
+    The result is overwritten by the next call.
+    """
+    h, w, c = x.shape[0] - 2, x.shape[1] - 2, x.shape[2]
+    weight = weight.reshape(3, 3 * c, -1)
+    x = np.ascontiguousarray(x)
+    windows = as_strided(x, (h + 2, w, 3 * c), x.strides)  # three neighbours in a row lie side by side
+    rows = _workspace("windows", (h + 2, w, 3 * c), x.dtype)
+    rows[...] = windows
+    rows = rows.reshape(-1, 3 * c)
+    out, part = _workspace("convolved", (2, h * w, weight.shape[-1]), x.dtype)
+    np.matmul(rows[: h * w], weight[0], out=out)
+    for i in (1, 2):
+        out += np.matmul(rows[i * w : (i + h) * w], weight[i], out=part)
+    return out.reshape(h, w, -1)
+
+
 def subpixel_conv(x: Array, weight: Array) -> Array:
     """Transposed convolution, kernel 6, stride 2, as a 3x3 convolution to four phases.
 
     ``x`` is ``(h + 2, w + 2, C)``, ``weight`` ``(3, 3, C, 4 D)`` with outputs ordered (row phase,
     column phase, channel); the result is ``(2 h, 2 w, D)``.
     """
-    h, w, c = x.shape[0] - 2, x.shape[1] - 2, x.shape[2]
-    d = weight.shape[-1] // 4
-    x = np.ascontiguousarray(x)
-    windows = as_strided(x, (h + 2, w, 3 * c), x.strides)  # three neighbours in a row lie side by side
-    rows = _workspace("windows", (h + 2, w, 3 * c), x.dtype)
-    rows[...] = windows
-    rows = rows.reshape(-1, 3 * c)
-    out, part = _workspace("phases", (2, h * w, 4 * d), x.dtype)
-    np.matmul(rows[: h * w], weight[0].reshape(3 * c, 4 * d), out=out)
-    for i in (1, 2):
-        out += np.matmul(rows[i * w : (i + h) * w], weight[i].reshape(3 * c, 4 * d), out=part)
+    out = conv3(x, weight.reshape(-1, weight.shape[-1]))
+    h, w, d = out.shape[0], out.shape[1], out.shape[2] // 4
     return out.reshape(h, w, 2, 2, d).transpose(0, 2, 1, 3, 4).reshape(2 * h, 2 * w, d)

@@ -109,6 +109,8 @@ class RateTables(NamedTuple):
     """Dequantisation step times gain."""
     row_bias: tuple[Tensor, Tensor]
     hidden_bias: tuple[Tensor, Tensor]
+    rectifier_bias: Tensor | None
+    """None where a model has no rectifier."""
 
 
 def upsample(z: Tensor, h: int, w: int) -> Tensor:
@@ -232,6 +234,13 @@ class Codec(nn.Module):
             }
             if arch.residual:
                 p["synthesis_main"] = torch.zeros(c, arch.kernel, arch.kernel, n)
+        width = arch.rectifier_width
+        for i in range(arch.rectifiers):
+            p[f"rectifier{i}_in"] = torch.randn(c, width) * c**-0.5
+            p[f"rectifier{i}_first"] = torch.randn(9 * width, width) * (9 * width) ** -0.5
+            p[f"rectifier{i}_second"] = torch.randn(9 * width, width) * (9 * width) ** -0.5
+            p[f"rectifier{i}_gate"] = torch.zeros(width, width)
+            p[f"rectifier{i}_out"] = torch.zeros(width, c)
         for i in range(arch.group_count):
             size = g[i + 1] - g[i]
             p[f"row{i}_in"] = torch.zeros(arch.feature_count(i), size + ROW_HIDDEN)
@@ -248,6 +257,8 @@ class Codec(nn.Module):
         self.row_phase = nn.Parameter(torch.zeros(c))
         self.hidden_bias = nn.Parameter(torch.zeros(ANCHORS, hidden))
         self.hidden_phase = nn.Parameter(torch.zeros(hidden))
+        if arch.rectifiers:
+            self.rectifier_bias = nn.Parameter(torch.zeros(ANCHORS, arch.rectifiers * 3 * width))
         self.recon_offset = nn.Parameter(torch.zeros(CDF_ROWS, RECON_CLASSES))
         """How far inside its interval a symbol of magnitude 1, or 2 and more, is reconstructed."""
         self.register_buffer("deviation", torch.ones(c))
@@ -260,6 +271,8 @@ class Codec(nn.Module):
         """Arrays by the names that `nicc.decoder.networks` uses."""
         p = {**dict(self.p.items()), "parity": self.parity, "bands": self.bands}
         linear = p.pop("synthesis_linear")
+        for i in range(self.arch.rectifiers):  # trained on latents in units of their deviations
+            p[f"rectifier{i}_in"] = p[f"rectifier{i}_in"] / self.deviation[:, None]
         p["synthesis_in"] = torch.cat([p.pop("synthesis_main"), linear], -1) if "synthesis_main" in p else linear
         return p
 
@@ -270,8 +283,16 @@ class Codec(nn.Module):
         share = (t - low)[:, None]
         return (table[low] * (1 - share) + table[low + 1] * share)[:, None, None]
 
-    def gain(self, rate_point: Tensor) -> Tensor:
-        return self.at_rate(self.log_gain, rate_point).exp()
+    def rate(self, rate_point: Tensor) -> RateTables:
+        """What depends on rate points ``(N,)``."""
+        bias, hidden = self.at_rate(self.row_bias, rate_point), self.at_rate(self.hidden_bias, rate_point)
+        return RateTables(
+            self.at_rate(self.log_gain, rate_point).exp(),
+            self.at_rate(self.log_inverse, rate_point).exp(),
+            (bias, bias + self.row_phase),
+            (hidden, hidden + self.hidden_phase),
+            self.at_rate(self.rectifier_bias, rate_point) if self.arch.rectifiers else None,
+        )
 
     def hyper(self, y: Tensor) -> Tensor:
         """Hyper-latents in nats, around zero, ``(N, ceil(h / 4), ceil(w / 4), Cz)``."""
@@ -327,21 +348,17 @@ class Codec(nn.Module):
         def quantise(residual: Tensor, channels: slice) -> Tensor:
             return ste_round(residual, thresholds[..., channels] if thresholds is not None else None)
 
-        bias, hidden = self.at_rate(self.row_bias, rate_point), self.at_rate(self.hidden_bias, rate_point)
-        rate = RateTables(
-            self.gain(rate_point),
-            self.at_rate(self.log_inverse, rate_point).exp(),
-            (bias, bias + self.row_phase),
-            (hidden, hidden + self.hidden_phase),
-        )
+        rate = self.rate(rate_point)
         p = self.params() | {"deviation": self.deviation, "recon_offset": self.recon_offset}
         zf = upsample(z, *y.shape[1:3])
         return latent_code(self.arch, p, rate, zf, y * rate.gain, quantise)
 
-    def synthesise(self, y_hat: Tensor) -> Tensor:
+    def synthesise(self, y_hat: Tensor, rate_point: Tensor) -> Tensor:
         """Pixels ``(N, 3, H, W)`` around 0..1 of latents ``(N, h, w, C)``."""
-        p = self.params()
-        return networks.synthesis(ops, self.arch, p, networks.mirror(ops, p, y_hat)).permute(0, 3, 1, 2)
+        p, rate = self.params(), self.rate(rate_point)
+        y = networks.mirror(ops, p, y_hat, self.arch.margin)
+        y = networks.rectify(ops, self.arch, p, y, rate.rectifier_bias, rate.inverse / rate.gain)
+        return networks.synthesis(ops, self.arch, p, y).permute(0, 3, 1, 2)
 
     def lambdas(self, rate_point: Tensor) -> Tensor:
         base = rate_lambda(0)

@@ -17,7 +17,6 @@ from nicc.decoder.decode import decode_pixels
 from nicc.decoder.latents import Grid, dequantise_z, walk
 from nicc.encoder.encode import DISTORTION_WEIGHT, NEAREST, Encoding, Quantiser, encode_latents, quantise_z
 from nicc.encoder.iterative import (
-    MARGIN,
     Diverged,
     Interrupted,
     Problem,
@@ -25,6 +24,7 @@ from nicc.encoder.iterative import (
     State,
     Surroundings,
     optimise,
+    reach,
 )
 from nicc.encoder.receiver import Receiver, receiver_of
 from nicc.encoder.transform import transform_of
@@ -232,6 +232,7 @@ def _iterate(model: Model, picture: Picture, settings: Settings, start: Latents,
     latents = Latents(start.y.copy(), start.z.copy())
     bounds = list(Grid.of(header).row_groups())
     steps = settings.schedule.steps
+    beyond = reach(model.architecture)
     edges: dict[int, np.ndarray] = {}
 
     def rows_of(group: int) -> np.ndarray:
@@ -249,8 +250,8 @@ def _iterate(model: Model, picture: Picture, settings: Settings, start: Latents,
             r,
             settings.weight,
             Surroundings(
-                _tensor(receiver, nothing if beginning else rows_of(group - 1)[-MARGIN:]),
-                _tensor(receiver, nothing if ending else rows_of(group + 1)[:MARGIN]),
+                _tensor(receiver, nothing if beginning else rows_of(group - 1)[-beyond:]),
+                _tensor(receiver, nothing if ending else rows_of(group + 1)[:beyond]),
                 _tensor(receiver, latents.z[:0] if beginning else _nats(model, r, latents.z[z_rows.start - 1][None])),
                 _tensor(receiver, latents.z[:0] if ending else _nats(model, r, latents.z[z_rows.stop][None])),
             ),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nicc.architecture import LATENTS_PER_HYPER, Z_SYMBOL_LIMIT
+from nicc.architecture import LATENTS_PER_HYPER, Z_SYMBOL_LIMIT, Architecture
 from nicc.encoder.codec import RateTables, upsample
 from nicc.encoder.receiver import Receiver, interpolated
 from nicc.errors import NiccError
@@ -134,15 +134,16 @@ class Surroundings(NamedTuple):
     """What touches a group of latent rows and stays as it is; no rows at a border of the image."""
 
     y_above: Tensor
-    """Decoded latents ``(N, MARGIN, w, C)``; fewer where the image ends."""
+    """Decoded latents ``(N, reach, w, C)``; fewer where the image ends."""
     y_below: Tensor
     z_above: Tensor
     """Hyper-latents in nats ``(N, 0 or 1, zw, Cz)``."""
     z_below: Tensor
 
 
-MARGIN = 2
-"""Latent rows around a group that take part in its synthesis: one is rendered, with its own neighbour."""
+def reach(arch: Architecture) -> int:
+    """Latent rows around a group that take part in its synthesis: one is rendered, with its own neighbours."""
+    return 1 + arch.margin
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,8 @@ class Problem:
         code = self.receiver.code(upsampled, v, self.rate, lambda x, _: quantise(x))
         bits = self.receiver.symbol_bits(code).sum((1, 2, 3)) + bits_z.sum((1, 2, 3))
         y = torch.cat([around.y_above, code.y_hat, around.y_below], 1)
-        ends = (side.shape[1] < MARGIN for side in (around.y_above, around.y_below))
-        decoded = self.receiver.synthesise(y, *ends).clamp(0, 1)
+        ends = (side.shape[1] < reach(self.receiver.arch) for side in (around.y_above, around.y_below))
+        decoded = self.receiver.synthesise(y, self.rate, *ends).clamp(0, 1)
         h, w = self.pixels.shape[2:]
         error = (decoded[..., :h, :w] - self.pixels).square().sum((1, 2, 3)) * (255**2 / 3)
         return bits, error

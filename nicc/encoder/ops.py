@@ -17,6 +17,10 @@ def relu(x: Tensor) -> Tensor:
     return F.relu(x)
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    return torch.sigmoid(x)
+
+
 def row_hidden(x: Tensor) -> Tensor:
     """Activation of the row predictor's hidden layer, in the range that its integers can hold."""
     return x.clamp(0, HIDDEN_MAX)
@@ -60,13 +64,18 @@ def transposed_conv(x: Tensor, weight: Tensor, stride: int, margin: int) -> Tens
     return y[..., cut : y.shape[-2] - cut, cut : y.shape[-1] - cut].permute(0, 2, 3, 1)
 
 
+def conv3(x: Tensor, weight: Tensor) -> Tensor:
+    """3x3 convolution of ``(N, h + 2, w + 2, C)`` with ``(9 C, D)``, rows (row, column, channel)."""
+    kernel = weight.reshape(3, 3, -1, weight.shape[-1]).permute(3, 2, 0, 1)
+    return F.conv2d(x.permute(0, 3, 1, 2), kernel).permute(0, 2, 3, 1)
+
+
 def subpixel_conv(x: Tensor, weight: Tensor) -> Tensor:
     """Transposed convolution, kernel 6, stride 2, as a 3x3 convolution to four phases.
 
     ``x`` is ``(N, h + 2, w + 2, C)``, ``weight`` ``(3, 3, C, 4 D)`` with outputs ordered (row
     phase, column phase, channel); the result is ``(N, 2 h, 2 w, D)``.
     """
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight.permute(3, 2, 0, 1))
-    n, c, h, w = y.shape
-    d = c // 4
-    return y.reshape(n, 2, 2, d, h, w).permute(0, 4, 1, 5, 2, 3).reshape(n, 2 * h, 2 * w, d)
+    y = conv3(x, weight.reshape(-1, weight.shape[-1]))
+    n, h, w, c = y.shape
+    return y.reshape(n, h, w, 2, 2, c // 4).permute(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, c // 4)

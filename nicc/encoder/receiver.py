@@ -86,6 +86,7 @@ class Receiver:
             p["inverse"][r] * p["gain"][r],
             (self.row_bias[r, 0], self.row_bias[r, 1]),
             (self.hidden_bias[r, 0], self.hidden_bias[r, 1]),
+            p["rectifier_bias"][r] if self.arch.rectifiers else None,
         )
 
     def z_steps(self, rate_point: int) -> Tensor:
@@ -109,14 +110,15 @@ class Receiver:
         low, high = (b.to(self.device) for b in bounds)
         return torch.from_numpy(bits).to(self.device), low, high
 
-    def synthesise(self, y_hat: Tensor, top: bool = True, bottom: bool = True) -> Tensor:
+    def synthesise(self, y_hat: Tensor, rate: RateTables, top: bool = True, bottom: bool = True) -> Tensor:
         """Pixels ``(N, 3, H, W)`` around 0..1 of latents ``(N, h, w, C)``.
 
         ``top`` and ``bottom`` say whether these are borders of the image; if not, the outermost
-        row of latents is not rendered.
+        `Architecture.margin` rows of latents are not rendered.
         """
-        padded = networks.mirror(ops, self.p, y_hat, top, bottom)
-        return networks.synthesis(ops, self.arch, self.p, padded).permute(0, 3, 1, 2)
+        y = networks.mirror(ops, self.p, y_hat, self.arch.margin, top, bottom)
+        y = networks.rectify(ops, self.arch, self.p, y, rate.rectifier_bias, rate.inverse / rate.gain)
+        return networks.synthesis(ops, self.arch, self.p, y).permute(0, 3, 1, 2)
 
     def code(self, z: Tensor, v: Tensor, rate: RateTables, quantise: Callable[[Tensor, slice], Tensor]) -> LatentCode:
         """`nicc.encoder.codec.latent_code`, relaxed, of upsampled hyper-latents in nats."""

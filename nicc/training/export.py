@@ -139,6 +139,8 @@ def decoder_arrays(model: RateDistortion) -> dict[str, np.ndarray]:
             table(codec.hidden_bias)[:, None] + phases * codec.hidden_phase.numpy(), ROW_BITS, np.int32
         ),
     }
+    if arch.rectifiers:
+        arrays["rectifier_bias"] = table(codec.rectifier_bias).astype(np.float16)
     check_exactness(arrays, arch)
     return arrays | _z_tables(codec, model.prior) | _row_tables(row_pmfs())
 
@@ -219,8 +221,8 @@ def export(
     trained.codec.load_state_dict(encoder_state(encoder), strict=False)
     arrays |= refit_rows(description, arrays, trained.codec, photos)
     description |= {
-        "decoder_sha256": digest(arrays, arch),
-        "encoder_sha256": digest(encoder, arch),
+        "decoder_sha256": digest(arrays, arch.to_dict()),
+        "encoder_sha256": digest(encoder, arch.to_dict()),
         "training": {k: saved[k] for k in ("step", "pixels")} | {"seconds": round(saved["seconds"])},
     }
     out.mkdir(parents=True, exist_ok=True)

@@ -112,7 +112,7 @@ class RateDistortion(nn.Module):
             if phase is Phase.ENTROPY:
                 mse = torch.zeros_like(bits_y)
             else:
-                mse = (codec.synthesise(code.y_hat) - x).square().mean((1, 2, 3)) * 255**2
+                mse = (codec.synthesise(code.y_hat, rate_point) - x).square().mean((1, 2, 3)) * 255**2
         return Outcome(bits_y / pixels, bits_z / pixels, mse)
 
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
-from nicc.architecture import ANCHORS, RATE_POINTS, Architecture
+from nicc.architecture import ANCHORS, RATE_POINTS, RENDERING, Architecture
 from nicc.encoder.codec import Codec
 from nicc.errors import ImageError, ModelError
 from nicc.training.config import Schedule, TrainingConfig
@@ -69,7 +69,7 @@ def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
         "codec.p.synthesis_out",
         "codec.p.synthesis_bias",
     }
-    tables = ("log_", "row_", "hidden_", "recon_", "out")
+    tables = ("log_", "row_", "hidden_", "recon_", "rectifier_", "out")
     for name, parameter in model.named_parameters():
         leaf = name.split(".")
         if name in linear:
@@ -83,7 +83,7 @@ def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
         muon = None
         if parameter.dim() > 1 and name.startswith(("codec.analysis.body.", "codec.hyper_analysis.")):
             muon, rate = "outputs first", s.matrix_rate
-        elif name.startswith(("codec.p.row", "codec.p.mean")) and parameter.dim() > 1:
+        elif name.startswith(("codec.p.row", "codec.p.mean", "codec.p.rectifier")) and parameter.dim() > 1:
             muon, rate = "inputs first", s.matrix_rate
         if leaf[-1] == "synthesis_main":
             rate = s.linear_rate * 4
@@ -91,7 +91,7 @@ def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
             rate = s.rate / 3
         if leaf[1] in ("analysis", "log_gain"):
             phases = {Phase.SOFT, Phase.JOINT}
-        elif name in linear or leaf[1] in ("log_inverse", "recon_offset") or leaf[-1].startswith(("igdn", "synthesis")):
+        elif leaf[1] == "log_inverse" or leaf[-1].startswith(RENDERING):
             phases = {Phase.SOFT, Phase.JOINT, Phase.PREDICTIVE}
         else:
             phases = set(Phase)
@@ -154,7 +154,7 @@ class Trainer:
         saved = None
         if run.resume and checkpoint.exists():
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            if saved["architecture"] != config.architecture.to_dict():
+            if Architecture.from_dict(saved["architecture"]) != config.architecture:
                 raise ModelError(f"{checkpoint}: belongs to another architecture; train into another folder")
         elif checkpoint.exists():
             raise ModelError(f"{checkpoint}: exists; continue it with --resume or choose another folder")

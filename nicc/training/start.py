@@ -56,13 +56,21 @@ def start_from(model: RateDistortion, state: dict[str, Tensor], architecture: Ar
     """Takes over the weights of another model whose latents have the same shape.
 
     A jpeg-like synthesis may start from a two-layer one: its kernel becomes the linear part of the
-    two layers. Raises `ModelError` if the architectures cannot be matched.
+    two layers. Rectifiers that the other model lacks start silent. Raises `ModelError` if the
+    architectures cannot be matched.
     """
     mine = model.codec.arch
     synthesis = {"synthesis", "kernel", "hidden_channels", "residual"}
     differing = {k for k, v in mine.to_dict().items() if architecture.to_dict()[k] != v}
+    rectifier = {"rectifiers", "rectifier_width"}
+    if differing & rectifier:
+        if architecture.rectifiers:
+            raise ModelError("cannot start from a model with other rectifiers")
+        differing -= rectifier
+    known = model.state_dict()
+    own = {k: v for k, v in state.items() if k in known and v.shape == known[k].shape}
     if not differing:
-        model.load_state_dict(state)
+        model.load_state_dict(own, strict=False)
         return
     if not (differing <= synthesis and mine.synthesis == "jpeg-like" and architecture.synthesis == "two-layer"):
         raise ModelError(f"cannot start from a model that differs in {', '.join(sorted(differing))}")
@@ -70,8 +78,7 @@ def start_from(model: RateDistortion, state: dict[str, Tensor], architecture: Ar
     other.load_state_dict({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
     kernel = linear_part(other)
     keep = (2 * architecture.kernel + 4 - mine.kernel) // 2
-    own = {k: v for k, v in state.items() if "synthesis" not in k and "igdn" not in k}
-    model.load_state_dict(own, strict=False)
+    model.load_state_dict({k: v for k, v in own.items() if "synthesis" not in k}, strict=False)
     p = model.codec.p
     p["synthesis_linear"].copy_(kernel[:, keep : keep + mine.kernel, keep : keep + mine.kernel])
     p["synthesis_bias"].copy_(other.p["synthesis_bias"])

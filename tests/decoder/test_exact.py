@@ -13,7 +13,7 @@ from PIL import Image
 
 import nicc
 from nicc.container import unpack
-from nicc.decoder.decode import decode_pixels, group_latents, model_for, synthesise
+from nicc.decoder.decode import Renderer, decode_pixels, group_latents, model_for, synthesise
 from nicc.decoder.latents import Grid, dequantise_z, read_group, read_z
 from nicc.model import Model
 from tests.conftest import GOLDEN, ROOT
@@ -88,8 +88,9 @@ def test_a_group_can_be_decoded_alone(coffee):
     whole = np.concatenate(list(group_latents(model, container)))
     _, last = read_group(model, header, z, container.groups[2].stream, 128, grid.h, grid.w)
     np.testing.assert_array_equal(last, whole[128:])
-    at_once = synthesise(model, [whole], header.width, header.height)
+    renderer = Renderer(model, header.rate_point)
+    at_once = synthesise(renderer, [whole], header.width, header.height)
     assert np.abs(decode_pixels(container).astype(int) - at_once).max() <= 1
-    for rows in (1, 3):  # groups of any size are joined without a seam
+    for rows in (1, 3, 64):  # groups of any size are joined without a seam
         pieces = [whole[i : i + rows] for i in range(0, grid.h, rows)]
-        assert np.abs(synthesise(model, pieces, header.width, header.height).astype(int) - at_once).max() <= 1
+        assert np.abs(synthesise(renderer, pieces, header.width, header.height).astype(int) - at_once).max() <= 1

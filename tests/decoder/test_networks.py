@@ -18,26 +18,54 @@ ARCHITECTURES = [
     Architecture(kernel=16),
     Architecture(kernel=8),
     *(Architecture(synthesis="jpeg-like", kernel=k, residual=False) for k in (16, 18, 26, 32)),
+    Architecture(rectifiers=1),
+    Architecture(synthesis="jpeg-like", kernel=32, residual=False, rectifiers=3, rectifier_width=24),
 ]
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES, ids=lambda a: f"{a.synthesis}-{a.kernel}-{a.hidden_channels}")
-def test_numpy_and_torch_render_the_same_pixels(arch):
+def name_of(arch):
+    return f"{arch.synthesis}-{arch.kernel}-{arch.hidden_channels}-{arch.rectifiers}"
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES, ids=name_of)
+@pytest.mark.parametrize(("h", "w"), [(5, 7), (1, 2)])
+def test_numpy_and_torch_render_the_same_pixels(arch, h, w):
     torch.manual_seed(0)
     codec = Codec(arch)
     with torch.no_grad():
         for name, value in codec.p.items():
-            if name.startswith(("synthesis", "igdn")):
+            if name.startswith(("synthesis", "igdn", "rectifier")):
                 value.normal_(std=0.05)
+        codec.deviation.uniform_(0.5, 2)
     params = {k: v.detach() for k, v in codec.params().items()}
     params["parity"] = torch.sign(torch.randn(2, arch.latent_channels))
-    y = torch.randn(1, 5, 7, arch.latent_channels) * 0.3
-    a = networks.synthesis(torch_ops, arch, params, networks.mirror(torch_ops, params, y))[0]
-    arrays = {k: v.numpy() for k, v in params.items()}
-    b = networks.synthesis(ops, arch, arrays, networks.mirror(ops, arrays, y[0].numpy()))
-    assert a.shape == b.shape == (80, 112, 3)
+    y = torch.randn(1, h, w, arch.latent_channels) * 0.3
+    bias, step = torch.randn(3 * arch.rectifiers * arch.rectifier_width), torch.rand(arch.latent_channels)
+
+    def render(backend, p, y, bias, step):
+        y = networks.mirror(backend, p, y, arch.margin)
+        return networks.synthesis(backend, arch, p, networks.rectify(backend, arch, p, y, bias, step))
+
+    a = render(torch_ops, params, y, bias, step)[0]
+    b = render(ops, {k: v.numpy() for k, v in params.items()}, y[0].numpy(), bias.numpy(), step.numpy())
+    assert a.shape == b.shape == (16 * h, 16 * w, 3)
     assert a.std() > 0.01
-    assert np.abs(a.numpy() - b).max() * 255 <= 1e-3
+    assert np.abs(a.numpy() - b).max() * 255 <= 1e-3 * max(1, float(a.abs().max()))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_mirrored_latents_go_to_and_fro(n):
+    """Two mirrors face each other: every reflection flips, the second one flips back."""
+    y = np.arange(1.0, n + 1)[:, None, None] * np.ones((1, 2, 3), np.float32)
+    parity = np.array([[1, 1, 1], [1, -1, 1]], np.float32)
+    tall = networks.mirror(ops, {"parity": parity}, y, 7)[:, 7]
+    there = [*range(n), *range(n)[::-1]]
+    expected = np.array([there[i % (2 * n)] + 1 for i in range(-7, n + 7)])
+    assert tall[:, 0].tolist() == expected.tolist()
+    flipped = np.array([i % (2 * n) >= n for i in range(-7, n + 7)])
+    assert tall[:, 1].tolist() == np.where(flipped, -expected, expected).tolist()
+    half = networks.mirror(ops, {"parity": parity}, y, 2, top=False, bottom=False)
+    assert half.shape == (n, 6, 3)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +98,16 @@ def test_subpixel_convolution_is_a_transposed_one_of_kernel_six():
     full = F.conv_transpose2d(torch.tensor(x).permute(2, 0, 1)[None], torch.tensor(kernel), stride=2)[0]
     expected = full.permute(1, 2, 0)[4:-4, 4:-4].numpy()
     np.testing.assert_allclose(ops.subpixel_conv(x, w), expected, atol=1e-5)
+
+
+def test_three_by_three_convolutions_agree():
+    rng = np.random.default_rng(3)
+    x, w = rng.normal(size=(6, 5, 4)).astype(np.float32), rng.normal(size=(36, 7)).astype(np.float32)
+    expected = torch_ops.conv3(torch.tensor(x)[None], torch.tensor(w))[0].numpy()
+    assert expected.shape == (4, 3, 7)
+    np.testing.assert_allclose(ops.conv3(x, w), expected, atol=1e-5)
+    corner = sum(x[i, j] @ w[4 * (3 * i + j) : 4 * (3 * i + j + 1)] for i in range(3) for j in range(3))
+    np.testing.assert_allclose(expected[0, 0], corner, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["window", "cross", "cross_sum"])

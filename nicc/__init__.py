@@ -14,13 +14,25 @@ from typing import TYPE_CHECKING
 from nicc.errors import FormatError, ImageError, ModelError, NiccError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL import Image
 
     from nicc.container import Header
     from nicc.model import Model
 
 __version__ = "0.1.0"
-__all__ = ["FormatError", "ImageError", "ModelError", "NiccError", "decode", "encode", "inspect", "load_model"]
+__all__ = [
+    "FormatError",
+    "ImageError",
+    "ModelError",
+    "NiccError",
+    "decode",
+    "decode_all",
+    "encode",
+    "inspect",
+    "load_model",
+]
 
 
 def encode(
@@ -44,8 +56,8 @@ def encode(
     can be given: ``target_bpp`` bits per pixel or ``target_size`` bytes at most, or ``target_psnr``
     dB at least. ``effort`` 0..3 iterates 0, 100, 500 or 2000 steps, ``sga_steps`` any number; the
     same ``seed`` on the same machine gives the same file. ``beta``, 0..1, is the realism that
-    decoders use by default; ``strip`` drops ICC profile, EXIF and XMP. ``device`` is auto, cpu or
-    cuda.
+    decoders use by default, above 0 only for a model with a realism head; ``strip`` drops ICC
+    profile, EXIF and XMP. ``device`` is auto, cpu or cuda.
 
     Raises `ImageError` for an image that cannot be coded, `ModelError` for an unknown or damaged
     model, `NiccError` for a target that cannot be reached, `ValueError` for a number out of range,
@@ -79,18 +91,28 @@ def encode(
     return encode_to_target(load(model), picture, Target(target_size, target_psnr), settings).data
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, *, beta: float | None = None, rectifier: bool = True) -> Image.Image:
     """The image of a .nic file; ICC profile, EXIF and XMP are in its ``info``.
 
-    The mode is RGB, L, RGBA or LA, as the source was. Raises `FormatError` for a damaged file and
-    `ModelError` if the model it needs is not installed.
+    ``beta`` is the realism, from 0, the reconstruction of least squared error, to 1, the most
+    synthesised detail; by default the file's. ``rectifier`` switches the model's rectifier, if it
+    has one. The mode is RGB, L, RGBA or LA, as the source was.
+
+    Raises `FormatError` for a damaged file, `ModelError` if the model it needs is not installed, or
+    has no realism head for a beta above 0, and `ValueError` for a beta out of range.
     """
+    return decode_all(data, [beta], rectifier=rectifier)[0]
+
+
+def decode_all(data: bytes, betas: Sequence[float | None], *, rectifier: bool = True) -> list[Image.Image]:
+    """`decode` for several betas; the file's symbols are decoded once."""
     from nicc.container import unpack
-    from nicc.decoder.decode import decode_pixels
+    from nicc.decoder.decode import decode_versions
     from nicc.images import Picture, to_image
 
     container = unpack(data)
-    return to_image(Picture(decode_pixels(container), container.header.grey, container.extras))
+    header, extras = container.header, container.extras
+    return [to_image(Picture(x, header.grey, extras)) for x in decode_versions(container, betas, rectifier=rectifier)]
 
 
 def inspect(data: bytes) -> Header:

@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_arrays
 
 from nicc.architecture import CODING_FIELDS, HYPER_LIMIT, MAGNITUDE_UNIT, RENDERING, ROW_BITS, Architecture
 from nicc.container import FINGERPRINT_BYTES
+from nicc.decoder.realism import HeadArchitecture
 from nicc.entropy import RowCoder, Table
 from nicc.errors import ModelError
 
 SHIPPED_CODES = {"two-layer": 1, "jpeg-like": 2}
 """Codes of shipped models in the header; every other model is named there."""
 DEFAULT_MODEL = "two-layer"
+REALISM_FILE = "realism.safetensors"
 EXACT_LIMIT = 1 << 24
 """Integers up to here are exact in float32."""
 
@@ -38,6 +40,35 @@ def digest(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
         h.update(f"{name} {a.dtype.str} {a.shape}".encode())
         h.update(a.data)
     return h.hexdigest()
+
+
+class Head:
+    """A realism head: its architecture and arrays, and how it was trained."""
+
+    def __init__(self, architecture: HeadArchitecture, params: dict[str, np.ndarray], training: dict[str, Any]) -> None:
+        self.architecture, self.params, self.training = architecture, params, training
+
+
+def read_head(path: Path, model: Model) -> Head:
+    """The realism head in a file. Raises `ModelError` if it is damaged or belongs to another model."""
+    try:
+        with safe_open(path, framework="np") as f:
+            facts = json.loads(f.metadata()["nicc"])
+            arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dictionary
+        architecture = HeadArchitecture.from_dict(facts["architecture"])
+        whole = digest(arrays, facts["architecture"]) == facts["sha256"]
+    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as e:
+        raise ModelError(f"{path}: damaged: {e}") from None
+    if not whole:
+        raise ModelError(f"{path}: damaged: its digest is not the one that it names; reinstall the model")
+    if facts["model"] != model.sha256:
+        raise ModelError(
+            f"{path}: this realism head belongs to {facts['name']} {facts['model'][:8]}, "
+            f"the installed {model.name} version {model.version} is {model.sha256[:8]}"
+        )
+    if {k: v.shape for k, v in arrays.items()} != architecture.shapes(model.architecture.latent_channels):
+        raise ModelError(f"{path}: damaged: arrays are missing or of the wrong shape")
+    return Head(architecture, {k: v.astype(np.float32) for k, v in arrays.items()}, facts["training"])
 
 
 class Model:
@@ -104,6 +135,17 @@ class Model:
     @cached_property
     def row_coder(self) -> RowCoder:
         return RowCoder(self.arrays["y_frequencies"], self.arrays["y_sizes"])
+
+    @property
+    def has_realism(self) -> bool:
+        return self.folder is not None and (self.folder / REALISM_FILE).is_file()
+
+    @cached_property
+    def realism(self) -> Head:
+        """The realism head, read when first asked for. Raises `ModelError` if there is none."""
+        if self.folder is None or not self.has_realism:
+            raise ModelError(f"model {self.name} has no realism head; decode with beta 0")
+        return read_head(self.folder / REALISM_FILE, self)
 
     def z_tables(self, rate_point: int) -> list[Table]:
         """The table of every hyper-latent channel at a rate point."""

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ ALL = ("psnr-rgb", "ms-ssim-rgb", "lpips", "ssimulacra2", "fd-alexnet-64")
 HIGHER_IS_BETTER = {"psnr-rgb": True, "ms-ssim-rgb": True, "lpips": False, "ssimulacra2": True, "fd-alexnet-64": False}
 MS_SSIM_SMALLEST, LPIPS_SMALLEST, SSIMULACRA_SMALLEST = 161, 64, 8
 PATCH = 64
-ALEXNET_SLICES = (2, 5, 8, 10, 12)
-"""Ends of the five parts into which ``lpips`` cuts AlexNet's features."""
 
 
 def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
@@ -69,34 +66,17 @@ class AlexNetMetrics:
     """
 
     def __init__(self, backbone: Path | None) -> None:
-        import lpips
         import torch
 
-        self.torch = torch
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-        self.normalise = lpips.normalize_tensor
-        try:
-            if backbone is None:
-                import torchvision
+        from nicc.perceptual import Lpips
 
-                weights = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
-            else:
-                weights = torch.load(backbone, map_location="cpu", weights_only=True)
-            features = {k.removeprefix("features."): v for k, v in weights.items() if not k.startswith("classifier")}
-            named = {}
-            for key, value in features.items():
-                part = 1 + next(i for i, end in enumerate(ALEXNET_SLICES) if int(key.split(".")[0]) < end)
-                named[f"slice{part}.{key}"] = value
-            self.network.net.load_state_dict(named)
-        except Exception as e:  # a download or an unknown file can fail in many ways
-            raise NiccError(f"no AlexNet features ({e}); give a file by --lpips-backbone") from None
+        self.torch = torch
+        self.lpips_of = Lpips("alex", backbone)
         self._last: tuple[bytes, list[Any]] = (b"", [])
 
     def _features(self, pixels: np.ndarray) -> list[Any]:
         x = self.torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
-        return [self.normalise(f) for f in self.network.net(self.network.scaling_layer(x))]
+        return self.lpips_of.features(x)
 
     def lpips(self, original: np.ndarray, decoded: np.ndarray) -> float | None:
         """LPIPS of uint8 images ``(height, width, 3)``, or None for small ones."""
@@ -106,10 +86,7 @@ class AlexNetMetrics:
             key = original.tobytes()
             if self._last[0] != key:
                 self._last = key, self._features(original)
-            total = 0.0
-            for layer, a, b in zip(self.network.lins, self._last[1], self._features(decoded), strict=True):
-                total += float(layer((a - b).square()).mean())
-            return total
+            return float(self.lpips_of.between(self._last[1], self._features(decoded)))
 
     def patches(self, pixels: np.ndarray) -> np.ndarray | None:
         """``(N, 256)`` float16 features of overlapping patches: a grid of them, and the grid moved by half."""
@@ -124,7 +101,8 @@ class AlexNetMetrics:
             return None
         with self.torch.inference_mode():
             x = self.torch.from_numpy(stack.astype(np.float32)) / 127.5 - 1
-            features = self.network.net(self.network.scaling_layer(x))[-1]
+            network = self.lpips_of.network
+            features = network.net(network.scaling_layer(x))[-1]
             return features.mean((2, 3)).numpy().astype(np.float16)
 
 

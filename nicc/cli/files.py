@@ -46,11 +46,16 @@ def output_path(source: str, output: str | None, suffix: str, force: bool) -> Pa
         path = path / Path("stdin" if source == PIPE else source).with_suffix(suffix).name
     if not output and path == Path(source):
         raise NiccError(f"{source}: the output would be the input; name it with -o")
-    if path.exists() and not force:
-        raise NiccError(f"{path}: exists; overwrite it with --force")
-    if not path.parent.is_dir():
-        raise NiccError(f"{path.parent}: no such folder")
+    refuse_overwriting(path, force)
     return path
+
+
+def refuse_overwriting(path: Path | None, force: bool) -> None:
+    """Raises `NiccError` if a file is there already, or no folder for it. None is standard output."""
+    if path and path.exists() and not force:
+        raise NiccError(f"{path}: exists; overwrite it with --force")
+    if path and not path.parent.is_dir():
+        raise NiccError(f"{path.parent}: no such folder")
 
 
 def write(path: Path | None, data: bytes) -> None:

@@ -35,6 +35,7 @@ def describe(data: bytes) -> dict[str, Any]:
         "bpp": round(len(data) * 8 / (header.width * header.height), 5),
         "boxes": [{"type": box.name, "bytes": box.size} for box in container.boxes],
         "decoder_macs_per_pixel": None,
+        "realism_macs_per_pixel": None,
         "model_card": None,
     }
     try:
@@ -44,6 +45,9 @@ def describe(data: bytes) -> dict[str, Any]:
     else:
         macs = model.macs_per_pixel()
         facts["decoder_macs_per_pixel"] = {**macs, "total": round(sum(macs.values()), 1)}
+        if model.has_realism:
+            head = model.realism.architecture
+            facts["realism_macs_per_pixel"] = head.macs_per_pixel(model.architecture.latent_channels)
         training = model.description.get("training", {})
         pixels = training.get("pixels", 0) / 1e9
         facts["model_card"] = f"{model.name} version {model.version}, trained on {pixels:.2f} gigapixels"
@@ -72,7 +76,13 @@ def info(
     if facts["model_card"]:
         macs = facts["decoder_macs_per_pixel"]
         parts = ", ".join(f"{k} {v}" for k, v in macs.items() if k != "total")
-        lines += [f"model card   {facts['model_card']}", f"decoder      {macs['total']} MAC/pixel: {parts}"]
+        more = facts["realism_macs_per_pixel"]
+        realism = f"beta 0 to 1 by a head of {more:.0f} MAC/pixel" if more else "no head: beta 0 only"
+        lines += [
+            f"model card   {facts['model_card']}",
+            f"decoder      {macs['total']} MAC/pixel: {parts}",
+            f"realism      {realism}",
+        ]
     else:
         lines.append(f"model card   {facts['model_problem']}")
     typer.echo("\n".join(lines))

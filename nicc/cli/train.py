@@ -11,6 +11,7 @@ import typer
 
 from nicc.cli.progress import Bar
 from nicc.errors import NiccError
+from nicc.model import load_model
 
 
 def _seconds(text: str | None) -> float | None:
@@ -27,7 +28,7 @@ def _seconds(text: str | None) -> float | None:
 
 
 def train(
-    config: str = typer.Argument(..., metavar="CONFIG", help="A TOML file, or two-layer or jpeg-like."),
+    config: str = typer.Argument(..., metavar="CONFIG", help="A TOML file, or two-layer, jpeg-like or realism."),
     data: list[Path] = typer.Option(..., "--data", exists=True, help="Folder or tar shard of photographs; repeatable."),
     out: Path | None = typer.Option(None, "--out", help="Folder of checkpoint and log; default runs/NAME."),
     validation: Path | None = typer.Option(None, "--validation", exists=True, help="Folder of validation images."),
@@ -38,17 +39,22 @@ def train(
     compiled: bool = typer.Option(False, "--compile", help="Use torch.compile."),
     amp: bool = typer.Option(True, help="bfloat16 where it does no harm."),
     cache: Path = typer.Option(Path(".cache/nicc"), "--cache", help="Folder for decoded photographs."),
-    export_to: Path | None = typer.Option(None, "--export", help="Write the model to this folder afterwards."),
+    export_to: Path | None = typer.Option(
+        None, "--export", help="Afterwards, write the model, or the head of one, to this folder."
+    ),
+    perceptual: Path | None = typer.Option(
+        None, "--perceptual", exists=True, help="Folder of LPIPS networks' features; default: torchvision downloads."
+    ),
     quiet: bool = typer.Option(False, "--quiet", help="No progress bar."),
 ) -> None:
-    """Train a variable-rate model on photographs."""
+    """Train a variable-rate model on photographs, or a head of one."""
     try:
         import torch
 
-        from nicc.training.config import TrainingConfig
+        from nicc.training import rate_distortion, realism
+        from nicc.training.config import RealismConfig, load_config
         from nicc.training.data import Photos
-        from nicc.training.rate_distortion import Run
-        from nicc.training.rate_distortion import train as run_training
+        from nicc.training.stage import Run
     except ImportError as e:
         raise NiccError(f"training needs {e.name}; install it with: pip install 'nicc[train]'") from None
     if device not in ("auto", "cpu", "cuda"):
@@ -57,20 +63,30 @@ def train(
         raise NiccError("no CUDA device found; use --device cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = TrainingConfig.load(config)
+    settings = load_config(config)
     out = out or Path("runs") / settings.name
-    run = Run(data, out, validation, cache, resume, begin, _seconds(time_budget), device, compiled, amp)
+    run = Run(data, out, validation, cache, resume, begin, _seconds(time_budget), device, compiled, amp, perceptual)
     first = int(os.environ.get("RANK", "0")) == 0
     with _Progress(first and not quiet and sys.stderr.isatty()) as progress:
-        checkpoint = run_training(settings, run, progress.report)
+        if isinstance(settings, RealismConfig):
+            checkpoint = realism.train(settings, run, progress.report)
+        else:
+            checkpoint = rate_distortion.train(settings, run, progress.report)
     if not first:
         return
     typer.echo(f"checkpoint: {checkpoint}", err=True)
-    if export_to:
+    if export_to and isinstance(settings, RealismConfig):
+        realism.export(checkpoint, load_model(str(export_to)))
+    elif export_to:
         from nicc.training.export import export
 
         export(checkpoint, export_to, Photos(data, cache), data, validation)
+    if export_to:
         typer.echo(f"model: {export_to}", err=True)
+
+
+def _shown(row: dict[str, Any]) -> str:
+    return f"q{row['rate_point']} beta {row['beta']:g}: {row['psnr']:.2f} dB, LPIPS {row['lpips']:.3f}"
 
 
 class _Progress(Bar):
@@ -81,7 +97,11 @@ class _Progress(Bar):
 
     def report(self, entry: dict[str, Any], progress: float) -> None:
         if "validation" in entry:
-            self.say(f"step {entry['step']}: validation log cost {entry['validation']['cost']:.4f}")
+            outcome = entry["validation"]
+            found = [f"log cost {outcome['cost']:.4f}"] if "cost" in outcome else map(_shown, outcome["table"])
+            self.say(f"step {entry['step']}: validation {', '.join(found)}")
+        elif "ended" in entry:
+            self.say(f"step {entry['step']}: ended early: {entry['ended']}")
         else:
             text = f"step {entry['step']} loss {entry['loss']:.4f} {entry['pixels_per_second'] / 1e6:.2f} Mpx/s"
             self.show(min(progress, 1.0), 1.0, text)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
 
 from nicc.architecture import PIXELS_PER_LATENT
-from nicc.container import Container, symbol_checksum
-from nicc.decoder import networks, ops
+from nicc.container import Container, Header, symbol_checksum
+from nicc.decoder import networks, ops, realism
 from nicc.decoder.latents import Grid, dequantise_z, read_group, read_z
 from nicc.errors import FormatError, ModelError
-from nicc.model import Model, model_of_code
+from nicc.model import Head, Model, model_of_code
 
 MAX_THREADS = 8
 BAND_POSITIONS = 640
 """Latent positions that are synthesised at a time: about as much as stays in a cache."""
+REALISM_BAND_POSITIONS = 2048
+"""The same with a realism head, whose bands overlap."""
 
 
 def processors() -> int:
@@ -85,18 +87,32 @@ def group_latents(model: Model, container: Container) -> Iterator[np.ndarray]:
 class Renderer:
     """Latents of one rate point to pixels, by the heads of a model that are asked for."""
 
-    def __init__(self, model: Model, rate_point: int, rectifier: bool = True) -> None:
+    def __init__(self, model: Model, rate_point: int, beta: float = 0.0, rectifier: bool = True) -> None:
         self.architecture, self.params = model.architecture, model.params
         self.rectifier = rectifier and self.architecture.rectifiers > 0
         self.margin = self.architecture.margin if self.rectifier else 1
         self.rectifier_bias = self.params["rectifier_bias"][rate_point] if self.rectifier else None
         self.step = self.params["inverse"][rate_point]
+        self.head: Head | None = None
+        self.band_positions = BAND_POSITIONS
+        if beta:
+            self.head = model.realism
+            self.margin += realism.LATENT_REACH - 1
+            self.band_positions = REALISM_BAND_POSITIONS
+            point, b = (np.full((1, 1), v, np.float32) for v in (rate_point, beta))
+            self.condition = realism.conditions(ops, self.head.architecture, self.head.params, b, point)[0]
+            self.gate = np.float32(realism.gate(beta))
 
     def __call__(self, y: np.ndarray) -> np.ndarray:
         """Pixels around 0..1 of latents ``(h + 2 margin, w + 2 margin, C)``: ``(16 h, 16 w, 3)``."""
         if self.rectifier:
             y = networks.rectify(ops, self.architecture, self.params, y, self.rectifier_bias, self.step)
-        return networks.synthesis(ops, self.architecture, self.params, y)
+        if not self.head:
+            return networks.synthesis(ops, self.architecture, self.params, y)
+        around = networks.inside(y, realism.LATENT_REACH - realism.PIXEL_REACH - 1)
+        x = networks.synthesis(ops, self.architecture, self.params, around)
+        detail = realism.detail(ops, self.head.architecture, self.head.params, y, x, self.condition)
+        return networks.inside(x, realism.PIXEL_REACH * PIXELS_PER_LATENT) + self.gate * detail
 
 
 def synthesise(renderer: Renderer, groups: Iterable[np.ndarray], width: int, height: int) -> np.ndarray:
@@ -126,7 +142,7 @@ def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray) -> None:
     """Renders the inner rows of ``padded`` latents to ``out``, in bands on all threads."""
     margin = renderer.margin
     h, w = padded.shape[0] - 2 * margin, padded.shape[1] - 2 * margin
-    bands = -(-h * w // BAND_POSITIONS)
+    bands = -(-h * w // renderer.band_positions)
     bands = min(h, -(-bands // processors()) * processors())  # as many for every thread
 
     def render(band: int) -> None:
@@ -145,9 +161,40 @@ def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray) -> None:
         pass
 
 
-def decode_pixels(container: Container, model: Model | None = None, rectifier: bool = True) -> np.ndarray:
-    """RGB pixels, uint8 ``(height, width, 3)``; without the model's ``rectifier`` if so asked."""
+def decode_pixels(
+    container: Container, model: Model | None = None, beta: float | None = None, rectifier: bool = True
+) -> np.ndarray:
+    """RGB pixels, uint8 ``(height, width, 3)``.
+
+    ``beta``, 0..1, is the realism, by default the file's; 0 is the reconstruction of least squared
+    error. Raises `ModelError` for another value where the model has no realism head, and
+    `ValueError` for one out of range.
+    """
     model = model or model_for(container)
-    header = container.header
-    renderer = Renderer(model, header.rate_point, rectifier)
-    return synthesise(renderer, group_latents(model, container), header.width, header.height)
+    return synthesise(
+        _renderer(model, container.header, beta, rectifier),
+        group_latents(model, container),
+        container.header.width,
+        container.header.height,
+    )
+
+
+def decode_versions(
+    container: Container, betas: Sequence[float | None], model: Model | None = None, rectifier: bool = True
+) -> Iterator[np.ndarray]:
+    """`decode_pixels` for each of several betas; symbols are decoded once, and all latents held."""
+    if len(betas) == 1:
+        yield decode_pixels(container, model, betas[0], rectifier)
+        return
+    model, header = model or model_for(container), container.header
+    renderers = [_renderer(model, header, beta, rectifier) for beta in betas]
+    groups = list(group_latents(model, container))
+    for renderer in renderers:
+        yield synthesise(renderer, groups, header.width, header.height)
+
+
+def _renderer(model: Model, header: Header, beta: float | None, rectifier: bool) -> Renderer:
+    beta = header.beta if beta is None else beta
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta {beta} is not within 0..1")
+    return Renderer(model, header.rate_point, beta, rectifier)

@@ -26,6 +26,30 @@ def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
+def hats(x: Array, count: int) -> Array:
+    """Weights ``(..., count)`` that interpolate linearly between 0, 1, ... count - 1 at ``x`` ``(..., 1)``."""
+    return np.maximum(1 - np.abs(x - np.arange(count, dtype=x.dtype)), 0)
+
+
+def waves(x: Array, octaves: int) -> Array:
+    """Sines and cosines of ``x`` ``(..., 1)`` in octaves from half a period on."""
+    angles = x * (np.pi * 2.0 ** np.arange(octaves)).astype(x.dtype)
+    return np.concatenate([np.sin(angles), np.cos(angles)], -1)
+
+
+def depth_to_space(x: Array, factor: int) -> Array:
+    """``(h, w, factor factor D)``, channels (row, column, channel), to ``(factor h, factor w, D)``."""
+    h, w, c = x.shape
+    d = c // factor**2
+    return x.reshape(h, w, factor, factor, d).transpose(0, 2, 1, 3, 4).reshape(factor * h, factor * w, d)
+
+
+def space_to_depth(x: Array, factor: int) -> Array:
+    """The inverse of `depth_to_space`."""
+    h, w, d = x.shape[0] // factor, x.shape[1] // factor, x.shape[2]
+    return x.reshape(h, factor, w, factor, d).transpose(0, 2, 1, 3, 4).reshape(h, w, factor**2 * d)
+
+
 def row_hidden(x: Array) -> Array:
     """Integers in units of 2**-ROW_BITS to hidden units 0..255, floor division by a power of two."""
     x = x * x.dtype.type(2.0 ** (HIDDEN_BITS - ROW_BITS))
@@ -152,6 +176,4 @@ def subpixel_conv(x: Array, weight: Array) -> Array:
     ``x`` is ``(h + 2, w + 2, C)``, ``weight`` ``(3, 3, C, 4 D)`` with outputs ordered (row phase,
     column phase, channel); the result is ``(2 h, 2 w, D)``.
     """
-    out = conv3(x, weight.reshape(-1, weight.shape[-1]))
-    h, w, d = out.shape[0], out.shape[1], out.shape[2] // 4
-    return out.reshape(h, w, 2, 2, d).transpose(0, 2, 1, 3, 4).reshape(2 * h, 2 * w, d)
+    return depth_to_space(conv3(x, weight.reshape(-1, weight.shape[-1])), 2)

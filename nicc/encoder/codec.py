@@ -64,8 +64,13 @@ def bound(x: Tensor, low: float, high: float) -> Tensor:
 
 def ste_round(x: Tensor, raised: Tensor | None = None) -> Tensor:
     """Rounding with the gradient of the identity; ``raised`` adds to the threshold of one half."""
-    rounded = x.round() if raised is None else torch.sign(x) * (x.abs() + 0.5 - raised).floor()
+    rounded = x.round() if raised is None else round_above(x, raised)
     return x + (rounded - x).detach()
+
+
+def round_above(x: Tensor, raised: Tensor) -> Tensor:
+    """Rounding whose threshold is ``raised`` above one half."""
+    return torch.sign(x) * (x.abs() + 0.5 - raised).floor()
 
 
 def row_likelihood(x: Tensor, row: Tensor) -> Tensor:
@@ -199,6 +204,18 @@ def latent_code(
     return LatentCode(y_hat, s, v - mean, row)
 
 
+@torch.no_grad()
+def thresholds(code: LatentCode, distortion_weight: float) -> Tensor:
+    """How much above one half a residual's fraction must be to be rounded away from zero.
+
+    The encoder takes the cheaper of the two nearest symbols (`nicc.encoder.encode.Quantiser`);
+    that is rounding with a threshold raised by the difference in bits over twice the weight.
+    """
+    near = code.residual.abs().round().clamp_min(1)
+    p, lower = row_likelihood(near, code.rows), row_likelihood(near - 1, code.rows)
+    return (torch.log2(lower / p) / (2 * distortion_weight)).clamp(0, 0.5)
+
+
 class Codec(nn.Module):
     """A variable-rate model. Rate points are real numbers 0..63, one per sample."""
 
@@ -297,17 +314,6 @@ class Codec(nn.Module):
     def hyper(self, y: Tensor) -> Tensor:
         """Hyper-latents in nats, around zero, ``(N, ceil(h / 4), ceil(w / 4), Cz)``."""
         return hyper_latents(self.hyper_analysis, y, self.deviation, self.hyper_offset)
-
-    @torch.no_grad()
-    def thresholds(self, code: LatentCode, distortion_weight: float) -> Tensor:
-        """How much above one half a residual's fraction must be to be rounded away from zero.
-
-        The encoder takes the cheaper of the two nearest symbols (`nicc.encoder.encode.Quantiser`);
-        that is rounding with a threshold raised by the difference in bits over twice the weight.
-        """
-        near = code.residual.abs().round().clamp_min(1)
-        p, lower = row_likelihood(near, code.rows), row_likelihood(near - 1, code.rows)
-        return (torch.log2(lower / p) / (2 * distortion_weight)).clamp(0, 0.5)
 
     def symbol_bits(self, symbols: Tensor, row: Tensor) -> Tensor:
         """Bits of rounded symbols under the counted tables, interpolated between rows.

@@ -28,7 +28,7 @@ from nicc.encoder.iterative import (
 )
 from nicc.encoder.receiver import Receiver, receiver_of
 from nicc.encoder.transform import transform_of
-from nicc.errors import NiccError
+from nicc.errors import ModelError, NiccError
 from nicc.images import Picture
 from nicc.model import Model
 
@@ -106,7 +106,7 @@ class Result:
     @cached_property
     def mse(self) -> float:
         """Mean squared error on the 0..255 scale of the pixels as a receiver gets them."""
-        error = self.picture.pixels.astype(np.float32) - decode_pixels(self.encoding.container, self.model)
+        error = self.picture.pixels.astype(np.float32) - decode_pixels(self.encoding.container, self.model, beta=0)
         return float(np.mean(np.square(error), dtype=np.float64))
 
     def rounded_by(self, distortion_weight: float) -> Result:
@@ -175,6 +175,8 @@ def analyse(model: Model, picture: Picture, settings: Settings) -> Latents:
 
 
 def _header(model: Model, picture: Picture, settings: Settings) -> Header:
+    if settings.beta and not model.has_realism:
+        raise ModelError(f"model {model.name} has no realism head; encode with beta 0")
     height, width, _ = picture.pixels.shape
     return Header(model.code, model.fingerprint, width, height, settings.rate_point, settings.beta, picture.grey)
 

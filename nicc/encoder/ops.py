@@ -21,6 +21,31 @@ def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
+def hats(x: Tensor, count: int) -> Tensor:
+    """Weights ``(..., count)`` that interpolate linearly between 0, 1, ... count - 1 at ``x`` ``(..., 1)``."""
+    return F.relu(1 - (x - torch.arange(count, device=x.device, dtype=x.dtype)).abs())
+
+
+def waves(x: Tensor, octaves: int) -> Tensor:
+    """Sines and cosines of ``x`` ``(..., 1)`` in octaves from half a period on."""
+    angles = x * torch.pi * 2.0 ** torch.arange(octaves, device=x.device)
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+def depth_to_space(x: Tensor, factor: int) -> Tensor:
+    """``(N, h, w, factor factor D)``, channels (row, column, channel), to ``(N, factor h, factor w, D)``."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h, w, factor, factor, c // factor**2)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(n, factor * h, factor * w, -1)
+
+
+def space_to_depth(x: Tensor, factor: int) -> Tensor:
+    """The inverse of `depth_to_space`."""
+    n, h, w, d = x.shape
+    x = x.reshape(n, h // factor, factor, w // factor, factor, d)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(n, h // factor, w // factor, -1)
+
+
 def row_hidden(x: Tensor) -> Tensor:
     """Activation of the row predictor's hidden layer, in the range that its integers can hold."""
     return x.clamp(0, HIDDEN_MAX)
@@ -76,6 +101,4 @@ def subpixel_conv(x: Tensor, weight: Tensor) -> Tensor:
     ``x`` is ``(N, h + 2, w + 2, C)``, ``weight`` ``(3, 3, C, 4 D)`` with outputs ordered (row
     phase, column phase, channel); the result is ``(N, 2 h, 2 w, D)``.
     """
-    y = conv3(x, weight.reshape(-1, weight.shape[-1]))
-    n, h, w, c = y.shape
-    return y.reshape(n, h, w, 2, 2, c // 4).permute(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, c // 4)
+    return depth_to_space(conv3(x, weight.reshape(-1, weight.shape[-1])), 2)

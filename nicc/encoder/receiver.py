@@ -77,22 +77,27 @@ class Receiver:
             self.p[name] = a
         self.row_bias = self.p.pop("row_bias") * row_unit
         self.hidden_bias = self.p.pop("row_hidden_bias") * row_unit
+        self._z_steps = torch.tensor(model.arrays["z_steps"].astype(np.float32) / HYPER_UNIT, device=device)
         self.bits = torch.from_numpy(bit_table(model)).to(device)
 
-    def rate(self, rate_point: int) -> RateTables:
-        p, r = self.p, rate_point
+    def rate(self, rate_point: int | Tensor) -> RateTables:
+        """Tables of a rate point, or of rate points ``(N,)``, then ``(N, 1, 1, columns)``."""
+        p, r = self.p, self._rows(rate_point)
         return RateTables(
             p["gain"][r],
             p["inverse"][r] * p["gain"][r],
-            (self.row_bias[r, 0], self.row_bias[r, 1]),
-            (self.hidden_bias[r, 0], self.hidden_bias[r, 1]),
+            (self.row_bias[:, 0][r], self.row_bias[:, 1][r]),
+            (self.hidden_bias[:, 0][r], self.hidden_bias[:, 1][r]),
             p["rectifier_bias"][r] if self.arch.rectifiers else None,
         )
 
-    def z_steps(self, rate_point: int) -> Tensor:
-        """Nats per hyper-latent symbol, ``(Cz,)``."""
-        steps = self.model.arrays["z_steps"][rate_point].astype(np.float32) / HYPER_UNIT
-        return torch.from_numpy(steps).to(self.device)
+    def z_steps(self, rate_point: int | Tensor) -> Tensor:
+        """Nats per hyper-latent symbol, ``(Cz,)`` or ``(N, 1, 1, Cz)``."""
+        return self._z_steps[self._rows(rate_point)]
+
+    @staticmethod
+    def _rows(rate_point: int | Tensor) -> int | Tensor:
+        return rate_point if isinstance(rate_point, int) else rate_point.long()[:, None, None]
 
     def z_bits(self, rate_point: int) -> tuple[Tensor, Tensor, Tensor]:
         """Bits of hyper-latent symbols -127..127 ``(Cz, 255)``, and the lowest and highest coded ones."""

@@ -55,8 +55,11 @@ class Transform:
         x = torch.tensor(pixels, device=self.device).permute(2, 0, 1)[None].float() / 255
         x = mirror_pad(x, 0, -x.shape[3] % PIXELS_PER_LATENT, 0, -x.shape[2] % PIXELS_PER_LATENT)
         y = self.analysis(x)
-        z = hyper_latents(self.hyper, y, self.deviation, self.offset)
-        return y[0].cpu().numpy(), z[0].cpu().numpy()
+        return y[0].cpu().numpy(), self.hyper_latents(y)[0].cpu().numpy()
+
+    def hyper_latents(self, y: torch.Tensor) -> torch.Tensor:
+        """Hyper-latents in nats of latents ``(N, h, w, C)``."""
+        return hyper_latents(self.hyper, y, self.deviation, self.offset)
 
 
 @lru_cache(maxsize=2)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nicc.architecture import Architecture
+from nicc.decoder.realism import HeadArchitecture
 from nicc.errors import ModelError
+from nicc.model import DEFAULT_MODEL
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -52,6 +54,30 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class RealismSchedule:
+    """How to train a head. Rates are Adam's and fall by a cosine to ``final_rate`` of themselves."""
+
+    steps: int = 6000
+    batch: int = 8
+    crop: int = 256
+    """Side of the square training crops in pixels, a multiple of 64."""
+    seed: int = 0
+    rate: float = 1e-3
+    discriminator_rate: float = 2e-4
+    final_rate: float = 0.02
+    mse_weight: float = 0.01
+    lpips_weight: float = 4.26
+    adversarial_weight: float = 0.3
+    adversarial_share: float = 0.5
+    """Share of the schedule, at its end, with a discriminator."""
+    discriminator_width: int = 32
+    clip: float = 1.0
+    ema: float = 0.998
+    log_every: int = 20
+    validate_every: int = 500
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """A model's name and version, its architecture, and its training schedule."""
 
@@ -61,30 +87,73 @@ class TrainingConfig:
     training: Schedule = field(default_factory=Schedule)
 
     @classmethod
-    def load(cls, source: str) -> TrainingConfig:
-        """Reads a TOML file, or a shipped configuration by its name. Raises `ModelError`."""
-        path = Path(source)
-        if not path.exists() and (SHIPPED / f"{source}.toml").exists():
-            path = SHIPPED / f"{source}.toml"
-        try:
-            raw: dict[str, Any] = tomllib.loads(path.read_text())
-        except FileNotFoundError:
-            names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
-            raise ModelError(f"{source}: no such configuration; shipped ones are {names}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-            raise ModelError(f"{source}: not a TOML file: {e}") from None
-        schedule = raw.get("training", {})
-        unknown = (set(raw) - {"name", "version", "architecture", "training"}) | (
-            set(schedule) - {f.name for f in fields(Schedule)}
-        )
-        if unknown or "name" not in raw:
-            raise ModelError(f"{source}: " + (f"unknown entries {sorted(unknown)}" if unknown else "no name"))
-        config = cls(
+    def of(cls, raw: dict[str, Any]) -> TrainingConfig:
+        """The configuration in a TOML file's tables."""
+        _refuse_unknown(raw, cls)
+        return cls(
             raw["name"],
             int(raw.get("version", 1)),
             Architecture.from_dict(raw.get("architecture", {})),
-            Schedule(**schedule),
+            _schedule(Schedule, raw),
         )
-        if config.training.crop % 64:
-            raise ModelError(f"{source}: crop must be a multiple of 64")
-        return config
+
+
+@dataclass(frozen=True)
+class RealismConfig:
+    """A head for the model of this name or folder, and its training schedule."""
+
+    name: str
+    model: str
+    head: HeadArchitecture = field(default_factory=HeadArchitecture)
+    training: RealismSchedule = field(default_factory=RealismSchedule)
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> RealismConfig:
+        """The configuration in a TOML file's tables."""
+        _refuse_unknown(raw, cls)
+        head = HeadArchitecture.from_dict(raw.get("head", {}))
+        return cls(raw["name"], str(raw.get("model", DEFAULT_MODEL)), head, _schedule(RealismSchedule, raw))
+
+
+AnyConfig = TrainingConfig | RealismConfig
+STAGES: dict[str, type[AnyConfig]] = {"rate-distortion": TrainingConfig, "realism": RealismConfig}
+T = TypeVar("T")
+
+
+def load_config(source: str) -> AnyConfig:
+    """Reads a TOML file, or a shipped configuration by its name; ``stage`` in it says of what kind.
+
+    Raises `ModelError`.
+    """
+    path = Path(source)
+    if not path.exists() and (SHIPPED / f"{source}.toml").exists():
+        path = SHIPPED / f"{source}.toml"
+    try:
+        raw: dict[str, Any] = tomllib.loads(path.read_text())
+        stage = raw.pop("stage", "rate-distortion")
+        if stage not in STAGES:
+            raise ModelError(f"stage {stage!r} is not one of {', '.join(STAGES)}")
+        return STAGES[stage].of(raw)
+    except FileNotFoundError:
+        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
+        raise ModelError(f"{source}: no such configuration; shipped ones are {names}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ModelError(f"{source}: not a TOML file: {e}") from None
+    except ModelError as e:
+        raise ModelError(f"{source}: {e}") from None
+
+
+def _refuse_unknown(raw: dict[str, Any], kind: type[AnyConfig]) -> None:
+    if unknown := set(raw) - {f.name for f in fields(kind)}:
+        raise ModelError(f"unknown entries {', '.join(sorted(unknown))}")
+    if "name" not in raw:
+        raise ModelError("no name")
+
+
+def _schedule(kind: type[T], raw: dict[str, Any]) -> T:
+    values = raw.get("training", {})
+    if unknown := set(values) - {f.name for f in fields(kind)}:  # type: ignore[arg-type]
+        raise ModelError(f"unknown entries {', '.join(sorted(unknown))}")
+    if values.get("crop", 64) % 64:
+        raise ModelError("crop must be a multiple of 64")
+    return kind(**values)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nicc.encoder.codec import LIKELIHOOD_FLOOR, Codec, row_likelihood, ste_round
+from nicc.encoder.codec import LIKELIHOOD_FLOOR, Codec, row_likelihood, ste_round, thresholds
 from nicc.encoder.encode import DISTORTION_WEIGHT
 
 COST_EXPONENT = 0.43
@@ -91,12 +91,12 @@ class RateDistortion(nn.Module):
             z_rounded = ste_round(z * hyper_gain) / hyper_gain
             z_rate = z + (torch.rand_like(z) - 0.5) / hyper_gain if noise else z_rounded
             bits_z = -torch.log2(self.prior(z_rate, hyper_gain)).sum((1, 2, 3))
-            thresholds = None
+            raised = None
             if not noise:
                 with torch.no_grad():
                     first = codec.entropy(y, z_rounded, rate_point)
-                thresholds = codec.thresholds(first, DISTORTION_WEIGHT)
-            code = codec.entropy(y, z_rounded, rate_point, thresholds)
+                raised = thresholds(first, DISTORTION_WEIGHT)
+            code = codec.entropy(y, z_rounded, rate_point, raised)
             if noise:
                 at = code.residual + torch.rand_like(code.residual) - 0.5
                 bits_y = -torch.log2(row_likelihood(at, code.rows)).sum((1, 2, 3))

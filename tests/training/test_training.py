@@ -19,12 +19,13 @@ import nicc
 from nicc import ImageError, ModelError
 from nicc.architecture import Architecture
 from nicc.encoder.codec import Codec
-from nicc.training.config import Schedule, TrainingConfig
+from nicc.training.config import Schedule, TrainingConfig, load_config
 from nicc.training.data import Photos
 from nicc.training.export import decoder_arrays, export
 from nicc.training.klt import lapped_klt, lapping
 from nicc.training.objective import RateDistortion
-from nicc.training.rate_distortion import Run, train
+from nicc.training.rate_distortion import train
+from nicc.training.stage import Run
 from tests.conftest import ROOT, psnr
 
 TINY = Architecture(
@@ -166,22 +167,27 @@ def test_two_processes_train_one_model(folder, tmp_path):
         ('name = "a"\n[training]\nstep = 3', "unknown entries"),
         ('name = "a"\n[training]\ncrop = 100', "multiple of 64"),
         ('name = "a"\n[architecture]\nkernel = 15', "kernel"),
+        ('name = "a"\nstage = "magic"', "stage 'magic' is not one of"),
+        ('name = "a"\nstage = "realism"\n[architecture]', "unknown entries architecture"),
+        ('name = "a"\nstage = "realism"\n[head]\ncondition = "none"', "condition must be one of"),
+        ('name = "a"\nstage = "realism"\n[head]\nwidth = 3', "unknown entries width"),
+        ('name = "a"\nstage = "realism"\n[training]\nmatrix_rate = 3', "unknown entries matrix_rate"),
     ],
 )
 def test_bad_configurations_are_refused(tmp_path, text, message):
     path = tmp_path / "c.toml"
     path.write_text(text)
     with pytest.raises(ModelError, match=message):
-        TrainingConfig.load(str(path))
+        load_config(str(path))
 
 
 def test_shipped_configurations_are_those_of_the_shipped_models(model):
-    assert TrainingConfig.load(model.name).architecture == model.architecture
+    assert load_config(model.name).architecture == model.architecture
 
 
 def test_an_unknown_configuration_names_the_known_ones():
-    with pytest.raises(ModelError, match="jpeg-like, two-layer"):
-        TrainingConfig.load("three-layer")
+    with pytest.raises(ModelError, match="jpeg-like, realism, two-layer"):
+        load_config("three-layer")
 
 
 def test_photos_come_from_folders_and_shards_and_are_cached(folder, tmp_path):

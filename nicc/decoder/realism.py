@@ -1,0 +1,142 @@
+"""The realism head: detail that the receiver adds to the base reconstruction, as much as beta says.
+
+A conditional branch (Agustsson et al. 2023, section 3) beside the shallow synthesis: features of the
+latents at 1/16 resolution meet the reconstructed pixels on a 1/4 grid. Its output is multiplied by a
+gate that is zero at beta 0. Described once, run by NumPy and by PyTorch, like `nicc.decoder.networks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from nicc.architecture import ANCHORS, PIXELS_PER_LATENT, RATE_POINTS
+from nicc.decoder.networks import inside
+from nicc.errors import ModelError
+
+Array = Any
+Params = Mapping[str, Array]
+
+PAPER_BETA = 2.56
+"""The paper's beta at our beta 1."""
+LARGEST_BETA = 2.0
+"""Training draws beta up to here, so that 1 lies inside."""
+GRID = 4
+"""Pixels per position of the fine grid."""
+LATENT_REACH, PIXEL_REACH = 4, 2
+"""Latent positions around a part that its features, and its reconstructed pixels, must cover."""
+GATE_HALF = 0.25
+OCTAVES, RATE_OCTAVES = 10, 3
+TABLE_STEPS = 9
+"""Entries of a conditioning table, from beta 0 to `LARGEST_BETA`."""
+CONDITIONS = ("fourier", "table")
+
+
+@dataclass(frozen=True)
+class HeadArchitecture:
+    """Widths of a head's layers; ``condition`` is ``fourier`` (FourierCond) or ``table`` (TableCond)."""
+
+    condition: str = "fourier"
+    condition_width: int = 128
+    latent_width: int = 96
+    handover: int = 32
+    """Channels per position of the fine grid that come from the latents."""
+    pixel_width: int = 48
+    depth: int = 3
+
+    def __post_init__(self) -> None:
+        if self.condition not in CONDITIONS:
+            raise ModelError(f"realism: condition must be one of {', '.join(CONDITIONS)}")
+        widths = (self.condition_width, self.latent_width, self.handover, self.pixel_width)
+        if min(widths) < 1 or not 0 <= self.depth <= 3:
+            raise ModelError("realism: widths must be positive, depth 0 to 3")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> HeadArchitecture:
+        """The head that a configuration describes; unknown names raise `ModelError`."""
+        if unknown := set(values) - {f.name for f in fields(cls)}:
+            raise ModelError(f"realism: unknown entries {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def conditioned(self) -> tuple[int, ...]:
+        """Widths of the layers that beta and the rate point add to."""
+        return (self.latent_width, self.latent_width, *[self.pixel_width] * (1 + self.depth))
+
+    def shapes(self, latent_channels: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of all arrays, by name."""
+        latent, pixel, total = self.latent_width, self.pixel_width, sum(self.conditioned)
+        cells = 3 * GRID**2
+        shapes: dict[str, tuple[int, ...]] = {
+            "latent_in": (latent_channels, latent),
+            "latent_first": (9 * latent, latent),
+            "latent_second": (9 * latent, latent),
+            "latent_out": (latent, (PIXELS_PER_LATENT // GRID) ** 2 * self.handover),
+            "pixel_in": (9 * (cells + self.handover), pixel),
+            **{f"pixel{i}": (9 * pixel, pixel) for i in range(self.depth)},
+            "pixel_out": (9 * pixel, cells),
+        }
+        if self.condition == "table":
+            return shapes | {"beta_table": (TABLE_STEPS, total), "rate_table": (ANCHORS, total)}
+        width = self.condition_width
+        return shapes | {
+            "condition_in": (2 * (OCTAVES + RATE_OCTAVES), width),
+            "condition_in_bias": (width,),
+            "condition_hidden": (width, width),
+            "condition_hidden_bias": (width,),
+            "condition_out": (width, total),
+            "condition_out_bias": (total,),
+        }
+
+    def macs_per_pixel(self, latent_channels: int) -> float:
+        """Multiply-accumulates per pixel; the conditioning is computed once an image."""
+        total = 0.0
+        for name, shape in self.shapes(latent_channels).items():
+            if name.startswith(("latent", "pixel")):
+                total += shape[0] * shape[1] / (PIXELS_PER_LATENT if name.startswith("latent") else GRID) ** 2
+        return total
+
+
+def conditions(ops: Any, head: HeadArchitecture, p: Params, beta: Array, rate_point: Array) -> Array:
+    """What beta 0..2 and a rate point 0..63, both ``(N, 1)``, add to the conditioned layers, ``(N, total)``."""
+    rate = rate_point / (RATE_POINTS - 1)
+    if head.condition == "table":
+        beta_weights = ops.hats(beta * ((TABLE_STEPS - 1) / LARGEST_BETA), TABLE_STEPS)
+        return beta_weights @ p["beta_table"] + ops.hats(rate * (ANCHORS - 1), ANCHORS) @ p["rate_table"]
+    x = ops.concat([ops.waves(beta / LARGEST_BETA, OCTAVES), ops.waves(rate, RATE_OCTAVES)], -1)
+    x = ops.relu(x @ p["condition_in"] + p["condition_in_bias"])
+    x = ops.relu(x @ p["condition_hidden"] + p["condition_hidden_bias"])
+    return x @ p["condition_out"] + p["condition_out_bias"]
+
+
+def gate(beta: Array) -> Array:
+    """Weight of the detail: 0 at beta 0, 1 at beta 1."""
+    return beta * (1 + GATE_HALF) / (beta + GATE_HALF)
+
+
+def detail(ops: Any, head: HeadArchitecture, p: Params, y: Array, x: Array, condition: Array) -> Array:
+    """What to add to the pixels, before the gate: ``(..., 16 h, 16 w, 3)``.
+
+    ``y`` are latents ``(..., h + 2 LATENT_REACH, w + 2 LATENT_REACH, C)``, ``x`` reconstructed pixels
+    around 0..1 with `PIXEL_REACH` latent positions of margin, ``condition`` ``(..., total)`` that of
+    `conditions`.
+    """
+    begin, bias = 0, []
+    for width in head.conditioned:
+        bias.append(condition[..., begin : begin + width])
+        begin += width
+    a = y @ p["latent_in"] + bias[0]
+    a = inside(a, 1) + ops.conv3(ops.relu(a), p["latent_first"]) + bias[1]
+    a = inside(a, 1) + ops.conv3(ops.relu(a), p["latent_second"])
+    per_latent = PIXELS_PER_LATENT // GRID
+    surplus = PIXEL_REACH * per_latent - (2 + head.depth)
+    handed = inside(ops.depth_to_space(ops.relu(a) @ p["latent_out"], per_latent), surplus)
+    cells = inside(ops.space_to_depth(x - 0.5, GRID), surplus)
+    a = ops.conv3(ops.concat([cells, handed], -1), p["pixel_in"]) + bias[2]
+    for i in range(head.depth):
+        a = inside(a, 1) + ops.conv3(ops.relu(a), p[f"pixel{i}"]) + bias[3 + i]
+    return ops.depth_to_space(ops.conv3(ops.relu(a), p["pixel_out"]), GRID)

@@ -1,0 +1,249 @@
+"""The realism stage: a conditional head on a frozen model (Agustsson et al. 2023, section 3).
+
+Per sample, MSE / 100 + beta (4.26 LPIPS + adversarial), beta in the paper's units drawn from 0 to
+5.12, on what files of the model really decode to at a rate point drawn as well. First without, then
+with the adversarial part: a patch discriminator with spectral norm that also sees the latents
+(Mentzer et al. 2020), non-saturating loss.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.numpy import save as save_arrays
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from nicc.architecture import PIXELS_PER_LATENT, RATE_POINTS
+from nicc.decoder import realism
+from nicc.decoder.networks import inside
+from nicc.decoder.realism import LARGEST_BETA, LATENT_REACH, PAPER_BETA, PIXEL_REACH, HeadArchitecture
+from nicc.encoder import ops
+from nicc.errors import ModelError
+from nicc.images import write_atomically
+from nicc.model import REALISM_FILE, Model, digest, load_model
+from nicc.perceptual import NETWORKS, Lpips
+from nicc.training.config import RealismConfig
+from nicc.training.frozen import Decoded, Frozen
+from nicc.training.stage import CHECKPOINT, Average, Report, Run, Stage, drive
+
+LATENTS_SEEN = 12
+"""Channels that the discriminator makes of the latents."""
+WON_LOSS, WON_STEPS = 0.02, 200
+"""The discriminator has won when its loss stays below this for so many steps in the mean."""
+VALIDATION_POINTS = (9, 27)
+VALIDATION_BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+VALIDATION_COUNT, GRID_COUNT = 8, 4
+
+
+class RealismHead(nn.Module):
+    """The head's arrays, silent at the start."""
+
+    def __init__(self, head: HeadArchitecture, latent_channels: int, deviation: Tensor) -> None:
+        super().__init__()
+        self.head = head
+        values = {}
+        for name, shape in head.shapes(latent_channels).items():
+            silent = len(shape) == 1 or name in ("pixel_out", "beta_table", "rate_table")
+            values[name] = torch.zeros(shape) if silent else torch.randn(shape) * shape[0] ** -0.5
+        values["latent_in"] /= deviation.cpu()[:, None]
+        self.p = nn.ParameterDict({k: nn.Parameter(v) for k, v in values.items()})
+
+    def forward(self, y: Tensor, x: Tensor, beta: Tensor, rate_point: Tensor) -> Tensor:
+        """Pixels ``(N, H, W, 3)`` around 0..1: those inside ``x``, with detail.
+
+        ``y`` and ``x`` as `nicc.decoder.realism.detail` takes them, beta 0..2 and rate points ``(N,)``.
+        """
+        p = dict(self.p.items())
+        condition = realism.conditions(ops, self.head, p, beta[:, None], rate_point[:, None].float())
+        detail = realism.detail(ops, self.head, p, y, x, condition[:, None, None])
+        return inside(x, PIXEL_REACH * PIXELS_PER_LATENT) + realism.gate(beta)[:, None, None, None] * detail
+
+
+class Discriminator(nn.Module):
+    """Logits per patch of images ``(N, 3, H, W)`` in 0..1 and their latents ``(N, C, h, w)``."""
+
+    def __init__(self, width: int, latent_channels: int) -> None:
+        super().__init__()
+        self.latents = spectral_norm(nn.Conv2d(latent_channels, LATENTS_SEEN, 3, padding=1))
+        layers, known = [], 3 + LATENTS_SEEN
+        for factor, stride in ((1, 2), (2, 2), (4, 2), (8, 1)):
+            layers.append(spectral_norm(nn.Conv2d(known, factor * width, 4, stride, 1, padding_mode="reflect")))
+            known = factor * width
+        self.layers = nn.ModuleList(layers)
+        self.out = spectral_norm(nn.Conv2d(known, 1, 1))
+
+    def forward(self, x: Tensor, latents: Tensor) -> Tensor:
+        seen = F.leaky_relu(self.latents(latents), 0.2)
+        x = torch.cat([x * 2 - 1, F.interpolate(seen, scale_factor=PIXELS_PER_LATENT)], 1)
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+        return self.out(x)
+
+
+class Trainer(Stage):
+    """State of one run: head, average of its weights, discriminator, optimizers, position."""
+
+    def __init__(self, config: RealismConfig, run: Run) -> None:
+        super().__init__(run, config.training)
+        self.config, self.s = config, config.training
+        self.model = load_model(config.model)
+        self.base = Frozen(self.model, run.device)
+        deviation, channels = self.base.receiver.p["deviation"], self.model.architecture.latent_channels
+        self.head = RealismHead(config.head, channels, deviation).to(self.device)
+        self.discriminator = Discriminator(self.s.discriminator_width, channels).to(self.device)
+        folder = run.perceptual
+        files = {name: folder / f"{full}_features.pth" if folder else None for name, full in NETWORKS.items()}
+        self.lpips = [Lpips(name, file).to(self.device) for name, file in files.items()]
+        self.optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
+        self.adversary = torch.optim.Adam(self.discriminator.parameters(), betas=(0.5, 0.99))
+        self.discriminator_loss = 2 * math.log(2.0)
+        saved, average = self.saved(), None
+        if saved:
+            if saved["model"] != self.model.sha256 or saved["head"] != config.head.to_dict():
+                raise ModelError(f"{run.out / CHECKPOINT}: belongs to another model or head; train into another folder")
+            for name, part in self._parts().items():
+                part.load_state_dict(saved[name])
+            average = {k: v.to(self.device) for k, v in saved["average"].items()}
+        self.average = Average(self.head, self.s.ema, average)
+        self.begin(saved)
+
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint holds the state of."""
+        return {
+            "weights": self.head,
+            "discriminator": self.discriminator,
+            "optimizer": self.optimizer,
+            "adversary": self.adversary,
+        }
+
+    def state(self) -> dict[str, Any]:
+        facts = {"model": self.model.sha256, "head": self.config.head.to_dict(), "average": self.average.values}
+        return facts | {name: part.state_dict() for name, part in self._parts().items()}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Steps shrink with the fan-in; latents are taken in units of their deviations."""
+        groups = []
+        for name, p in self.head.p.items():
+            scale = min(1.0, (64 / p.shape[0]) ** 0.5) if p.dim() > 1 and "table" not in name else 1.0
+            groups.append({"params": [p], "base": self.s.rate * scale})
+        return groups
+
+    def train_step(self) -> dict[str, float]:
+        s, decay = self.s, self.decay
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * decay * min(1.0, (self.step + 1) / 100)
+        self.adversary.param_groups[0]["lr"] = s.discriminator_rate * decay
+        x = self.crops()
+        point = torch.randint(RATE_POINTS, (s.batch,), device=self.device)
+        beta = torch.rand(s.batch, device=self.device) * LARGEST_BETA
+        decoded = self.base.decode(x, point)
+        adversarial = self.progress >= 1 - s.adversarial_share
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.run.amp):
+            fake = self.render(decoded, beta, point)
+            distance = self.lpips[self.step % len(self.lpips)](x, fake).float()
+            fake = fake.float()
+            mse = (fake - x).square().mean((1, 2, 3)) * 255**2
+            realness = torch.zeros_like(mse)
+            if adversarial:
+                latents = (decoded.y_hat / self.base.receiver.p["deviation"]).permute(0, 3, 1, 2)
+                self._train_discriminator(x, fake.detach(), latents)
+                realness = F.softplus(-self.discriminator(fake, latents).float()).mean((1, 2, 3))
+            perceptual = s.lpips_weight * distance + s.adversarial_weight * realness
+            objective = (s.mse_weight * mse + PAPER_BETA * beta * perceptual).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.backward()
+        norm = nn.utils.clip_grad_norm_(self.head.parameters(), s.clip)
+        if not torch.isfinite(norm):
+            raise ModelError(f"step {self.step}: the gradient is not finite; lower the learning rates")
+        self.optimizer.step()
+        self.stepped()
+        self.average.update(self.head, self.step)
+        if self.discriminator_loss < WON_LOSS:
+            self.ended = "the discriminator has won; it teaches nothing any more"
+        figures = {"loss": objective, "mse": mse.mean(), "lpips": distance.mean(), "realness": realness.mean()}
+        return {k: float(v.detach()) for k, v in figures.items()} | {"discriminator": self.discriminator_loss}
+
+    def _train_discriminator(self, real: Tensor, fake: Tensor, latents: Tensor) -> None:
+        logits = self.discriminator(torch.cat([real, fake]), torch.cat([latents, latents])).float()
+        on_real, on_fake = logits.chunk(2)
+        loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
+        self.adversary.zero_grad(set_to_none=True)
+        loss.backward()
+        self.adversary.step()
+        self.discriminator_loss += (float(loss.detach()) - self.discriminator_loss) / WON_STEPS
+
+    def render(self, decoded: Decoded, beta: Tensor, point: Tensor, head: RealismHead | None = None) -> Tensor:
+        """Pixels ``(N, 3, H, W)`` with realism beta ``(N,)``, by this head or the one in training."""
+        with torch.no_grad():
+            y = self.base.padded(decoded, LATENT_REACH)
+            x = self.base.synthesise(inside(y, LATENT_REACH - PIXEL_REACH - 1))
+        return (head or self.head)(y, x, beta, point).permute(0, 3, 1, 2)
+
+    def averaged(self) -> RealismHead:
+        head = RealismHead(self.config.head, self.model.architecture.latent_channels, torch.ones(1)).to(self.device)
+        head.load_state_dict(self.average.values)
+        return head
+
+    @torch.no_grad()
+    def validate(self, images: Tensor) -> dict[str, Any]:
+        """PSNR and LPIPS-AlexNet by rate point and beta; writes a grid of crops into the run's folder."""
+        images = images[:VALIDATION_COUNT]
+        head, table, rows = self.averaged(), [], []
+        for point in VALIDATION_POINTS:
+            points = torch.full((len(images),), point, device=self.device)
+            decoded = self.base.decode(images, points)
+            shown = [images[:GRID_COUNT]]
+            for value in VALIDATION_BETAS:
+                beta = torch.full((len(images),), value, device=self.device)
+                x = self.render(decoded, beta, points, head).clamp(0, 1)
+                x = (x * 255).round() / 255
+                mse = (x - images).square().mean((1, 2, 3)) * 255**2
+                table.append(
+                    {
+                        "rate_point": point,
+                        "beta": value,
+                        "psnr": float((10 * torch.log10(255**2 / mse)).mean()),
+                        "lpips": float(self.lpips[0](images, x).mean()),
+                    }
+                )
+                shown.append(x[:GRID_COUNT])
+            rows.append(torch.cat([torch.cat(list(column), 2) for column in zip(*shown, strict=True)], 1))
+        grid = (torch.cat(rows, 1) * 255).byte().permute(1, 2, 0).cpu().numpy()
+        Image.fromarray(grid).save(self.run.out / "crops.png")
+        return {"table": table}
+
+
+def train(config: RealismConfig, run: Run, report: Report | None = None) -> Path:
+    """Trains a head and returns its checkpoint, see `nicc.training.stage.drive`.
+
+    Ends early, with a line in the log, when the discriminator has won.
+    """
+    return drive(Trainer(config, run), report)
+
+
+def export(checkpoint: Path, model: Model) -> Path:
+    """Writes the averaged head of a checkpoint into its model's folder. Raises `ModelError`."""
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if saved["model"] != model.sha256:
+        raise ModelError(f"{checkpoint}: trained on {saved['model'][:8]}, {model.name} is {model.sha256[:8]}; retrain")
+    assert model.folder
+    arrays = {k.removeprefix("p."): v.numpy() for k, v in saved["average"].items()}
+    arrays = {k: v.astype(np.float32 if v.ndim == 1 else np.float16) for k, v in sorted(arrays.items())}
+    facts = {
+        "name": model.name,
+        "model": model.sha256,
+        "architecture": saved["head"],
+        "sha256": digest(arrays, saved["head"]),
+        "training": {k: saved[k] for k in ("step", "pixels")} | {"seconds": round(saved["seconds"])},
+    }
+    path = model.folder / REALISM_FILE
+    write_atomically(path, save_arrays(arrays, {"nicc": json.dumps(facts)}))
+    return path

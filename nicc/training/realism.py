@@ -96,6 +96,7 @@ class Trainer(Stage):
         self.config, self.s = config, config.training
         self.model = load_model(config.model)
         self.base = Frozen(self.model, run.device)
+        torch.manual_seed(self.s.seed)  # loading a model draws random numbers, unless it is cached
         deviation, channels = self.base.receiver.p["deviation"], self.model.architecture.latent_channels
         self.head = RealismHead(config.head, channels, deviation).to(self.device)
         self.discriminator = Discriminator(self.s.discriminator_width, channels).to(self.device)

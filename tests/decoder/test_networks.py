@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from nicc.architecture import Architecture
-from nicc.decoder import networks, ops
+from nicc.decoder import networks, ops, realism
 from nicc.encoder import ops as torch_ops
 from nicc.encoder.codec import Codec
 
@@ -51,6 +51,47 @@ def test_numpy_and_torch_render_the_same_pixels(arch, h, w):
     assert a.shape == b.shape == (16 * h, 16 * w, 3)
     assert a.std() > 0.01
     assert np.abs(a.numpy() - b).max() * 255 <= 1e-3 * max(1, float(a.abs().max()))
+
+
+@pytest.mark.parametrize("condition", realism.CONDITIONS)
+@pytest.mark.parametrize("depth", [0, 3])
+def test_numpy_and_torch_add_the_same_detail(condition, depth):
+    torch.manual_seed(0)
+    head = realism.HeadArchitecture(condition, 16, 24, 8, 16, depth)
+    params = {k: torch.randn(v) * v[0] ** -0.5 for k, v in head.shapes(40).items()}
+    arrays = {k: v.numpy() for k, v in params.items()}
+    beta, point = torch.tensor([[0.7]]), torch.tensor([[21.0]])
+    a = realism.conditions(torch_ops, head, params, beta, point)
+    b = realism.conditions(ops, head, arrays, beta.numpy(), point.numpy())
+    np.testing.assert_allclose(b, a.numpy(), atol=1e-4)
+    assert a.std() > 0.1
+    y, x = torch.randn(1, 11, 13, 40), torch.rand(1, 7 * 16, 9 * 16, 3)
+    a = realism.detail(torch_ops, head, params, y, x, a[:, None, None])[0].numpy()
+    b = realism.detail(ops, head, arrays, y[0].numpy(), x[0].numpy(), b[0])
+    assert a.shape == b.shape == (48, 80, 3)
+    np.testing.assert_allclose(b, a, atol=1e-3)
+    # a position's detail does not depend on what lies beyond its reach
+    again = torch.tensor(condition_of(head, arrays))
+    moved = realism.detail(torch_ops, head, params, y[:, 1:], x[:, 16:], again)[0]
+    np.testing.assert_allclose(moved.numpy(), a[16:], atol=1e-3)
+
+
+def condition_of(head, arrays):
+    beta, point = np.array([[0.7]], np.float32), np.array([[21.0]], np.float32)
+    return realism.conditions(ops, head, arrays, beta, point)
+
+
+def test_the_gate_is_shut_at_beta_zero():
+    assert realism.gate(0.0) == 0
+    assert realism.gate(1.0) == 1
+    assert 0.5 < realism.gate(0.5) < 1
+
+
+def test_table_conditions_interpolate():
+    head = realism.HeadArchitecture("table")
+    p = {"beta_table": np.arange(9.0)[:, None] * np.ones(3), "rate_table": np.zeros((8, 3))}
+    found = realism.conditions(ops, head, p, np.array([[0.0], [0.3], [2.0]]), np.zeros((3, 1)))
+    np.testing.assert_allclose(found[:, 0], [0, 1.2, 8])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])

@@ -1,0 +1,153 @@
+"""The realism stage: it learns, resumes, exports; heads are refused where they do not belong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import lpips
+import numpy as np
+import pytest
+import torch
+
+import nicc
+from nicc import ModelError
+from nicc.decoder.realism import HeadArchitecture
+from nicc.model import REALISM_FILE, find_model, load_model, read_head
+from nicc.perceptual import NETWORKS, Lpips
+from nicc.training import realism
+from nicc.training.config import RealismConfig, RealismSchedule, load_config
+from nicc.training.stage import Run
+
+HEAD = HeadArchitecture(condition_width=16, latent_width=16, handover=8, pixel_width=16, depth=1)
+SCHEDULE = RealismSchedule(steps=8, batch=2, crop=128, adversarial_share=0.5, discriminator_width=4, log_every=2)
+
+
+@pytest.fixture(scope="module")
+def perceptual(tmp_path_factory):
+    """LPIPS networks' features with random weights, in files as torchvision names them."""
+    folder = tmp_path_factory.mktemp("perceptual")
+    torch.manual_seed(0)
+    for name, full in NETWORKS.items():
+        state = lpips.LPIPS(net=name, pnet_rand=True, verbose=False).net.state_dict()
+        torch.save({f"features.{k.split('.', 1)[1]}": v for k, v in state.items()}, folder / f"{full}_features.pth")
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A copy of the default model without a head, which is found by its name."""
+    folder = tmp_path / "models" / "two-layer"
+    shutil.copytree(find_model("two-layer"), folder)
+    (folder / REALISM_FILE).unlink(missing_ok=True)
+    monkeypatch.setenv("NICC_MODELS", str(folder.parent))
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path, coffee):
+    (tmp_path / "photos").mkdir()
+    coffee.save(tmp_path / "photos" / "coffee.png")
+    return tmp_path / "photos"
+
+
+def train(photos, out, perceptual, schedule=SCHEDULE, head=HEAD, **changes):
+    config = RealismConfig("tiny", "two-layer", head, schedule)
+    return realism.train(config, Run([photos], out, amp=False, perceptual=perceptual, **changes))
+
+
+def entries(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_lpips_is_the_librarys(name, perceptual):
+    torch.manual_seed(0)
+    theirs = lpips.LPIPS(net=name, pnet_rand=True, verbose=False)
+    ours = Lpips(name, perceptual / f"{NETWORKS[name]}_features.pth")
+    theirs.net.load_state_dict(ours.network.net.state_dict())
+    a, b = torch.rand(2, 3, 96, 96), torch.rand(2, 3, 96, 96)
+    torch.testing.assert_close(ours(a, b), theirs(a, b, normalize=True).flatten(), rtol=1e-4, atol=1e-6)
+    b.requires_grad_()
+    ours(a, b).sum().backward()
+    assert b.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("condition", ["fourier", "table"])
+def test_a_head_learns_and_decodes(photos, tmp_path, perceptual, model, coffee, condition):
+    schedule = replace(SCHEDULE, steps=30, adversarial_share=0.0, log_every=10, rate=3e-3)
+    head = replace(HEAD, condition=condition)
+    checkpoint = train(photos, tmp_path / "run", perceptual, schedule, head)
+    losses = [e["loss"] for e in entries(tmp_path / "run") if "loss" in e]
+    assert losses[-1] < losses[0]
+    image = coffee.crop((100, 100, 228, 212))
+    data = nicc.encode(image, quality=10)
+    before = np.asarray(nicc.decode(data))
+    with pytest.raises(ModelError, match="no realism head"):
+        nicc.decode(data, beta=0.5)
+    with pytest.raises(ModelError, match="no realism head"):
+        nicc.encode(image, quality=10, beta=0.5)
+    path = realism.export(checkpoint, load_model("two-layer"))
+    base, half, full = (np.asarray(x).astype(int) for x in nicc.decode_all(data, [0, 0.5, 1]))
+    assert np.array_equal(base, before)
+    assert np.abs(half - base).max() > 0
+    assert np.abs(full - base).mean() < 20
+    assert np.array_equal(np.asarray(nicc.decode(data, beta=1.0)), full)
+    coded = nicc.encode(image, quality=10, beta=1.0)
+    assert len(coded) == len(data)
+    assert np.array_equal(np.asarray(nicc.decode(coded)), full)
+    assert np.array_equal(np.asarray(nicc.decode(coded, beta=0)), before)
+    assert read_head(path, load_model("two-layer")).training["step"] == 30
+
+
+def test_training_repeats_resumes_and_shows_crops(photos, tmp_path, perceptual, model):
+    validation = tmp_path / "validation"
+    validation.mkdir()
+    (photos / "coffee.png").rename(validation / "coffee.png")
+    shutil.copy(validation / "coffee.png", photos)
+    first, again = (
+        torch.load(train(photos, tmp_path / n, perceptual, validation=validation), weights_only=True) for n in "ab"
+    )
+    assert all(torch.equal(first["weights"][k], again["weights"][k]) for k in first["weights"])
+    assert (tmp_path / "a" / "crops.png").stat().st_size > 10000
+    logged = entries(tmp_path / "a")
+    assert [row["beta"] for row in logged[0]["validation"]["table"]] == [0, 0.25, 0.5, 0.75, 1] * 2
+    assert logged[1]["realness"] == 0 < logged[4]["realness"]
+    assert logged[1]["discriminator"] == pytest.approx(2 * np.log(2), abs=1e-5) != logged[4]["discriminator"]
+    longer = replace(SCHEDULE, steps=10)
+    resumed = train(photos, tmp_path / "a", perceptual, longer, resume=True)
+    assert torch.load(resumed, weights_only=True)["step"] == 10
+    with pytest.raises(ModelError, match="another model or head"):
+        train(photos, tmp_path / "a", perceptual, longer, replace(HEAD, depth=2), resume=True)
+
+
+def test_training_ends_when_the_discriminator_has_won(photos, tmp_path, perceptual, model, monkeypatch):
+    monkeypatch.setattr(realism, "WON_LOSS", 1.38629)  # any progress at all
+    schedule = replace(SCHEDULE, steps=1000, adversarial_share=1.0, discriminator_rate=1e-3)
+    train(photos, tmp_path / "run", perceptual, schedule)
+    assert "has won" in entries(tmp_path / "run")[-1]["ended"]
+    assert entries(tmp_path / "run")[-1]["step"] < 200
+
+
+def test_heads_that_do_not_belong_are_refused(photos, tmp_path, perceptual, model):
+    checkpoint = train(photos, tmp_path / "run", perceptual, replace(SCHEDULE, steps=2, adversarial_share=0.0))
+    path = realism.export(checkpoint, load_model("two-layer"))
+    with pytest.raises(ModelError, match="trained on"):
+        realism.export(checkpoint, load_model("jpeg-like"))
+    with pytest.raises(ModelError, match="belongs to two-layer"):
+        read_head(path, load_model("jpeg-like"))
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="damaged"):
+        read_head(path, load_model("two-layer"))
+    path.write_bytes(data[:100])
+    with pytest.raises(ModelError, match="damaged"):
+        read_head(path, load_model("two-layer"))
+
+
+def test_the_shipped_configuration():
+    config = load_config("realism")
+    assert isinstance(config, RealismConfig)
+    assert config.head.macs_per_pixel(256) <= 10000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -140,33 +140,60 @@ def encode(
     ``start`` are latents of an earlier result at the same rate point to go on from,
     ``analysed`` those of `analyse`, where a caller encodes one picture several times.
     """
-    header = _header(model, picture, settings)
-    analysed = analysed or analyse(model, picture, settings)
+    return _encode(model, [picture], settings, report, [start], [analysed])[0]
+
+
+def encode_batch(
+    model: Model, pictures: Sequence[Picture], settings: Settings, report: Report | None = None
+) -> list[Result]:
+    """`encode` of pictures of one size, iterated together. Raises `ValueError` if their sizes differ."""
+    if len({p.pixels.shape for p in pictures}) > 1:
+        raise ValueError("pictures of a batch must have one size")
+    nothing = [None] * len(pictures)
+    return _encode(model, pictures, settings, report, nothing, nothing) if pictures else []
+
+
+def _encode(
+    model: Model,
+    pictures: Sequence[Picture],
+    settings: Settings,
+    report: Report | None,
+    starts: Sequence[Latents | None],
+    analysed: Sequence[Latents | None],
+) -> list[Result]:
     # the plain encoder weighs distortion for the rate point's own lambda
     rounding = DISTORTION_WEIGHT * settings.weight / rate_lambda(settings.rate_point)
 
-    def coded(latents: Latents, weight: float) -> Result:
-        return Result(model, picture, settings, encode_latents(model, header, *latents, picture.extras, weight))
+    def coded(picture: Picture, latents: Latents, weight: float) -> Result:
+        encoding = encode_latents(model, _header(model, picture, settings), *latents, picture.extras, weight)
+        return Result(model, picture, settings, encoding)
 
-    plain = coded(analysed, rounding)
+    found = [a or analyse(model, p, settings) for p, a in zip(pictures, analysed, strict=True)]
+    plain = [coded(p, a, rounding) for p, a in zip(pictures, found, strict=True)]
     if not settings.schedule.steps:
         return plain
-    notes: tuple[str, ...] = ()
+    note: tuple[str, ...] = ()
     try:
-        reached = _iterate(model, picture, settings, start or _starting_point(model, header, analysed), report)
+        begin = [
+            s or _starting_point(model, _header(model, p, settings), a)
+            for p, s, a in zip(pictures, starts, found, strict=True)
+        ]
+        reached = _iterate(model, pictures, settings, begin, report)
     except Diverged as e:
-        plain.notes = (f"{e}; the plain encoding is written",)
-        return plain
+        return [replace(p, notes=(f"{e}; the plain encoding is written",)) for p in plain]
     except _Kept as e:
         reached = e.latents
-        notes = (INTERRUPTED,)
-    best = min((coded(reached, weight) for weight in (NEAREST, 3 * rounding)), key=lambda c: c.cost)
-    if best.cost < plain.cost:
-        best.plain_cost = plain.cost
-    else:
-        best, notes = plain, (*notes, NOT_LOWER)
-    best.notes, best.latents = notes, reached
-    return best
+        note = (INTERRUPTED,)
+    results = []
+    for picture, latents, simple in zip(pictures, reached, plain, strict=True):
+        best = min((coded(picture, latents, weight) for weight in (NEAREST, 3 * rounding)), key=lambda c: c.cost)
+        if best.cost < simple.cost:
+            best.plain_cost, best.notes = simple.cost, note
+        else:
+            best, best.notes = simple, (*note, NOT_LOWER)
+        best.latents = latents
+        results.append(best)
+    return results
 
 
 def analyse(model: Model, picture: Picture, settings: Settings) -> Latents:
@@ -206,7 +233,7 @@ def _starting_point(model: Model, header: Header, analysed: Latents) -> Latents:
 class _Kept(Exception):
     """An interrupt after which the latents reached so far are encoded."""
 
-    def __init__(self, latents: Latents) -> None:
+    def __init__(self, latents: list[Latents]) -> None:
         super().__init__()
         self.latents = latents
 
@@ -224,67 +251,73 @@ def _decoded_rows(model: Model, header: Header, latents: Latents, first: int, la
     return walk(model, r, z_int, first, last, latents.y.shape[1], visit)[1]
 
 
-def _iterate(model: Model, picture: Picture, settings: Settings, start: Latents, report: Report | None) -> Latents:
+def _iterate(
+    model: Model, pictures: Sequence[Picture], settings: Settings, starts: Sequence[Latents], report: Report | None
+) -> list[Latents]:
     """Optimises one group of latent rows after another, each beside its neighbours as they are by then.
 
-    Groups share no context, so memory is bounded by a group: 1024 rows of pixels.
+    Groups share no context, so memory is bounded by a group: 1024 rows of pixels, of all pictures.
     """
-    header, r = _header(model, picture, settings), settings.rate_point
+    header, r = _header(model, pictures[0], settings), settings.rate_point
     receiver = receiver_of(model, settings.device)
-    latents = Latents(start.y.copy(), start.z.copy())
+    all_y, all_z = (np.stack(parts) for parts in zip(*starts, strict=True))
     bounds = list(Grid.of(header).row_groups())
     steps = settings.schedule.steps
     beyond = reach(model.architecture)
     edges: dict[int, np.ndarray] = {}
+    stopped = False
 
     def rows_of(group: int) -> np.ndarray:
         if group not in edges:
-            edges[group] = _decoded_rows(model, header, latents, *bounds[group])
+            every = zip(all_y, all_z, strict=True)
+            edges[group] = np.stack([_decoded_rows(model, header, Latents(*yz), *bounds[group]) for yz in every])
         return edges[group]
 
     for group, (first, last) in enumerate(bounds):
         beginning, ending = group == 0, group == len(bounds) - 1
         z_rows = slice(first // LATENTS_PER_HYPER, -(-last // LATENTS_PER_HYPER))
-        nothing = latents.y[:0]
+        no_y, no_z = all_y[:, :0], all_z[:, :0]
         problem = Problem(
             receiver,
-            _pixels(picture, first - (not beginning), last + (not ending), receiver),
+            _pixels(pictures, first - (not beginning), last + (not ending), receiver),
             r,
             settings.weight,
             Surroundings(
-                _tensor(receiver, nothing if beginning else rows_of(group - 1)[-beyond:]),
-                _tensor(receiver, nothing if ending else rows_of(group + 1)[:beyond]),
-                _tensor(receiver, latents.z[:0] if beginning else _nats(model, r, latents.z[z_rows.start - 1][None])),
-                _tensor(receiver, latents.z[:0] if ending else _nats(model, r, latents.z[z_rows.stop][None])),
+                _tensor(receiver, no_y if beginning else rows_of(group - 1)[:, -beyond:]),
+                _tensor(receiver, no_y if ending else rows_of(group + 1)[:, :beyond]),
+                _tensor(receiver, no_z if beginning else _nats(model, r, all_z[:, z_rows.start - 1 : z_rows.start])),
+                _tensor(receiver, no_z if ending else _nats(model, r, all_z[:, z_rows.stop : z_rows.stop + 1])),
             ),
         )
         gain = problem.rate.gain
-        v = _tensor(receiver, latents.y[first:last]) * gain
-        z = _tensor(receiver, latents.z[z_rows]) / problem.z_steps
+        v = _tensor(receiver, all_y[:, first:last]) * gain
+        z = _tensor(receiver, all_z[:, z_rows]) / problem.z_steps
         done = group * steps
 
         def told(state: State) -> None:
             if report:
                 report(state._replace(step=done + state.step), steps * len(bounds))  # noqa: B023
 
-        stopped = False
         try:
             v, z = optimise(problem, v, z, settings.schedule, told)
         except Interrupted as e:
             if not settings.keep_on_interrupt:
                 raise KeyboardInterrupt from None
             v, z, stopped = e.v, e.z, True
-        latents.y[first:last] = (v / gain)[0].cpu().numpy()
-        latents.z[z_rows] = (z.round() * problem.z_steps)[0].cpu().numpy()
+        all_y[:, first:last] = (v / gain).cpu().numpy()
+        all_z[:, z_rows] = (z.round() * problem.z_steps).cpu().numpy()
         if stopped:
-            raise _Kept(latents)
+            break
         edges.pop(group, None)
         edges.pop(group - 1, None)
-    return latents
+    reached = [Latents(*yz) for yz in zip(all_y, all_z, strict=True)]
+    if stopped:
+        raise _Kept(reached)
+    return reached
 
 
 def _tensor(receiver: Receiver, array: np.ndarray) -> Tensor:
-    return torch.tensor(np.ascontiguousarray(array, np.float32), device=receiver.device)[None]
+    return torch.tensor(np.ascontiguousarray(array, np.float32), device=receiver.device)
 
 
 def _nats(model: Model, rate_point: int, z: np.ndarray) -> np.ndarray:
@@ -292,7 +325,7 @@ def _nats(model: Model, rate_point: int, z: np.ndarray) -> np.ndarray:
     return dequantise_z(model, rate_point, quantise_z(model, rate_point, z)).astype(np.float32) / HYPER_UNIT
 
 
-def _pixels(picture: Picture, first: int, last: int, receiver: Receiver) -> Tensor:
-    """Pixels ``(1, 3, H, W)`` in 0..1 of latent rows."""
-    rows = picture.pixels[max(first, 0) * PIXELS_PER_LATENT : last * PIXELS_PER_LATENT]
-    return torch.tensor(rows, device=receiver.device).permute(2, 0, 1)[None].float() / 255
+def _pixels(pictures: Sequence[Picture], first: int, last: int, receiver: Receiver) -> Tensor:
+    """Pixels ``(N, 3, H, W)`` in 0..1 of latent rows."""
+    rows = np.stack([p.pixels[max(first, 0) * PIXELS_PER_LATENT : last * PIXELS_PER_LATENT] for p in pictures])
+    return torch.tensor(rows, device=receiver.device).permute(0, 3, 1, 2).float() / 255

@@ -13,7 +13,7 @@ from nicc.architecture import rate_lambda
 from nicc.container import Header
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder import effort
-from nicc.encoder.effort import INTERRUPTED, NOT_LOWER, Latents, Settings, encode
+from nicc.encoder.effort import INTERRUPTED, NOT_LOWER, Latents, Settings, encode, encode_batch
 from nicc.encoder.encode import NEAREST, encode_latents, quantise_z
 from nicc.encoder.iterative import Interrupted, Problem, Schedule, State, Surroundings, optimise, round_softly
 from nicc.encoder.receiver import bit_table, interpolated, receiver_of
@@ -143,14 +143,29 @@ def test_the_same_seed_gives_the_same_file(picture):
 def test_a_result_that_is_no_better_is_not_kept(picture, monkeypatch):
     plain = encode(load_model(), picture, Settings(20, Schedule(0)))
 
-    def worse(model, picture, settings, start, report):
-        return Latents(start.y + 0.01 * np.sign(start.y), start.z)
+    def worse(model, pictures, settings, starts, report):
+        return [Latents(s.y + 0.01 * np.sign(s.y), s.z) for s in starts]
 
     monkeypatch.setattr(effort, "_iterate", worse)
     result = encode(load_model(), picture, Settings(20, Schedule(5)))
     assert result.data == plain.data
     assert result.notes == (NOT_LOWER,)
     assert result.plain_cost is None
+
+
+def test_a_batch_gives_each_picture_its_own_file(coffee):
+    """Neighbours in a batch do not change each other's course, but for the random numbers."""
+    pictures = [Picture(np.ascontiguousarray(np.asarray(coffee)[y : y + 80, 200:330])) for y in (60, 200)]
+    model, settings = load_model(), Settings(20, Schedule(25))
+    batch = encode_batch(model, pictures, settings)
+    for picture, result in zip(pictures, batch, strict=True):
+        alone = encode(model, picture, settings)
+        assert result.plain_cost == alone.plain_cost
+        assert result.cost == pytest.approx(alone.cost, rel=0.01)
+        assert psnr(np.asarray(nicc.decode(result.data)), picture.pixels) == pytest.approx(result.psnr, abs=1e-6)
+    with pytest.raises(ValueError, match="one size"):
+        encode_batch(model, [pictures[0], Picture(pictures[1].pixels[:64])], settings)
+    assert encode_batch(model, [], settings) == []
 
 
 def test_divergence_falls_back_to_the_plain_encoding(picture, monkeypatch):

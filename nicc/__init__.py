@@ -74,12 +74,13 @@ def encode(
         raise ValueError(f"effort {effort} is not within 0..3")
     if any(not 0 < t < float("inf") for t in targets[:1] if t is not quality):
         raise ValueError(f"target {targets[0]} is not a positive number")
-    from nicc.encoder.effort import EFFORT_STEPS, Settings, choose_device
+    from nicc.encoder.effort import Settings, choose_device
     from nicc.encoder.effort import encode as encode_picture
     from nicc.encoder.iterative import Schedule
     from nicc.encoder.targets import Target, encode_to_target
     from nicc.images import from_image
     from nicc.model import load_model as load
+    from nicc.options import EFFORT_STEPS
 
     picture, _ = from_image(image, strip=strip)
     schedule = Schedule(EFFORT_STEPS[effort] if sga_steps is None else sga_steps, seed=seed)

@@ -30,6 +30,11 @@ class Picture:
     extras: dict[int, bytes] = field(default_factory=dict)
 
 
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of files that Pillow can read, but for our own."""
+    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN and s != ".nic")
+
+
 def open_image(source: str | Path | BinaryIO) -> Image.Image:
     """Reads an image file completely. Raises `ImageError` with the reason."""
     try:
@@ -119,19 +124,34 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Saves with the metadata in ``info``, atomically; the format follows the suffix."""
+def format_of(suffix: str) -> str:
+    """Pillow's name of a file type that it can write, by suffix, with or without a dot. Raises `ImageError`."""
     Image.preinit()  # the usual formats only; loading all of Pillow's plugins takes a while
-    suffix = path.suffix.lower()
+    suffix = "." + suffix.lower().removeprefix(".")
     kind = Image.EXTENSION.get(suffix) or Image.registered_extensions().get(suffix)
     if kind is None or kind not in Image.SAVE:
-        raise ImageError(f"{path.name}: Pillow cannot write this type; use .png, .jpg, .webp or another suffix")
+        raise ImageError(f"Pillow cannot write the type {suffix!r}; use .png, .jpg, .webp or another suffix")
+    return kind
+
+
+def image_bytes(image: Image.Image, kind: str, quality: int | None = None) -> bytes:
+    """An image file of one of Pillow's types, with the metadata in ``info``. Raises `ImageError`."""
     options: dict[str, Any] = {k: image.info[k] for k in ("icc_profile", "exif", "xmp") if k in image.info}
     if kind == "PNG":
         options["compress_level"] = PNG_LEVEL
+    if quality is not None:
+        options["quality"] = quality
     buffer = io.BytesIO()
     try:
         image.save(buffer, kind, **options)
     except (OSError, ValueError) as e:
+        raise ImageError(str(e)) from None
+    return buffer.getvalue()
+
+
+def save_image(image: Image.Image, path: Path, quality: int | None = None) -> None:
+    """Saves with the metadata in ``info``, atomically; the format follows the suffix."""
+    try:
+        write_atomically(path, image_bytes(image, format_of(path.suffix), quality))
+    except ImageError as e:
         raise ImageError(f"{path.name}: {e}") from None
-    write_atomically(path, buffer.getvalue())

@@ -1,71 +1,113 @@
-"""nicc decode: a .nic file to an image, or to one for every realism beta."""
+"""nicc decode: .nic files to images, or one file to an image for every realism beta."""
 
 from __future__ import annotations
 
 import io
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import typer
 
-from nicc.cli import files
+from nicc.cli import files, many
 from nicc.errors import NiccError
 
 SHEET_BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+DEFAULT_FORMAT = "png"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to decode, the same for every input. The beta None is the file's own."""
+
+    betas: tuple[float | None, ...]
+    rectifier: bool
+    kind: str
+    """Suffix of the file type, where no output name says it."""
+    quality: int | None
+
+
+def decode_job(job: many.Job, options: Options) -> many.Done:
+    """One of many files."""
+    import nicc
+    from nicc.images import save_image
+
+    data = job.source.read_bytes()
+    image = nicc.decode(data, beta=options.betas[0], rectifier=options.rectifier)
+    save_image(image, job.output, options.quality)
+    return many.Done(len(data), job.output.stat().st_size, image.width * image.height)
 
 
 def decode(
-    source: str = typer.Argument(..., metavar="IN", help="A .nic file; - for standard input."),
+    sources: list[str] = typer.Argument(..., metavar="IN...", help=".nic files, or folders; - for standard input."),
     output: str | None = typer.Option(None, "-o", "--output", help="File, folder or -; default: IN with .png."),
     beta: str | None = typer.Option(
         None, "--beta", help="Realism: 0 (least error) to 1 (most detail), or several: 0,0.5,1. Default: the file's."
     ),
     sheet: Path | None = typer.Option(None, "--sheet", help="Write crops at rising beta side by side to this image."),
     original: Path | None = typer.Option(None, "--original", exists=True, help="The original, shown on the sheet."),
+    kind: str | None = typer.Option(None, "--format", help="png, ppm, jpeg, webp, ...: type without an output name."),
+    output_quality: int | None = typer.Option(None, "--output-quality", min=0, max=100, help="Of JPEG, WebP, AVIF."),
     rectifier: bool = typer.Option(True, "--rectifier/--no-rectifier", help="Use the model's rectifier, if any."),
-    force: bool = typer.Option(False, "--force", help="Overwrite an existing file."),
+    force: bool = typer.Option(False, "--force", help="Overwrite existing files."),
+    skip_existing: bool = typer.Option(False, "--skip-existing", help="With several inputs: leave out what is done."),
+    jobs: int = typer.Option(1, "-j", "--jobs", min=1, help="Files decoded at once, each in a process."),
     verbose: bool = typer.Option(False, "-v", "--verbose", help="Say how long it took."),
     quiet: bool = typer.Option(False, "--quiet", help="Print errors only."),
 ) -> None:
-    """Decompress a .nic file to an image; the output's suffix chooses its format."""
-    import nicc
-    from nicc.images import save_image
+    """Decompress .nic files to images; the output's suffix chooses its format."""
+    from nicc.images import format_of
 
-    betas = _betas(beta)
+    options = Options(_betas(beta), rectifier, (kind or DEFAULT_FORMAT).lower(), output_quality)
+    format_of(options.kind)
+    if kind and output and output != files.PIPE and Path(output).suffix and not Path(output).is_dir():
+        raise typer.BadParameter("the output's suffix says the type already", param_hint="--format")
+    if many.wanted(sources):
+        if sheet or len(options.betas) > 1:
+            raise typer.BadParameter(
+                "several betas or a sheet need one input", param_hint="--sheet" if sheet else "--beta"
+            )
+        plan = many.plan(sources, output, {".nic"}, f".{options.kind}", force, skip_existing)
+        many.run(partial(decode_job, options=options), plan, jobs, quiet)
+        return
     if sheet:
-        _write_sheet(source, sheet, original, [b for b in betas if b is not None] or list(SHEET_BETAS), force, quiet)
-        if not output:
-            return
+        _write_sheet(sources[0], sheet, original, options, force, quiet)
     elif original:
         raise typer.BadParameter("is shown on a sheet only; give --sheet", param_hint="--original")
-    begun = time.perf_counter()
-    path = files.output_path(source, output, ".png", force or len(betas) > 1)
-    if path is None and len(betas) > 1:
+    if output or not sheet:
+        _decode_one(sources[0], output, options, force, verbose, quiet)
+
+
+def _decode_one(source: str, output: str | None, options: Options, force: bool, verbose: bool, quiet: bool) -> None:
+    import nicc
+    from nicc.images import format_of, image_bytes, save_image
+
+    begun, several = time.perf_counter(), len(options.betas) > 1
+    path = files.output_path(source, output, f".{options.kind}", force or several)
+    if path is None and several:
         raise typer.BadParameter("several images do not fit into standard output", param_hint="--beta")
-    paths = [path if path is None or len(betas) == 1 else path.with_stem(f"{path.stem}-beta{b:g}") for b in betas]
-    for p in paths:
-        files.refuse_overwriting(p, force)
+    paths = [path.with_stem(f"{path.stem}-beta{b:g}") if path and several else path for b in options.betas]
+    for each in paths:
+        files.refuse_overwriting(each, force)
     data = files.read(source)
     with files.naming(source):
-        images = nicc.decode_all(data, betas, rectifier=rectifier)
+        images = nicc.decode_all(data, options.betas, rectifier=options.rectifier)
     decoded = time.perf_counter()
-    for path, image in zip(paths, images, strict=True):
-        if path is None:
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG")
-            files.write(None, buffer.getvalue())
+    for each, image in zip(paths, images, strict=True):
+        if each:
+            save_image(image, each, options.quality)
         else:
-            save_image(image, path)
-        files.say(f"{path or 'standard output'}: {image.width}x{image.height} {image.mode}", quiet or path is None)
+            files.write(None, image_bytes(image, format_of(options.kind), options.quality))
+        files.say(f"{each}: {image.width}x{image.height} {image.mode}", quiet or each is None)
     if verbose:
         saved = time.perf_counter()
         files.say(f"  decoded in {decoded - begun:.3f} s, written in {saved - decoded:.3f} s", quiet)
 
 
-def _betas(text: str | None) -> list[float | None]:
-    """The values of --beta; None is the file's own."""
+def _betas(text: str | None) -> tuple[float | None, ...]:
     if text is None:
-        return [None]
+        return (None,)
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
@@ -73,28 +115,28 @@ def _betas(text: str | None) -> list[float | None]:
     for value in values:
         if not 0 <= value <= 1:
             raise typer.BadParameter(f"{value:g} is not within 0..1", param_hint="--beta")
-    return list(dict.fromkeys(values))
+    return tuple(dict.fromkeys(values))
 
 
-def _write_sheet(source: str, path: Path, original: Path | None, betas: list[float], force: bool, quiet: bool) -> None:
+def _write_sheet(source: str, path: Path, original: Path | None, options: Options, force: bool, quiet: bool) -> None:
     import numpy as np
 
     import nicc
     from nicc.images import open_image, save_image
     from nicc.sheet import contact_sheet
 
+    betas = [b for b in options.betas if b is not None] or list(SHEET_BETAS)
     files.refuse_overwriting(path, force)
     data = files.read(source)
     with files.naming(source):
-        images = nicc.decode_all(data, betas)
-        versions = [(f"beta {b:g}", np.asarray(image.convert("RGB"))) for b, image in zip(betas, images, strict=True)]
+        images = nicc.decode_all(data, betas, rectifier=options.rectifier)
+    versions = [(f"beta {b:g}", np.asarray(image.convert("RGB"))) for b, image in zip(betas, images, strict=True)]
     if original:
         with files.naming(str(original)):
             shown = np.asarray(open_image(io.BytesIO(original.read_bytes())).convert("RGB"))
             if shown.shape != versions[0][1].shape:
                 raise NiccError("is not as large as the decoded image")
         versions.insert(0, ("original", shown))
+    save_image(contact_sheet(versions), path)
     bpp = len(data) * 8 / (images[0].width * images[0].height)
-    sheet = contact_sheet(versions)
-    save_image(sheet, path)
     files.say(f"{path}: {len(versions)} versions side by side, {bpp:.3f} bpp", quiet)

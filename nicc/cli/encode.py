@@ -5,22 +5,82 @@ from __future__ import annotations
 import io
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import typer
 
-from nicc.cli import files
+from nicc.cli import files, many
 from nicc.cli.progress import Bar
 from nicc.errors import NiccError
+from nicc.images import image_suffixes
+from nicc.options import DEVICES, EFFORT_STEPS, ROUNDINGS, bytes_of
 
 if TYPE_CHECKING:
+    from nicc.encoder.effort import Report, Result
     from nicc.encoder.iterative import State
 
 MOST_STEPS = 1_000_000
 
 
+@dataclass(frozen=True)
+class Options:
+    """How to encode, the same for every input."""
+
+    model: str
+    quality: int | None
+    target_bpp: float | None
+    target_size: int | None
+    target_psnr: float | None
+    steps: int
+    rounding: str
+    seed: int
+    beta: float
+    strip: bool
+    device: str
+    keep: bool = False
+
+
+def encode_bytes(data: bytes, options: Options, report: Report | None = None) -> tuple[Result, list[str]]:
+    """Encodes an image file; returns warnings as well. Raises `NiccError`."""
+    from nicc.images import from_image, open_image
+    from nicc.model import load_model
+
+    picture, notes = from_image(open_image(io.BytesIO(data)), strip=options.strip)
+    loaded = load_model(options.model)
+    try:
+        from nicc.encoder import effort as encoder
+        from nicc.encoder.iterative import Schedule
+        from nicc.encoder.targets import Target, encode_to_target
+    except ImportError as e:
+        raise NiccError(f"encoding needs {e.name}; install it with: pip install 'nicc[encode]'") from None
+    settings = encoder.Settings(
+        32 if options.quality is None else options.quality,
+        Schedule(options.steps, options.rounding, seed=options.seed),
+        options.beta,
+        encoder.choose_device(options.device),
+        keep_on_interrupt=options.keep,
+    )
+    size = options.target_size
+    if options.target_bpp is not None:
+        size = int(options.target_bpp * picture.pixels.shape[0] * picture.pixels.shape[1] / 8)
+    if size is None and options.target_psnr is None:
+        return encoder.encode(loaded, picture, settings, report), notes
+    return encode_to_target(loaded, picture, Target(size, options.target_psnr), settings, report), notes
+
+
+def encode_job(job: many.Job, options: Options) -> many.Done:
+    """One of many files."""
+    data = job.source.read_bytes()
+    result, notes = encode_bytes(data, options)
+    files.write(job.output, result.data)
+    height, width, _ = result.picture.pixels.shape
+    return many.Done(len(data), len(result.data), height * width, tuple(f"warning: {n}" for n in notes))
+
+
 def encode(
-    source: str = typer.Argument(..., metavar="IN", help="Image that Pillow can read; - for standard input."),
+    sources: list[str] = typer.Argument(..., metavar="IN...", help="Images, or folders of them; - for standard input."),
     output: str | None = typer.Option(None, "-o", "--output", help="File, folder or -; default: IN with .nic."),
     quality: int | None = typer.Option(
         None, "-q", "--quality", min=0, max=63, help="Rate point, 0 smallest to 63 best; default 32."
@@ -37,53 +97,51 @@ def encode(
     model: str = typer.Option("two-layer", "--model", help="two-layer, jpeg-like, or a model's folder."),
     beta: float = typer.Option(0.0, "--beta", min=0.0, max=1.0, help="Realism that decoders use by default."),
     strip: bool = typer.Option(False, "--strip", help="Drop ICC profile, EXIF and XMP."),
-    force: bool = typer.Option(False, "--force", help="Overwrite an existing file."),
+    force: bool = typer.Option(False, "--force", help="Overwrite existing files."),
+    skip_existing: bool = typer.Option(False, "--skip-existing", help="With several inputs: leave out what is done."),
+    jobs: int = typer.Option(1, "-j", "--jobs", min=1, help="Files encoded at once, each in a process."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
     keep: bool = typer.Option(False, "--keep-on-interrupt", help="On Ctrl-C, write the best so far."),
     verbose: bool = typer.Option(False, "-v", "--verbose", help="Say where bits and time went."),
     quiet: bool = typer.Option(False, "--quiet", help="Print errors only."),
 ) -> None:
-    """Compress an image to a .nic file."""
-    from nicc.images import from_image, open_image
-    from nicc.model import load_model
-
-    begun = time.perf_counter()
-    if sum(t is not None for t in (quality, target_bpp, target_size, target_psnr)) > 1:
-        raise typer.BadParameter("give one of --quality, --target-bpp, --target-size and --target-psnr")
-    path = files.output_path(source, output, ".nic", force)
-    with files.naming(source):
-        image = open_image(io.BytesIO(files.read(source)))
-        picture, notes = from_image(image, strip=strip)
-    for note in notes:
-        files.say(f"nicc: {files.shown(source)}: warning: {note}", quiet)
-    loaded = load_model(model)
-    try:
-        from nicc.encoder import effort as encoder
-        from nicc.encoder.iterative import ROUNDINGS, Schedule
-        from nicc.encoder.targets import encode_to_target
-    except ImportError as e:
-        raise NiccError(f"encoding needs {e.name}; install it with: pip install 'nicc[encode]'") from None
+    """Compress images to .nic files."""
+    size = _checked_targets(quality, target_bpp, target_size, target_psnr)
     if sga_rounding not in ROUNDINGS:
         raise typer.BadParameter(f"{sga_rounding!r} is not one of {', '.join(ROUNDINGS)}", param_hint="--sga-rounding")
-    height, width, _ = picture.pixels.shape
-    target = _target(target_bpp, target_size, target_psnr, width * height)
-    schedule = Schedule(encoder.EFFORT_STEPS[effort] if sga_steps is None else sga_steps, sga_rounding, seed=seed)
-    settings = encoder.Settings(
-        32 if quality is None else quality, schedule, beta, encoder.choose_device(device), keep_on_interrupt=keep
-    )
-    with files.naming(source), _Progress(not quiet and schedule.steps > 0 and sys.stderr.isatty()) as progress:
-        if target:
-            result = encode_to_target(loaded, picture, target, settings, progress.report)
-        else:
-            result = encoder.encode(loaded, picture, settings, progress.report)
+    if device not in DEVICES:
+        raise typer.BadParameter(f"{device!r} is not one of {', '.join(DEVICES)}", param_hint="--device")
+    options = Options(
+        model, quality, target_bpp, size, target_psnr,
+        EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
+        sga_rounding, seed, beta, strip, device, keep,
+    )  # fmt: skip
+    if many.wanted(sources):
+        plan = many.plan(sources, output, image_suffixes(), ".nic", force, skip_existing)
+        many.run(partial(encode_job, options=options), plan, jobs, quiet)
+    else:
+        _encode_one(sources[0], output, options, force, verbose, quiet)
+
+
+def _encode_one(source: str, output: str | None, options: Options, force: bool, verbose: bool, quiet: bool) -> None:
+    begun = time.perf_counter()
+    path = files.output_path(source, output, ".nic", force)
+    data = files.read(source)
+    with files.naming(source), _Progress(not quiet and options.steps > 0 and sys.stderr.isatty()) as progress:
+        result, notes = encode_bytes(data, options, progress.report)
+    for note in notes:
+        files.say(f"nicc: {files.shown(source)}: warning: {note}", quiet)
     files.write(path, result.data)
+    height, width, _ = result.picture.pixels.shape
     bpp = len(result.data) * 8 / (width * height)
     files.say(f"{path or 'standard output'}: {width}x{height}, {len(result.data)} bytes, {bpp:.3f} bpp", quiet)
+    from nicc.encoder.effort import NOT_LOWER
+
     for note in result.notes:
-        if verbose or note != encoder.NOT_LOWER:
+        if verbose or note != NOT_LOWER:
             files.say(f"nicc: {files.shown(source)}: note: {note}", quiet)
     if verbose:
-        container = result.encoding.container
+        container, loaded = result.encoding.container, result.model
         z, y = len(container.z), sum(len(g.stream) for g in container.groups)
         files.say(
             f"  model {loaded.name} v{loaded.version}, rate point {container.header.rate_point}, "
@@ -96,23 +154,18 @@ def encode(
             files.say(f"  iterating lowered bits + lambda MSE by {gain:.1f} %", quiet)
 
 
-def _target(bpp: float | None, size: str | None, psnr: float | None, pixels: int) -> Any:
-    from nicc.encoder.targets import Target, bytes_of
-
-    if bpp is not None:
-        if not 0 < bpp < 100:
-            raise typer.BadParameter(f"{bpp} is not a number of bits per pixel", param_hint="--target-bpp")
-        return Target(size=int(bpp * pixels / 8))
-    if size is not None:
-        try:
-            return Target(size=bytes_of(size))
-        except ValueError:
-            raise typer.BadParameter(f"{size!r} is not a size such as 20kB", param_hint="--target-size") from None
-    if psnr is not None:
-        if not 0 < psnr < 100:
-            raise typer.BadParameter(f"{psnr} is not a PSNR in dB", param_hint="--target-psnr")
-        return Target(psnr=psnr)
-    return None
+def _checked_targets(quality: int | None, bpp: float | None, size: str | None, psnr: float | None) -> int | None:
+    """The size in bytes, if that is the target. Raises `typer.BadParameter` for targets that are none."""
+    if sum(t is not None for t in (quality, bpp, size, psnr)) > 1:
+        raise typer.BadParameter("give one of --quality, --target-bpp, --target-size and --target-psnr")
+    if bpp is not None and not 0 < bpp < 100:
+        raise typer.BadParameter(f"{bpp} is not a number of bits per pixel", param_hint="--target-bpp")
+    if psnr is not None and not 0 < psnr < 100:
+        raise typer.BadParameter(f"{psnr} is not a PSNR in dB", param_hint="--target-psnr")
+    try:
+        return None if size is None else bytes_of(size)
+    except ValueError:
+        raise typer.BadParameter(f"{size!r} is not a size such as 20kB", param_hint="--target-size") from None
 
 
 class _Progress(Bar):

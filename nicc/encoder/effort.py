@@ -31,9 +31,8 @@ from nicc.encoder.transform import transform_of
 from nicc.errors import ModelError, NiccError
 from nicc.images import Picture
 from nicc.model import Model
+from nicc.options import DEVICES
 
-EFFORT_STEPS = (0, 100, 500, 2000)
-"""Steps of iterative encoding by effort."""
 START_INSIDE = 0.4
 """At the start, latents lie at most this far from the symbol that the plain encoder would write."""
 
@@ -66,8 +65,8 @@ class Settings:
 
 def choose_device(name: str) -> str:
     """``auto`` is a GPU if there is one. Raises `NiccError` for one that is not there."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise NiccError(f"device {name!r} is not auto, cpu or cuda")
+    if name not in DEVICES:
+        raise NiccError(f"device {name!r} is not {', '.join(DEVICES)}")
     if name == "cuda" and not torch.cuda.is_available():
         raise NiccError("no CUDA device found; use --device cpu")
     if name == "auto":

@@ -20,8 +20,8 @@ from nicc.architecture import LATENTS_PER_HYPER, Z_SYMBOL_LIMIT, Architecture
 from nicc.encoder.codec import RateTables, upsample
 from nicc.encoder.receiver import Receiver, interpolated
 from nicc.errors import NiccError
+from nicc.options import ROUNDINGS
 
-ROUNDINGS = ("sigmoid", "atanh", "three-class")
 SIGMOID_SCALE = 2.3
 """SGA+ (Perugachi-Diaz et al. 2024): the factor of the sigmoid-scaled logit."""
 THREE_CLASS_REACH, THREE_CLASS_POWER = 0.65, 3.0

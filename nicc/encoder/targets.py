@@ -61,17 +61,6 @@ class Target:
         return 0.02 if self.size is not None else 0.08
 
 
-def bytes_of(text: str) -> int:
-    """Bytes of a size such as 20000, 20kB or 20KiB. Raises `ValueError`."""
-    number = text.strip().lower()
-    units = {"kib": 1024, "mib": 1 << 20, "kb": 1000, "mb": 10**6, "b": 1}
-    unit = next((u for u in units if number.endswith(u)), "")
-    value = float(number.removesuffix(unit)) * units.get(unit, 1)
-    if not 1 <= value < 1 << 40:
-        raise ValueError(text)
-    return int(value)
-
-
 def encode_to_target(
     model: Model, picture: Picture, target: Target, settings: Settings, report: Report | None = None
 ) -> Result:

@@ -86,7 +86,7 @@ def test_output_may_be_a_folder_or_another_format(photo, tmp_path):
     assert run("encode", photo, "-o", folder, "--quiet").stderr == b""
     assert run("decode", folder / "photo.nic", "-o", tmp_path / "x.webp").returncode == 0
     assert Image.open(tmp_path / "x.webp").format == "WEBP"
-    assert "cannot write this type" in error(run("decode", folder / "photo.nic", "-o", tmp_path / "x.docx"))
+    assert "cannot write the type" in error(run("decode", folder / "photo.nic", "-o", tmp_path / "x.docx"))
     assert "no such folder" in error(run("decode", folder / "photo.nic", "-o", tmp_path / "none" / "x.png"))
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "encode",
     "inspect",
     "load_model",
+    "register",
 ]
 
 
@@ -121,6 +122,13 @@ def inspect(data: bytes) -> Header:
     from nicc.container import unpack
 
     return unpack(data).header
+
+
+def register() -> None:
+    """Lets Pillow open and save .nic files, and so every program that uses Pillow."""
+    from nicc.pillow import register as register_format
+
+    register_format()
 
 
 def load_model(name: str = "two-layer") -> Model:

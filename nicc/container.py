@@ -19,6 +19,8 @@ NAMED_MODEL = 0
 MAX_SIDE = 65535
 MAX_PIXELS = 1 << 27
 FINGERPRINT_BYTES = 4
+MAX_HEADER = 512
+"""Bytes from a file's start that hold any header."""
 
 BOX_Z = 1
 BOX_Y = 2
@@ -194,6 +196,12 @@ def _read_header(r: _Reader) -> tuple[Header, int, int]:
     checksum = struct.unpack("<I", r.take(4, "symbol checksum"))[0]
     header = Header(model, fingerprint, width, height, rate_point, beta / 255, bool(flags & FLAG_GREY))
     return header, flags, checksum
+
+
+def read_header(data: bytes) -> tuple[Header, int]:
+    """The header at the start of a file, and its flags; `MAX_HEADER` bytes suffice. Raises `FormatError`."""
+    header, flags, _ = _read_header(_Reader(data))
+    return header, flags
 
 
 def unpack(data: bytes) -> Container:

@@ -7,10 +7,10 @@ DATA ?= ../shared/data/kodak
 BACKBONE ?= $(wildcard ../shared/data/perceptual/alexnet_features.pth)
 CONFIG ?= two-layer
 
-.PHONY: help demo test lint train bench golden clean
+.PHONY: help demo test lint train bench cli-docs golden clean
 
 help:  ## List the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,9 @@ train: $(VENV)/.all  ## Train CONFIG on PHOTOS (see docs/training.md).
 
 bench: $(VENV)/.all  ## Measure codecs side by side over the images in DATA.
 	$(BIN)/nicc bench $(DATA) -o runs/bench $(if $(BACKBONE),--lpips-backbone $(BACKBONE))
+
+cli-docs: $(VENV)/.all  ## Write docs/cli.md anew, after a change of the command line.
+	$(BIN)/typer nicc.cli utils docs --name nicc --title 'The command line' > docs/cli.md
 
 golden: $(VENV)/.all  ## Write the golden files anew, after new weights.
 	$(BIN)/python -m tests.golden.make

@@ -26,6 +26,8 @@ from nicc.errors import ModelError
 
 SHIPPED_CODES = {"two-layer": 1, "jpeg-like": 2}
 """Codes of shipped models in the header; every other model is named there."""
+LICENCE = "MIT"
+"""Of a model whose description names no other."""
 DEFAULT_MODEL = "two-layer"
 REALISM_FILE = "realism.safetensors"
 EXACT_LIMIT = 1 << 24
@@ -218,14 +220,18 @@ def model_folders() -> list[Path]:
     return [*folders, here / "_models", here.parent / "models"]
 
 
+def model_names() -> list[str]:
+    """Models that are found by name."""
+    return sorted({p.parent.name for f in model_folders() for p in f.glob("*/model.json")})
+
+
 def find_model(name: str) -> Path:
     """The folder of a model given by name or path. Raises `ModelError`."""
     candidates = [Path(name)] if os.sep in name or name.startswith(".") else [f / name for f in model_folders()]
     for folder in candidates:
         if (folder / "model.json").is_file():
             return folder
-    available = sorted({p.parent.name for f in model_folders() for p in f.glob("*/model.json")})
-    raise ModelError(f"model {name!r} not found; available: {', '.join(available) or 'none'}")
+    raise ModelError(f"model {name!r} not found; available: {', '.join(model_names()) or 'none'}")
 
 
 def read_part(folder: Path, description: dict[str, Any], part: str) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from nicc.cli.bench import bench
 from nicc.cli.decode import decode
 from nicc.cli.encode import encode
 from nicc.cli.info import info
+from nicc.cli.models import models
 from nicc.cli.train import train
 from nicc.errors import NiccError
 
@@ -21,12 +22,12 @@ app = typer.Typer(
     name="nicc",
     help="Neural image compression with shallow, exact decoders.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(encode)
 app.command()(decode)
 app.command()(info)
+app.command()(models)
 app.command()(train)
 app.command()(bench)
 
@@ -34,14 +35,18 @@ app.command()(bench)
 def _version(wanted: bool) -> None:
     if wanted:
         from nicc import __version__
+        from nicc.cli.models import installed
 
-        typer.echo(f"nicc {__version__}")
+        known = ", ".join(f"{m['name']} {m.get('version', '(damaged)')}" for m in installed())
+        typer.echo(f"nicc {__version__}, models: {known or 'none'}")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and the models."
+    ),
 ) -> None:
     pass
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 import nicc
-from tests.conftest import GOLDEN, psnr
+from nicc.cli import app
+from tests.conftest import GOLDEN, ROOT, psnr
 
 SAMPLE = next(GOLDEN.glob("two-layer-coffee*.nic"))
 
@@ -163,9 +168,46 @@ def test_encoding_does_not_import_compressai(photo):
 
 
 def test_version_and_help():
-    assert run("--version").stdout.decode().strip() == f"nicc {nicc.__version__}"
-    for command in ("encode", "decode", "info", "train"):
+    version = run("--version").stdout.decode()
+    assert version.startswith(f"nicc {nicc.__version__}, models: jpeg-like ")
+    assert "two-layer " in version
+    for command in ("encode", "decode", "info", "models", "train", "bench"):
         assert command in run("--help").stdout.decode()
+
+
+def test_models_are_listed(tmp_path):
+    found = {m["name"]: m for m in json.loads(run("models", "--json").stdout)}
+    assert set(found) == {"jpeg-like", "two-layer"}
+    assert all(1000 < m["macs_per_pixel"] < 8000 and m["licence"] == "MIT" for m in found.values())
+    assert "-q 0 to 63" in run("models").stdout.decode()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.json").write_text("{}")
+    command = [sys.executable, "-m", "nicc", "models"]
+    env = {**os.environ, "NICC_MODELS": str(tmp_path)}
+    lines = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout.splitlines()
+    assert lines[0].startswith("broken: ")
+    assert "damaged" in lines[0]
+    assert len(lines) == 3
+
+
+def test_the_command_line_is_documented():
+    """docs/cli.md, made by `make cli-docs`, has every command, option and help text, and no others."""
+    text = html.unescape((ROOT / "docs" / "cli.md").read_text())
+    top = typer.main.get_command(app)
+    options = set()
+    for name, command in top.commands.items():
+        assert f"## `nicc {name}`" in text
+        for parameter in command.params:
+            assert (parameter.help or "") in text, parameter.name
+            options |= {o for o in (*parameter.opts, *parameter.secondary_opts) if o.startswith("-")}
+    documented = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", " ".join(re.findall(r"^\* `(-[^`]*)`", text, re.M))))
+    general = {"--help", "--version", "--install-completion", "--show-completion"}
+    assert documented - general == options - general
+
+
+def test_completion_can_be_installed():
+    shown = run("--show-completion", "bash")
+    assert b"_NICC_COMPLETE" in shown.stdout or b"COMPLETE" in shown.stdout
 
 
 def test_iterating_and_targets(photo, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,14 @@ ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 KODAK = ROOT.parent / "shared" / "data" / "kodak"
 MODELS = ("two-layer", "jpeg-like")
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+DRIVER = shutil.which("chromedriver")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1200,1600 --force-device-scale-factor=1"
+)
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +53,23 @@ def kodak() -> list[Path]:
 def psnr(a, b) -> float:
     error = np.asarray(a, float) - np.asarray(b, float)
     return float(10 * np.log10(255**2 / max(np.mean(error**2), 1e-9)))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if not BROWSER or not DRIVER:
+        pytest.skip("no Chromium and chromedriver here; .ci/run installs them")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in QUIET.split():
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def wait_for_images(browser):
+    browser.execute_async_script("Promise.all([...document.images].map(i => i.decode())).then(arguments[0])")

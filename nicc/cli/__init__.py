@@ -16,6 +16,7 @@ from nicc.cli.encode import encode
 from nicc.cli.info import info
 from nicc.cli.models import models
 from nicc.cli.train import train
+from nicc.cli.view import view
 from nicc.errors import NiccError
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(encode)
 app.command()(decode)
 app.command()(info)
+app.command()(view)
 app.command()(models)
 app.command()(train)
 app.command()(bench)

@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 from typer.testing import CliRunner
 
 from nicc.cli import app
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-DRIVER = shutil.which("chromedriver")
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1200,1600 --force-device-scale-factor=1"
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not BROWSER or not DRIVER:
-        pytest.skip("no Chromium and chromedriver here; .ci/run installs them")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in QUIET.split():
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+from tests.conftest import wait_for_images
 
 
 @pytest.fixture
@@ -44,10 +20,6 @@ def page(tmp_path, astronaut, coffee):
     done = CliRunner().invoke(app, [str(a) for a in arguments])
     assert done.exit_code == 0, done.output
     return tmp_path / "out" / "report.html"
-
-
-def wait_for_images(browser):
-    browser.execute_async_script("Promise.all([...document.images].map(i => i.decode())).then(arguments[0])")
 
 
 def test_page(browser, page, tmp_path):

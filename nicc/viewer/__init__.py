@@ -1,0 +1,1 @@
+"""A local page that shows decoded images with a realism slider, see `nicc.viewer.server`."""

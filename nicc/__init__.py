@@ -93,17 +93,32 @@ def encode(
     return encode_to_target(load(model), picture, Target(target_size, target_psnr), settings).data
 
 
-def decode(data: bytes, *, beta: float | None = None, rectifier: bool = True) -> Image.Image:
+def decode(
+    data: bytes,
+    *,
+    beta: float | None = None,
+    rectifier: bool = True,
+    crop: tuple[int, int, int, int] | None = None,
+    reduction: int = 1,
+) -> Image.Image:
     """The image of a .nic file; ICC profile, EXIF and XMP are in its ``info``.
 
     ``beta`` is the realism, from 0, the reconstruction of least squared error, to 1, the most
     synthesised detail; by default the file's. ``rectifier`` switches the model's rectifier, if it
-    has one. The mode is RGB, L, RGBA or LA, as the source was.
+    has one. ``crop`` (left, top, width, height in pixels) decodes that part only, without the rest;
+    ``reduction`` by 2, 4 or 8 makes a thumbnail. The mode is RGB, L, RGBA or LA, as the source was.
 
     Raises `FormatError` for a damaged file, `ModelError` if the model it needs is not installed, or
-    has no realism head for a beta above 0, and `ValueError` for a beta out of range.
+    has no realism head for a beta above 0, and `ValueError` for a number out of range.
     """
-    return decode_all(data, [beta], rectifier=rectifier)[0]
+    from nicc.container import unpack
+    from nicc.decoder.decode import Window, decode_pixels
+    from nicc.images import Picture, to_image
+
+    container = unpack(data)
+    window = Window(*crop) if crop else None
+    pixels = decode_pixels(container, None, beta, rectifier, window, reduction)
+    return to_image(Picture(pixels, container.header.grey, container.extras), window, reduction)
 
 
 def decode_all(data: bytes, betas: Sequence[float | None], *, rectifier: bool = True) -> list[Image.Image]:

@@ -91,25 +91,35 @@ def from_image(image: Image.Image, *, strip: bool = False) -> tuple[Picture, lis
     return Picture(np.asarray(image.convert("RGB")), grey, extras), notes
 
 
-def to_image(picture: Picture) -> Image.Image:
-    """The image that a decoder hands out; metadata is in ``info`` where Pillow's savers find it."""
+def to_image(picture: Picture, window: tuple[int, int, int, int] | None = None, reduction: int = 1) -> Image.Image:
+    """The image that a decoder hands out; metadata is in ``info`` where Pillow's savers find it.
+
+    If the pixels are a ``window`` (left, top, width, height) of the picture, or reduced, so is the
+    alpha plane.
+    """
     image = Image.fromarray(picture.pixels)
     if picture.grey:
         image = Image.fromarray(picture.pixels[..., 1])
     if alpha := picture.extras.get(BOX_ALPHA):
-        image.putalpha(_alpha(alpha, image.size))
+        image.putalpha(_alpha(alpha, image.size, window, reduction))
     for kind, name in ((BOX_ICC, "icc_profile"), (BOX_EXIF, "exif"), (BOX_XMP, "xmp")):
         if kind in picture.extras:
             image.info[name] = picture.extras[kind]
     return image
 
 
-def _alpha(data: bytes, size: tuple[int, int]) -> Image.Image:
+def _alpha(data: bytes, size: tuple[int, int], window: tuple[int, int, int, int] | None, reduction: int) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as plane:
-            if plane.size != size or plane.mode not in ("L", "1"):
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as whole:
+            plane = whole.convert("L") if whole.mode in ("L", "1") else whole
+            if window:
+                left, top, width, height = window
+                plane = plane.crop((left, top, left + width, top + height))
+            if reduction > 1:
+                plane = plane.reduce(reduction)
+            if plane.size != size or plane.mode != "L":
                 raise FormatError("damaged: the alpha plane has another size than the image")
-            return plane.convert("L")
+            return plane
     except (OSError, ValueError, SyntaxError):
         raise FormatError("damaged: the alpha plane cannot be read") from None
 

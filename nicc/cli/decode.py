@@ -7,11 +7,15 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from nicc.cli import files, many
 from nicc.errors import NiccError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SHEET_BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DEFAULT_FORMAT = "png"
@@ -26,17 +30,33 @@ class Options:
     kind: str
     """Suffix of the file type, where no output name says it."""
     quality: int | None
+    crop: tuple[int, int, int, int] | None = None
+    reduction: int = 1
 
 
 def decode_job(job: many.Job, options: Options) -> many.Done:
     """One of many files."""
-    import nicc
     from nicc.images import save_image
 
     data = job.source.read_bytes()
-    image = nicc.decode(data, beta=options.betas[0], rectifier=options.rectifier)
+    image = _image(data, options)
     save_image(image, job.output, options.quality)
     return many.Done(len(data), job.output.stat().st_size, image.width * image.height)
+
+
+def _image(data: bytes, options: Options) -> Image.Image:
+    import nicc
+
+    try:
+        return nicc.decode(
+            data,
+            beta=options.betas[0],
+            rectifier=options.rectifier,
+            crop=options.crop,
+            reduction=options.reduction,
+        )
+    except ValueError as e:  # a window outside this image
+        raise NiccError(str(e)) from None
 
 
 def decode(
@@ -49,6 +69,8 @@ def decode(
     original: Path | None = typer.Option(None, "--original", exists=True, help="The original, shown on the sheet."),
     kind: str | None = typer.Option(None, "--format", help="png, ppm, jpeg, webp, ...: type without an output name."),
     output_quality: int | None = typer.Option(None, "--output-quality", min=0, max=100, help="Of JPEG, WebP, AVIF."),
+    crop: str | None = typer.Option(None, "--crop", metavar="X,Y,W,H", help="Decode this part only, in pixels."),
+    scale: str = typer.Option("1", "--scale", help="1, 1/2, 1/4 or 1/8, for thumbnails."),
     rectifier: bool = typer.Option(True, "--rectifier/--no-rectifier", help="Use the model's rectifier, if any."),
     force: bool = typer.Option(False, "--force", help="Overwrite existing files."),
     skip_existing: bool = typer.Option(False, "--skip-existing", help="With several inputs: leave out what is done."),
@@ -59,7 +81,9 @@ def decode(
     """Decompress .nic files to images; the output's suffix chooses its format."""
     from nicc.images import format_of
 
-    options = Options(_betas(beta), rectifier, (kind or DEFAULT_FORMAT).lower(), output_quality)
+    options = Options(
+        _betas(beta), rectifier, (kind or DEFAULT_FORMAT).lower(), output_quality, _crop(crop), _reduction(scale)
+    )
     format_of(options.kind)
     if kind and output and output != files.PIPE and Path(output).suffix and not Path(output).is_dir():
         raise typer.BadParameter("the output's suffix says the type already", param_hint="--format")
@@ -87,12 +111,17 @@ def _decode_one(source: str, output: str | None, options: Options, force: bool, 
     path = files.output_path(source, output, f".{options.kind}", force or several)
     if path is None and several:
         raise typer.BadParameter("several images do not fit into standard output", param_hint="--beta")
+    if several and (options.crop or options.reduction > 1):
+        raise typer.BadParameter("several betas show whole images", param_hint="--beta")
     paths = [path.with_stem(f"{path.stem}-beta{b:g}") if path and several else path for b in options.betas]
     for each in paths:
         files.refuse_overwriting(each, force)
     data = files.read(source)
     with files.naming(source):
-        images = nicc.decode_all(data, options.betas, rectifier=options.rectifier)
+        if several:
+            images = nicc.decode_all(data, options.betas, rectifier=options.rectifier)
+        else:
+            images = [_image(data, options)]
     decoded = time.perf_counter()
     for each, image in zip(paths, images, strict=True):
         if each:
@@ -103,6 +132,23 @@ def _decode_one(source: str, output: str | None, options: Options, force: bool, 
     if verbose:
         saved = time.perf_counter()
         files.say(f"  decoded in {decoded - begun:.3f} s, written in {saved - decoded:.3f} s", quiet)
+
+
+def _crop(text: str | None) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        left, top, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not four whole numbers, X,Y,W,H", param_hint="--crop") from None
+    return left, top, width, height
+
+
+def _reduction(text: str) -> int:
+    try:
+        return {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}[text]
+    except KeyError:
+        raise typer.BadParameter(f"{text!r} is not 1, 1/2, 1/4 or 1/8", param_hint="--scale") from None
 
 
 def _betas(text: str | None) -> tuple[float | None, ...]:

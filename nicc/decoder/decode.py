@@ -7,17 +7,20 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from nicc.architecture import PIXELS_PER_LATENT
 from nicc.container import Container, Header, symbol_checksum
 from nicc.decoder import networks, ops, realism
-from nicc.decoder.latents import Grid, dequantise_z, read_group, read_z
+from nicc.decoder.latents import GROUP_ROWS, Grid, dequantise_z, read_group, read_z
 from nicc.errors import FormatError, ModelError
 from nicc.model import Head, Model, model_of_code
 
 MAX_THREADS = 8
+REDUCTIONS = (1, 2, 4, 8)
 BAND_POSITIONS = 640
 """Latent positions that are synthesised at a time: about as much as stays in a cache."""
 REALISM_BAND_POSITIONS = 2048
@@ -48,8 +51,17 @@ def model_for(container: Container) -> Model:
     return model
 
 
-def group_latents(model: Model, container: Container) -> Iterator[np.ndarray]:
-    """Latents of one group of rows after another, float32 ``(rows, w, C)``.
+class Window(NamedTuple):
+    """A part of an image in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def group_latents(model: Model, container: Container, chosen: range | None = None) -> Iterator[np.ndarray]:
+    """Latents of one group of rows after another, float32 ``(rows, w, C)``; all groups or ``chosen`` ones.
 
     The next group is decoded while the caller works on the last one. Raises `FormatError` if a
     checksum does not match.
@@ -72,14 +84,15 @@ def group_latents(model: Model, container: Container) -> Iterator[np.ndarray]:
             raise FormatError(f"damaged: the checksum of y group {n} does not match")
         return y_hat
 
-    if len(bounds) == 1:
-        yield decode_group(0)
+    wanted = chosen or range(len(bounds))
+    if len(wanted) == 1:
+        yield decode_group(wanted[0])
         return
     with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(decode_group, 0)
-        for n in range(len(bounds)):
+        following = ahead.submit(decode_group, wanted[0])
+        for n in wanted:
             y_hat = following.result()
-            if n + 1 < len(bounds):
+            if n + 1 in wanted:
                 following = ahead.submit(decode_group, n + 1)
             yield y_hat
 
@@ -115,10 +128,15 @@ class Renderer:
         return networks.inside(x, realism.PIXEL_REACH * PIXELS_PER_LATENT) + self.gate * detail
 
 
-def synthesise(renderer: Renderer, groups: Iterable[np.ndarray], width: int, height: int) -> np.ndarray:
-    """Pixels, uint8 ``(height, width, 3)``, of groups of latent rows ``(rows, w, C)``."""
-    margin = renderer.margin
-    out = np.empty((height, width, 3), np.uint8)
+def synthesise(
+    renderer: Renderer, groups: Iterable[np.ndarray], width: int, height: int, reduction: int = 1
+) -> np.ndarray:
+    """Pixels, uint8 ``(height, width, 3)``, of groups of latent rows ``(rows, w, C)``.
+
+    With a ``reduction`` by 2, 4 or 8, squares of so many pixels a side become their mean.
+    """
+    margin, block = renderer.margin, PIXELS_PER_LATENT // reduction
+    out = np.empty((-(-height // reduction), -(-width // reduction), 3), np.uint8)
     rows = -(-height // PIXELS_PER_LATENT)
     read = rendered = 0
     above: np.ndarray | None = None
@@ -133,14 +151,14 @@ def synthesise(renderer: Renderer, groups: Iterable[np.ndarray], width: int, hei
         above = padded[-2 * margin :].copy()  # the last rows wait for those below them
         ready = len(padded) - 2 * margin
         if ready > 0:
-            _render(renderer, padded, out[PIXELS_PER_LATENT * rendered :][: PIXELS_PER_LATENT * ready])
+            _render(renderer, padded, out[block * rendered :][: block * ready], reduction)
             rendered += ready
     return out
 
 
-def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray) -> None:
+def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray, reduction: int = 1) -> None:
     """Renders the inner rows of ``padded`` latents to ``out``, in bands on all threads."""
-    margin = renderer.margin
+    margin, block = renderer.margin, PIXELS_PER_LATENT // reduction
     h, w = padded.shape[0] - 2 * margin, padded.shape[1] - 2 * margin
     bands = -(-h * w // renderer.band_positions)
     bands = min(h, -(-bands // processors()) * processors())  # as many for every thread
@@ -148,7 +166,9 @@ def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray) -> None:
     def render(band: int) -> None:
         first, last = band * h // bands, (band + 1) * h // bands
         x = renderer(padded[first : last + 2 * margin])
-        rows = out[PIXELS_PER_LATENT * first : PIXELS_PER_LATENT * last]
+        if reduction > 1:
+            x = x.clip(0, 1).reshape(block * (last - first), reduction, block * w, reduction, 3).mean((1, 3))
+        rows = out[block * first : block * last]
         x = x[: len(rows), : out.shape[1]]
         np.multiply(x, 255, out=x)
         np.rint(x, out=x)
@@ -161,22 +181,55 @@ def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray) -> None:
         pass
 
 
+def _render_window(
+    renderer: Renderer, container: Container, model: Model, window: Window, reduction: int
+) -> np.ndarray:
+    """Pixels of a window, from the groups of rows that it and its margin touch."""
+    margin, grid = renderer.margin, Grid.of(container.header)
+    top, left = window.top // PIXELS_PER_LATENT, window.left // PIXELS_PER_LATENT
+    bottom = -(-(window.top + window.height) // PIXELS_PER_LATENT)
+    right = -(-(window.left + window.width) // PIXELS_PER_LATENT)
+    first, last = max(top - margin, 0), min(bottom + margin, grid.h)
+    chosen = range(first // GROUP_ROWS, -(-last // GROUP_ROWS))
+    begin = chosen[0] * GROUP_ROWS
+    strip = np.concatenate(list(group_latents(model, container, chosen)))[first - begin : last - begin]
+    padded = networks.mirror(ops, renderer.params, strip, margin, top=first == 0, bottom=last == grid.h)
+    above = top - margin - (first - margin if first == 0 else first)
+    padded = padded[above : above + bottom - top + 2 * margin, left : right + 2 * margin]
+    out = np.empty((PIXELS_PER_LATENT * (bottom - top), PIXELS_PER_LATENT * (right - left), 3), np.uint8)
+    _render(renderer, np.ascontiguousarray(padded), out)
+    inside = out[window.top - PIXELS_PER_LATENT * top :, window.left - PIXELS_PER_LATENT * left :]
+    inside = inside[: window.height, : window.width]
+    return np.asarray(Image.fromarray(inside).reduce(reduction)) if reduction > 1 else np.ascontiguousarray(inside)
+
+
 def decode_pixels(
-    container: Container, model: Model | None = None, beta: float | None = None, rectifier: bool = True
+    container: Container,
+    model: Model | None = None,
+    beta: float | None = None,
+    rectifier: bool = True,
+    window: Window | None = None,
+    reduction: int = 1,
 ) -> np.ndarray:
     """RGB pixels, uint8 ``(height, width, 3)``.
 
     ``beta``, 0..1, is the realism, by default the file's; 0 is the reconstruction of least squared
-    error. Raises `ModelError` for another value where the model has no realism head, and
-    `ValueError` for one out of range.
+    error. ``window`` is the part to decode, ``reduction`` by 1, 2, 4 or 8 the number of pixels a
+    side that become one. Raises `ModelError` for a beta above 0 where the model has no realism
+    head, and `ValueError` for a beta, window or reduction out of range.
     """
-    model = model or model_for(container)
-    return synthesise(
-        _renderer(model, container.header, beta, rectifier),
-        group_latents(model, container),
-        container.header.width,
-        container.header.height,
-    )
+    model, header = model or model_for(container), container.header
+    renderer = _renderer(model, header, beta, rectifier)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction {reduction} is not one of {', '.join(map(str, REDUCTIONS))}")
+    if window is None:
+        return synthesise(renderer, group_latents(model, container), header.width, header.height, reduction)
+    left, top, width, height = window
+    if not (
+        min(left, top) >= 0 < min(width, height) and left + width <= header.width and top + height <= header.height
+    ):
+        raise ValueError(f"window {left},{top},{width},{height} is not inside {header.width}x{header.height} pixels")
+    return _render_window(renderer, container, model, window, reduction)
 
 
 def decode_versions(

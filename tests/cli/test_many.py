@@ -105,6 +105,16 @@ def test_standard_output_has_any_type(kind, name):
     assert (image.format, image.size) == (name, nicc.decode(SAMPLE.read_bytes()).size)
 
 
+def test_crops_and_thumbnails(tmp_path):
+    assert run("decode", SAMPLE, "-o", tmp_path / "a.png", "--crop", "16,8,50,40").returncode == 0
+    whole = np.asarray(nicc.decode(SAMPLE.read_bytes())).astype(int)
+    part = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
+    assert np.abs(part - whole[8:48, 16:66]).max() <= 1
+    assert run("decode", SAMPLE, "-o", tmp_path / "b.png", "--scale", "1/4").returncode == 0
+    assert Image.open(tmp_path / "b.png").size == (40, 30)
+    assert "is not inside 160x120" in error(run("decode", SAMPLE, "-o", tmp_path / "c.png", "--crop", "0,0,200,10"))
+
+
 def test_output_quality_reaches_the_file(tmp_path):
     for quality in (20, 95):
         assert run("decode", SAMPLE, "-o", tmp_path / f"{quality}.jpg", "--output-quality", quality).returncode == 0
@@ -121,6 +131,10 @@ def test_output_quality_reaches_the_file(tmp_path):
         ["--beta", "0,0.5", "-o", "-"],
         ["--original", str(SAMPLE.with_suffix(".png"))],
         ["--output-quality", "101"],
+        ["--crop", "1,2,3"],
+        ["--crop", "a,b,c,d"],
+        ["--scale", "1/3"],
+        ["--beta", "0,1", "--scale", "1/2"],
         ["-o", "x.png", "--format", "webp"],
     ],
 )

@@ -100,6 +100,7 @@ def encode(
     force: bool = typer.Option(False, "--force", help="Overwrite existing files."),
     skip_existing: bool = typer.Option(False, "--skip-existing", help="With several inputs: leave out what is done."),
     jobs: int = typer.Option(1, "-j", "--jobs", min=1, help="Files encoded at once, each in a process."),
+    dask: str | None = typer.Option(None, "--dask", metavar="ADDRESS", help="Encode on this Dask scheduler's workers."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
     keep: bool = typer.Option(False, "--keep-on-interrupt", help="On Ctrl-C, write the best so far."),
     verbose: bool = typer.Option(False, "-v", "--verbose", help="Say where bits and time went."),
@@ -116,9 +117,9 @@ def encode(
         EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
         sga_rounding, seed, beta, strip, device, keep,
     )  # fmt: skip
-    if many.wanted(sources):
+    if many.wanted(sources) or dask:
         plan = many.plan(sources, output, image_suffixes(), ".nic", force, skip_existing)
-        many.run(partial(encode_job, options=options), plan, jobs, quiet)
+        many.run(partial(encode_job, options=options), plan, jobs, quiet, dask)
     else:
         _encode_one(sources[0], output, options, force, verbose, quiet)
 

@@ -19,6 +19,8 @@ from nicc.cli import files
 from nicc.cli.progress import Bar
 from nicc.errors import NiccError
 
+CONNECT_SECONDS = 10
+
 
 class Job(NamedTuple):
     """One file to read and one to write."""
@@ -97,13 +99,14 @@ def _files(sources: Sequence[str], suffixes: Collection[str]) -> Iterator[tuple[
             yield top, Path(top.name)
 
 
-def run(work: Work, tasks: Plan, processes: int, quiet: bool) -> None:
-    """Does all jobs and prints a summary. Raises `NiccError` if any failed."""
+def run(work: Work, tasks: Plan, processes: int, quiet: bool, cluster: str | None = None) -> None:
+    """Does all jobs, here or on a Dask ``cluster``, and prints a summary. Raises `NiccError` if any failed."""
     done: list[Done] = []
     failed = 0
     total = len(tasks.jobs)
     with Bar(not quiet and sys.stderr.isatty(), ["BarColumn", "MofNCompleteColumn", "{task.description}"]) as bar:
-        for job, outcome in _outcomes(work, tasks.jobs, processes):
+        outcomes = _on_cluster(work, tasks.jobs, cluster) if cluster else _outcomes(work, tasks.jobs, processes)
+        for job, outcome in outcomes:
             if isinstance(outcome, Done):
                 done.append(outcome)
                 for note in outcome.notes:
@@ -136,6 +139,30 @@ def _outcomes(work: Work, jobs: list[Job], processes: int) -> Iterator[tuple[Job
                 yield futures[future], future.result()
             except BrokenProcessPool:
                 yield futures[future], "a process died, perhaps for want of memory; use fewer with -j"
+
+
+def _on_cluster(work: Work, jobs: list[Job], address: str) -> Iterator[tuple[Job, Done | str]]:
+    """The same on the workers of a Dask cluster, which must see the same files and have nicc.
+
+    What a lost worker was doing is done again by another, as often as the scheduler allows (3 times).
+    """
+    try:
+        from distributed import Client
+        from distributed import as_completed as completed
+    except ImportError as e:
+        raise NiccError(f"--dask needs {e.name}; install it with: pip install 'nicc[dask]'") from None
+    jobs = [Job(job.source.resolve(), job.output.resolve()) for job in jobs]
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as e:
+        raise NiccError(f"{address}: no Dask scheduler answers: {e}") from None
+    with client:
+        futures = {client.submit(_try, work, job, pure=False): job for job in jobs}
+        for future in completed(list(futures)):
+            if future.status == "finished":
+                yield futures[future], future.result()
+            else:
+                yield futures[future], f"not done by the cluster: {future.exception()}"
 
 
 def _try(work: Work, job: Job) -> Done | str:

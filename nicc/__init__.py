@@ -48,6 +48,7 @@ def encode(
     sga_steps: int | None = None,
     beta: float = 0.0,
     strip: bool = False,
+    srgb: bool = False,
     device: str = "auto",
     seed: int = 0,
 ) -> bytes:
@@ -58,7 +59,7 @@ def encode(
     dB at least. ``effort`` 0..3 iterates 0, 100, 500 or 2000 steps, ``sga_steps`` any number; the
     same ``seed`` on the same machine gives the same file. ``beta``, 0..1, is the realism that
     decoders use by default, above 0 only for a model with a realism head; ``strip`` drops ICC
-    profile, EXIF and XMP. ``device`` is auto, cpu or cuda.
+    profile, EXIF and XMP, ``srgb`` converts by the profile. ``device`` is auto, cpu or cuda.
 
     Raises `ImageError` for an image that cannot be coded, `ModelError` for an unknown or damaged
     model, `NiccError` for a target that cannot be reached, `ValueError` for a number out of range,
@@ -83,7 +84,7 @@ def encode(
     from nicc.model import load_model as load
     from nicc.options import EFFORT_STEPS
 
-    picture, _ = from_image(image, strip=strip)
+    picture, _ = from_image(image, strip=strip, srgb=srgb)
     schedule = Schedule(EFFORT_STEPS[effort] if sga_steps is None else sga_steps, seed=seed)
     settings = Settings(32 if quality is None else quality, schedule, beta, choose_device(device))
     if quality is not None or not targets:
@@ -112,13 +113,18 @@ def decode(
     has no realism head for a beta above 0, and `ValueError` for a number out of range.
     """
     from nicc.container import unpack
-    from nicc.decoder.decode import Window, decode_pixels
-    from nicc.images import Picture, to_image
+    from nicc.decoder.decode import Window, decode_pixels, decode_strips
+    from nicc.images import assemble
 
     container = unpack(data)
-    window = Window(*crop) if crop else None
-    pixels = decode_pixels(container, None, beta, rectifier, window, reduction)
-    return to_image(Picture(pixels, container.header.grey, container.extras), window, reduction)
+    header, extras = container.header, container.extras
+    if crop:
+        window = Window(*crop)
+        pixels = decode_pixels(container, None, beta, rectifier, window, reduction)
+        return assemble([pixels], (pixels.shape[1], pixels.shape[0]), header.grey, extras, window, reduction)
+    size = -(-header.width // reduction), -(-header.height // reduction)
+    parts = decode_strips(container, None, beta, rectifier, reduction)
+    return assemble(parts, size, header.grey, extras, reduction=reduction)
 
 
 def decode_all(data: bytes, betas: Sequence[float | None], *, rectifier: bool = True) -> list[Image.Image]:

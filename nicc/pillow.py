@@ -16,7 +16,18 @@ from nicc.container import BOX_ALPHA, FLAG_OF_BOX, MAGIC, MAX_HEADER, read_heade
 from nicc.errors import NiccError
 
 FORMAT = "NIC"
-OPTIONS = ("quality", "model", "target_bpp", "target_size", "target_psnr", "effort", "sga_steps", "beta", "device")
+OPTIONS = (
+    "quality",
+    "model",
+    "target_bpp",
+    "target_size",
+    "target_psnr",
+    "effort",
+    "sga_steps",
+    "beta",
+    "srgb",
+    "device",
+)
 """Arguments of `nicc.encode` that ``Image.save`` passes on."""
 
 
@@ -84,8 +95,8 @@ def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     given = image.encoderinfo
     options = {name: given[name] for name in OPTIONS if name in given}
     copy = image.copy()
-    copy.info = {k: v for k, v in image.info.items() if k in ("icc_profile", "exif", "xmp", "transparency")}
-    copy.info |= {k: given[k] for k in ("icc_profile", "exif", "xmp") if k in given}
+    copy.info = {k: v for k, v in image.info.items() if k in ("icc_profile", "exif", "xmp", "dpi", "transparency")}
+    copy.info |= {k: given[k] for k in ("icc_profile", "exif", "xmp", "dpi") if k in given}
     try:
         file.write(nicc.encode(copy, strip=bool(given.get("strip")), **options))
     except (NiccError, ImportError) as e:

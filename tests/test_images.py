@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 import nicc
 from nicc import ImageError
-from nicc.images import from_image, open_image, to_image
+from nicc.container import BOX_ALPHA, BOX_ICC
+from nicc.images import from_image, open_image, save_image, to_image
 from tests.conftest import psnr
 
 
@@ -75,6 +76,55 @@ def test_orientation_is_applied_once_and_metadata_kept(astronaut, tmp_path):
     assert kept[0x010E] == "a description"
     assert 0x0112 not in kept
     assert not {"icc_profile", "exif"} & set(nicc.decode(bare).info)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_the_resolution_is_kept(astronaut, tmp_path, suffix):
+    astronaut.resize((30, 20)).save(tmp_path / f"a.{suffix}", dpi=(300, 200))
+    with Image.open(tmp_path / f"a.{suffix}") as source:
+        decoded = nicc.decode(nicc.encode(source))
+        assert decoded.info["dpi"] == pytest.approx((300, 200), abs=0.02)
+        assert "dpi" not in nicc.decode(nicc.encode(source, strip=True)).info
+    save_image(decoded, tmp_path / "b.png")
+    with Image.open(tmp_path / "b.png") as saved:
+        assert saved.info["dpi"] == pytest.approx((300, 200), abs=0.02)
+    plain = nicc.encode(astronaut.resize((30, 20)))
+    usual = astronaut.resize((30, 20))
+    usual.info["dpi"] = (72, 72)
+    assert nicc.encode(usual) == plain  # no bytes for what says nothing
+
+
+def swapped_profile() -> bytes:
+    """An ICC profile of RGB whose red and blue are exchanged: sRGB's with two tags swapped."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, blue = profile.index(b"rXYZ"), profile.index(b"bXYZ")
+    profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_srgb_converts_by_the_profile(astronaut, mode):
+    image = astronaut.crop((200, 90, 248, 130)).convert(mode)
+    image.info["icc_profile"] = swapped_profile()
+    picture, notes = from_image(image, srgb=True)
+    assert not notes
+    assert BOX_ICC not in picture.extras
+    expected = np.asarray(image)[..., 2::-1]
+    assert np.abs(picture.pixels.astype(int) - expected).max() <= 2
+    assert (BOX_ALPHA in picture.extras) == (mode == "RGBA")
+    kept, _ = from_image(image)
+    assert kept.extras[BOX_ICC] == swapped_profile()
+    assert (kept.pixels == np.asarray(image)[..., :3]).all()
+
+
+def test_profiles_that_cannot_be_used_warn(astronaut):
+    image = astronaut.resize((20, 20))
+    image.info["icc_profile"] = b"nonsense"
+    picture, notes = from_image(image, srgb=True)
+    assert "cannot be used" in notes[0]
+    assert (picture.pixels == np.asarray(image)).all()
+    _, notes = from_image(image.convert("CMYK"))
+    assert "CMYK" in notes[0]
 
 
 def test_grey_stays_grey(astronaut):

@@ -105,7 +105,7 @@ def decode(
 
 def _decode_one(source: str, output: str | None, options: Options, force: bool, verbose: bool, quiet: bool) -> None:
     import nicc
-    from nicc.images import format_of, image_bytes, save_image
+    from nicc.images import format_of, save_image, write_image
 
     begun, several = time.perf_counter(), len(options.betas) > 1
     path = files.output_path(source, output, f".{options.kind}", force or several)
@@ -127,7 +127,9 @@ def _decode_one(source: str, output: str | None, options: Options, force: bool, 
         if each:
             save_image(image, each, options.quality)
         else:
-            files.write(None, image_bytes(image, format_of(options.kind), options.quality))
+            buffer = io.BytesIO()
+            write_image(image, buffer, format_of(options.kind), options.quality)
+            files.write(None, buffer.getvalue())
         files.say(f"{each}: {image.width}x{image.height} {image.mode}", quiet or each is None)
     if verbose:
         saved = time.perf_counter()

@@ -38,6 +38,7 @@ class Options:
     seed: int
     beta: float
     strip: bool
+    srgb: bool
     device: str
     keep: bool = False
 
@@ -47,7 +48,7 @@ def encode_bytes(data: bytes, options: Options, report: Report | None = None) ->
     from nicc.images import from_image, open_image
     from nicc.model import load_model
 
-    picture, notes = from_image(open_image(io.BytesIO(data)), strip=options.strip)
+    picture, notes = from_image(open_image(io.BytesIO(data)), strip=options.strip, srgb=options.srgb)
     loaded = load_model(options.model)
     try:
         from nicc.encoder import effort as encoder
@@ -97,6 +98,7 @@ def encode(
     model: str = typer.Option("two-layer", "--model", help="two-layer, jpeg-like, or a model's folder."),
     beta: float = typer.Option(0.0, "--beta", min=0.0, max=1.0, help="Realism that decoders use by default."),
     strip: bool = typer.Option(False, "--strip", help="Drop ICC profile, EXIF and XMP."),
+    srgb: bool = typer.Option(False, "--srgb", help="Convert colours to sRGB by the ICC profile, and drop it."),
     force: bool = typer.Option(False, "--force", help="Overwrite existing files."),
     skip_existing: bool = typer.Option(False, "--skip-existing", help="With several inputs: leave out what is done."),
     jobs: int = typer.Option(1, "-j", "--jobs", min=1, help="Files encoded at once, each in a process."),
@@ -115,7 +117,7 @@ def encode(
     options = Options(
         model, quality, target_bpp, size, target_psnr,
         EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
-        sga_rounding, seed, beta, strip, device, keep,
+        sga_rounding, seed, beta, strip, srgb, device, keep,
     )  # fmt: skip
     if many.wanted(sources) or dask:
         plan = many.plan(sources, output, image_suffixes(), ".nic", force, skip_existing)

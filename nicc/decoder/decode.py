@@ -128,17 +128,17 @@ class Renderer:
         return networks.inside(x, realism.PIXEL_REACH * PIXELS_PER_LATENT) + self.gate * detail
 
 
-def synthesise(
+def strips(
     renderer: Renderer, groups: Iterable[np.ndarray], width: int, height: int, reduction: int = 1
-) -> np.ndarray:
-    """Pixels, uint8 ``(height, width, 3)``, of groups of latent rows ``(rows, w, C)``.
+) -> Iterator[np.ndarray]:
+    """Pixels, uint8 ``(any, width, 3)`` from top to bottom, of groups of latent rows ``(rows, w, C)``.
 
     With a ``reduction`` by 2, 4 or 8, squares of so many pixels a side become their mean.
     """
     margin, block = renderer.margin, PIXELS_PER_LATENT // reduction
-    out = np.empty((-(-height // reduction), -(-width // reduction), 3), np.uint8)
+    left, width = -(-height // reduction), -(-width // reduction)
     rows = -(-height // PIXELS_PER_LATENT)
-    read = rendered = 0
+    read = 0
     above: np.ndarray | None = None
     for y in groups:
         read += len(y)
@@ -151,9 +151,18 @@ def synthesise(
         above = padded[-2 * margin :].copy()  # the last rows wait for those below them
         ready = len(padded) - 2 * margin
         if ready > 0:
-            _render(renderer, padded, out[block * rendered :][: block * ready], reduction)
-            rendered += ready
-    return out
+            strip = np.empty((min(block * ready, left), width, 3), np.uint8)
+            left -= len(strip)
+            _render(renderer, padded, strip, reduction)
+            yield strip
+
+
+def synthesise(
+    renderer: Renderer, groups: Iterable[np.ndarray], width: int, height: int, reduction: int = 1
+) -> np.ndarray:
+    """The pixels of `strips` as one array ``(height, width, 3)``, reduced."""
+    parts = list(strips(renderer, groups, width, height, reduction))
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray, reduction: int = 1) -> None:
@@ -219,17 +228,29 @@ def decode_pixels(
     head, and `ValueError` for a beta, window or reduction out of range.
     """
     model, header = model or model_for(container), container.header
-    renderer = _renderer(model, header, beta, rectifier)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction {reduction} is not one of {', '.join(map(str, REDUCTIONS))}")
     if window is None:
-        return synthesise(renderer, group_latents(model, container), header.width, header.height, reduction)
+        parts = list(decode_strips(container, model, beta, rectifier, reduction))
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+    renderer = _renderer(model, header, beta, rectifier, reduction)
     left, top, width, height = window
     if not (
         min(left, top) >= 0 < min(width, height) and left + width <= header.width and top + height <= header.height
     ):
         raise ValueError(f"window {left},{top},{width},{height} is not inside {header.width}x{header.height} pixels")
     return _render_window(renderer, container, model, window, reduction)
+
+
+def decode_strips(
+    container: Container,
+    model: Model | None = None,
+    beta: float | None = None,
+    rectifier: bool = True,
+    reduction: int = 1,
+) -> Iterator[np.ndarray]:
+    """`decode_pixels` of the whole image in strips ``(any, width, 3)`` from top to bottom."""
+    model, header = model or model_for(container), container.header
+    renderer = _renderer(model, header, beta, rectifier, reduction)
+    return strips(renderer, group_latents(model, container), header.width, header.height, reduction)
 
 
 def decode_versions(
@@ -246,7 +267,9 @@ def decode_versions(
         yield synthesise(renderer, groups, header.width, header.height)
 
 
-def _renderer(model: Model, header: Header, beta: float | None, rectifier: bool) -> Renderer:
+def _renderer(model: Model, header: Header, beta: float | None, rectifier: bool, reduction: int = 1) -> Renderer:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction {reduction} is not one of {', '.join(map(str, REDUCTIONS))}")
     beta = header.beta if beta is None else beta
     if not 0 <= beta <= 1:
         raise ValueError(f"beta {beta} is not within 0..1")

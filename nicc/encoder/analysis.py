@@ -104,6 +104,13 @@ def _elic(arch: Architecture) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(width, arch.latent_channels, 5, 2, 2), Attention(arch.latent_channels))
 
 
+def reach(arch: Architecture) -> int:
+    """Latent positions around a latent whose pixels it depends on, rounded up."""
+    if arch.analysis == "patch":
+        return arch.analysis_depth + 1
+    return {"cnn": 2, "elic": 10}[arch.analysis]
+
+
 class Analysis(nn.Module):
     """``(N, 3, H, W)`` in 0..1 to latents ``(N, H / 16, W / 16, C)``."""
 

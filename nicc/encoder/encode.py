@@ -94,12 +94,11 @@ def encode_latents(
     z_stream = write_z(model, r, z_symbols)
     z_int = dequantise_z(model, r, z_symbols)
     quantise = Quantiser(model, distortion_weight)
-    scaled = y * model.params["gain"][r]
     bits = z_bits(model, r, z_symbols)
     groups = []
     for first, last in grid.row_groups():
         writer = SymbolWriter()
-        v = scaled[first:last].reshape(-1, scaled.shape[-1])
+        v = (y[first:last] * model.params["gain"][r]).reshape(-1, y.shape[-1])
 
         def visit(rows: np.ndarray, means: np.ndarray, channels: slice, at: np.ndarray) -> np.ndarray:
             nonlocal bits

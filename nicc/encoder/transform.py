@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-from nicc.architecture import PIXELS_PER_LATENT
-from nicc.encoder.analysis import Analysis, HyperAnalysis, hyper_latents, mirror_pad
+from nicc.architecture import LATENTS_PER_HYPER, PIXELS_PER_LATENT
+from nicc.encoder.analysis import Analysis, HyperAnalysis, hyper_latents, mirror_pad, reach
 from nicc.errors import ModelError
 from nicc.model import Model, read_part
 
+BAND_ROWS = 64
+"""About as many rows of latents are analysed at a time, so that memory stays bounded."""
 SCALE_SUFFIX = ".scale"
 """Arrays of 8-bit integers have their scale per output under their name and this."""
 
@@ -38,6 +41,7 @@ class Transform:
         arrays = read_part(model.folder, model.description, "encoder")
         state = encoder_state(arrays)
         self.device = device
+        self.halo = reach(model.architecture)
         self.analysis, self.hyper = Analysis(model.architecture), HyperAnalysis(model.architecture)
         for prefix, module in (("analysis.", self.analysis), ("hyper_analysis.", self.hyper)):
             part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -52,9 +56,20 @@ class Transform:
 
         The image is mirrored up to whole latents, the latents repeated up to whole hyper-latents.
         """
-        x = torch.tensor(pixels, device=self.device).permute(2, 0, 1)[None].float() / 255
+        rows = -(-len(pixels) // PIXELS_PER_LATENT)
+        count = max(1, round(rows / BAND_ROWS))
+        ends = [min(rows, -(-n * rows // (count * LATENTS_PER_HYPER)) * LATENTS_PER_HYPER) for n in range(count + 1)]
+        bands = [self._band(pixels, rows, first, last) for first, last in itertools.pairwise(ends)]
+        y, z = (np.concatenate(parts) if count > 1 else parts[0] for parts in zip(*bands, strict=True))
+        return y, z
+
+    def _band(self, pixels: np.ndarray, rows: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Some rows of latents, whole hyper-latents high, from their pixels and those around them."""
+        begin, end = max(0, first - self.halo), min(rows, last + self.halo)
+        x = torch.tensor(pixels[begin * PIXELS_PER_LATENT : end * PIXELS_PER_LATENT], device=self.device)
+        x = x.permute(2, 0, 1)[None].float() / 255
         x = mirror_pad(x, 0, -x.shape[3] % PIXELS_PER_LATENT, 0, -x.shape[2] % PIXELS_PER_LATENT)
-        y = self.analysis(x)
+        y = self.analysis(x)[:, first - begin : last - begin]
         return y[0].cpu().numpy(), self.hyper_latents(y)[0].cpu().numpy()
 
     def hyper_latents(self, y: torch.Tensor) -> torch.Tensor:

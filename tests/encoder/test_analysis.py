@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
-from nicc.architecture import Architecture
+from nicc.architecture import ANALYSES, Architecture
+from nicc.encoder import transform
 from nicc.encoder.analysis import Analysis, HyperAnalysis, mirror_pad
 from nicc.encoder.codec import Codec, bound, row_likelihood, ste_round
 
@@ -71,3 +75,30 @@ def test_counted_bits_follow_the_counts():
     assert bits[0] < 0.5
     assert bits[1] == pytest.approx(float(bits[2]))
     assert 3 < bits[1] < 4
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+def test_bands_are_the_whole(analysis, coffee, monkeypatch):
+    """Latents of an image do not depend on the bands in which they are computed."""
+    torch.manual_seed(0)
+    arch = Architecture(analysis=analysis, analysis_width=16, analysis_depth=2)
+    monkeypatch.setattr(transform, "read_part", lambda *_: {"hyper_offset": np.zeros(32, np.float32)})
+    monkeypatch.setattr(transform.torch.nn.Module, "load_state_dict", lambda *_: None)
+    model = SimpleNamespace(
+        folder="", description={}, architecture=arch, arrays={"deviation": np.ones(256, np.float32)}
+    )
+    whole = transform.Transform(model)
+    with torch.no_grad():
+        whole.analysis.out.fill_(1)
+        whole.analysis.linear.weight.normal_(std=0.02)
+        whole.hyper.third.weight.normal_(std=0.1)
+    pixels = np.asarray(coffee.resize((100, 700)))
+    y, z = whole(pixels)
+    assert y.shape == (44, 7, 256)
+    assert z.shape == (11, 2, 32)
+    monkeypatch.setattr(transform, "BAND_ROWS", 12)
+    banded_y, banded_z = whole(pixels)
+    np.testing.assert_allclose(banded_y, y, atol=1e-3 * np.abs(y).max())
+    np.testing.assert_allclose(banded_z, z, atol=1e-3 * np.abs(z).max())
+    whole.halo = 0
+    assert np.abs(whole(pixels)[0] - y).max() > 0.05 * np.abs(y).max()

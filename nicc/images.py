@@ -163,7 +163,9 @@ def _resolution(data: bytes) -> tuple[float, float] | None:
     """Dots per inch in EXIF, if it has them."""
     exif = Image.Exif()
     try:
-        exif.load(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exif.load(data)
         x, y = float(exif[X_RESOLUTION]), float(exif[Y_RESOLUTION])
         scale = {INCH: 1.0, CENTIMETRE: 2.54}[exif.get(RESOLUTION_UNIT, INCH)]
     except (KeyError, ValueError, TypeError, SyntaxError, OSError, struct.error, ZeroDivisionError):

@@ -101,22 +101,24 @@ def decode(
     rectifier: bool = True,
     crop: tuple[int, int, int, int] | None = None,
     reduction: int = 1,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """The image of a .nic file; ICC profile, EXIF and XMP are in its ``info``.
 
     ``beta`` is the realism, from 0, the reconstruction of least squared error, to 1, the most
     synthesised detail; by default the file's. ``rectifier`` switches the model's rectifier, if it
     has one. ``crop`` (left, top, width, height in pixels) decodes that part only, without the rest;
-    ``reduction`` by 2, 4 or 8 makes a thumbnail. The mode is RGB, L, RGBA or LA, as the source was.
+    ``reduction`` by 2, 4 or 8 makes a thumbnail. Files of more than ``max_pixels``, 178 million
+    unless given, are refused before anything is allocated. The mode is RGB, L, RGBA or LA, as the source was.
 
     Raises `FormatError` for a damaged file, `ModelError` if the model it needs is not installed, or
     has no realism head for a beta above 0, and `ValueError` for a number out of range.
     """
-    from nicc.container import unpack
+    from nicc.container import DEFAULT_MAX_PIXELS, unpack
     from nicc.decoder.decode import Window, decode_pixels, decode_strips
     from nicc.images import assemble
 
-    container = unpack(data)
+    container = unpack(data, max_pixels or DEFAULT_MAX_PIXELS)
     header, extras = container.header, container.extras
     if crop:
         window = Window(*crop)

@@ -17,7 +17,10 @@ MAGIC = b"\x8eNIC"
 VERSION = 1
 NAMED_MODEL = 0
 MAX_SIDE = 65535
-MAX_PIXELS = 1 << 27
+MAX_PIXELS = 1 << 30
+"""What the format can hold."""
+DEFAULT_MAX_PIXELS = 178_956_970
+"""What is decoded unless asked for more: Pillow's limit, against files that only claim to be large."""
 FINGERPRINT_BYTES = 4
 MAX_HEADER = 512
 """Bytes from a file's start that hold any header."""
@@ -204,10 +207,12 @@ def read_header(data: bytes) -> tuple[Header, int]:
     return header, flags
 
 
-def unpack(data: bytes) -> Container:
-    """Parses a whole file. Raises `FormatError` saying what is wrong."""
+def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
+    """Parses a whole file. Raises `FormatError` saying what is wrong, or that it has too many pixels."""
     r = _Reader(data)
     header, flags, checksum = _read_header(r)
+    if header.width * header.height > max_pixels:
+        raise FormatError(f"{header.width}x{header.height} are more pixels than the limit of {max_pixels}")
     z: bytes | None = None
     groups: list[Group] = []
     extras: dict[int, bytes] = {}

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from nicc.container import BOX_ALPHA, BOX_EXIF, BOX_ICC, BOX_XMP, MAX_PIXELS, MAX_SIDE
+from nicc.container import BOX_ALPHA, BOX_EXIF, BOX_ICC, BOX_XMP, DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE
 from nicc.errors import FormatError, ImageError
 
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"}
@@ -39,22 +39,24 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN and s != ".nic")
 
 
-def open_image(source: str | Path | BinaryIO) -> Image.Image:
+def open_image(source: str | Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Reads an image file completely. Raises `ImageError` with the reason."""
+    pillows = Image.MAX_IMAGE_PIXELS
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(source)
-            image.load()
-            return image
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ImageError(f"more pixels than the limit of {Image.MAX_IMAGE_PIXELS}") from None
+        Image.MAX_IMAGE_PIXELS = None  # the limit is ours
+        image = Image.open(source)
+        if image.width * image.height > max_pixels:
+            raise ImageError(f"{image.width}x{image.height} are more pixels than the limit of {max_pixels}")
+        image.load()
+        return image
     except FileNotFoundError:
         raise ImageError("no such file") from None
     except Image.UnidentifiedImageError:
         raise ImageError("not an image that Pillow can read") from None
     except (OSError, ValueError, SyntaxError, EOFError) as e:
         raise ImageError(f"cannot be read as an image: {e}") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = pillows
 
 
 def from_image(image: Image.Image, *, strip: bool = False, srgb: bool = False) -> tuple[Picture, list[str]]:

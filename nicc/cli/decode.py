@@ -32,6 +32,7 @@ class Options:
     quality: int | None
     crop: tuple[int, int, int, int] | None = None
     reduction: int = 1
+    max_pixels: int | None = None
 
 
 def decode_job(job: many.Job, options: Options) -> many.Done:
@@ -54,6 +55,7 @@ def _image(data: bytes, options: Options) -> Image.Image:
             rectifier=options.rectifier,
             crop=options.crop,
             reduction=options.reduction,
+            max_pixels=options.max_pixels,
         )
     except ValueError as e:  # a window outside this image
         raise NiccError(str(e)) from None
@@ -72,6 +74,9 @@ def decode(
     crop: str | None = typer.Option(None, "--crop", metavar="X,Y,W,H", help="Decode this part only, in pixels."),
     scale: str = typer.Option("1", "--scale", help="1, 1/2, 1/4 or 1/8, for thumbnails."),
     rectifier: bool = typer.Option(True, "--rectifier/--no-rectifier", help="Use the model's rectifier, if any."),
+    max_pixels: int | None = typer.Option(
+        None, "--max-pixels", min=1, help="Refuse larger files; default 178 million."
+    ),
     force: bool = typer.Option(False, "--force", help="Overwrite existing files."),
     skip_existing: bool = typer.Option(False, "--skip-existing", help="With several inputs: leave out what is done."),
     jobs: int = typer.Option(1, "-j", "--jobs", min=1, help="Files decoded at once, each in a process."),
@@ -82,7 +87,13 @@ def decode(
     from nicc.images import format_of
 
     options = Options(
-        _betas(beta), rectifier, (kind or DEFAULT_FORMAT).lower(), output_quality, _crop(crop), _reduction(scale)
+        _betas(beta),
+        rectifier,
+        (kind or DEFAULT_FORMAT).lower(),
+        output_quality,
+        _crop(crop),
+        _reduction(scale),
+        max_pixels,
     )
     format_of(options.kind)
     if kind and output and output != files.PIPE and Path(output).suffix and not Path(output).is_dir():

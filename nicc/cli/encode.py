@@ -13,6 +13,7 @@ import typer
 
 from nicc.cli import files, many
 from nicc.cli.progress import Bar
+from nicc.container import DEFAULT_MAX_PIXELS
 from nicc.errors import NiccError
 from nicc.images import image_suffixes
 from nicc.options import DEVICES, EFFORT_STEPS, ROUNDINGS, bytes_of
@@ -41,6 +42,7 @@ class Options:
     srgb: bool
     device: str
     keep: bool = False
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
 
 def encode_bytes(data: bytes, options: Options, report: Report | None = None) -> tuple[Result, list[str]]:
@@ -48,7 +50,9 @@ def encode_bytes(data: bytes, options: Options, report: Report | None = None) ->
     from nicc.images import from_image, open_image
     from nicc.model import load_model
 
-    picture, notes = from_image(open_image(io.BytesIO(data)), strip=options.strip, srgb=options.srgb)
+    picture, notes = from_image(
+        open_image(io.BytesIO(data), options.max_pixels), strip=options.strip, srgb=options.srgb
+    )
     loaded = load_model(options.model)
     try:
         from nicc.encoder import effort as encoder
@@ -99,6 +103,7 @@ def encode(
     beta: float = typer.Option(0.0, "--beta", min=0.0, max=1.0, help="Realism that decoders use by default."),
     strip: bool = typer.Option(False, "--strip", help="Drop ICC profile, EXIF and XMP."),
     srgb: bool = typer.Option(False, "--srgb", help="Convert colours to sRGB by the ICC profile, and drop it."),
+    max_pixels: int = typer.Option(DEFAULT_MAX_PIXELS, "--max-pixels", min=1, help="Refuse larger images."),
     force: bool = typer.Option(False, "--force", help="Overwrite existing files."),
     skip_existing: bool = typer.Option(False, "--skip-existing", help="With several inputs: leave out what is done."),
     jobs: int = typer.Option(1, "-j", "--jobs", min=1, help="Files encoded at once, each in a process."),
@@ -117,7 +122,7 @@ def encode(
     options = Options(
         model, quality, target_bpp, size, target_psnr,
         EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
-        sga_rounding, seed, beta, strip, srgb, device, keep,
+        sga_rounding, seed, beta, strip, srgb, device, keep, max_pixels,
     )  # fmt: skip
     if many.wanted(sources) or dask:
         plan = many.plan(sources, output, image_suffixes(), ".nic", force, skip_existing)

@@ -39,8 +39,6 @@ def output_path(source: str, output: str | None, suffix: str, force: bool) -> Pa
     """Where to write; None is standard output. Refuses to overwrite without ``force``."""
     if output == PIPE or (output is None and source == PIPE):
         return None
-    if source != PIPE and Path(source).is_dir():
-        raise NiccError(f"{source}: is a folder")
     path = Path(output) if output else Path(source).with_suffix(suffix)
     if path.is_dir():
         path = path / Path("stdin" if source == PIPE else source).with_suffix(suffix).name

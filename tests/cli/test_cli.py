@@ -106,7 +106,7 @@ def test_sixteen_bits_warn(tmp_path):
     ("arguments", "message"),
     [
         (["decode", "none.nic"], "none.nic: No such file"),
-        (["decode", "."], "is a folder"),
+        (["decode", "."], ".: no file of a known type: .nic"),
         (["encode", "none.png"], "none.png: No such file"),
         (["encode", str(SAMPLE), "-o", "x.nic"], "not an image"),
         (["encode", str(SAMPLE.with_suffix(".png")), "-o", "x.nic", "--model", "nonesuch"], "available: jpeg-like"),

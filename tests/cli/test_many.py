@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import nicc
+import nicc.container
 from nicc.cli import many
 from nicc.errors import NiccError
 from tests.cli.test_cli import SAMPLE, error, run
@@ -113,6 +114,22 @@ def test_crops_and_thumbnails(tmp_path):
     assert run("decode", SAMPLE, "-o", tmp_path / "b.png", "--scale", "1/4").returncode == 0
     assert Image.open(tmp_path / "b.png").size == (40, 30)
     assert "is not inside 160x120" in error(run("decode", SAMPLE, "-o", tmp_path / "c.png", "--crop", "0,0,200,10"))
+
+
+def test_bombs_are_refused(tmp_path):
+    """By their headers, before anything is allocated."""
+    assert "160x120 are more pixels than the limit of 19199" in error(
+        run("decode", SAMPLE, "-o", tmp_path / "x.png", "--max-pixels", 19199)
+    )
+    picture = SAMPLE.with_suffix(".png")
+    assert "more pixels than the limit of 19199" in error(
+        run("encode", picture, "-o", tmp_path / "x.nic", "--max-pixels", 19199)
+    )
+    assert run("decode", SAMPLE, "-o", tmp_path / "x.png", "--max-pixels", 19200).returncode == 0
+    header = nicc.container.Header(1, bytes(4), 65535, 16000, 3)
+    claim = nicc.container.pack(nicc.container.Container(header, 0, b"", ()))
+    with pytest.raises(nicc.FormatError, match="65535x16000 are more pixels than the limit of 178956970"):
+        nicc.decode(claim)
 
 
 def test_output_quality_reaches_the_file(tmp_path):

@@ -5,9 +5,10 @@ PHOTOS ?= ../shared/data/train
 VALIDATION ?= ../shared/data/validation
 DATA ?= ../shared/data/kodak
 BACKBONE ?= $(wildcard ../shared/data/perceptual/alexnet_features.pth)
+FEATURES ?= ../shared/data/perceptual
 CONFIG ?= two-layer
 
-.PHONY: help demo test lint train bench cli-docs golden clean
+.PHONY: help demo test lint train realism bench cli-docs golden clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +38,10 @@ lint: $(VENV)/.all  ## Check style, formatting and types.
 train: $(VENV)/.all  ## Train CONFIG on PHOTOS (see docs/training.md).
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=500000000 \
 	$(BIN)/nicc train $(CONFIG) --data $(PHOTOS) --validation $(VALIDATION) --resume --export models/$(CONFIG)
+
+realism: $(VENV)/.all  ## Train the default model's realism head on PHOTOS.
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=500000000 \
+	$(BIN)/nicc train realism --data $(PHOTOS) --validation $(VALIDATION) --perceptual $(FEATURES) --resume --export models/two-layer
 
 bench: $(VENV)/.all  ## Measure codecs side by side over the images in DATA.
 	$(BIN)/nicc bench $(DATA) -o runs/bench $(if $(BACKBONE),--lpips-backbone $(BACKBONE))

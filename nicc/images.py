@@ -21,7 +21,7 @@ from nicc.errors import FormatError, ImageError
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"}
 PNG_LEVEL = 1
 """zlib's level 1 takes a third of the time of 6 and made the files no larger on decoded photographs."""
-X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCH, CENTIMETRE = 0x011A, 0x011B, 0x0128, 2, 3
+ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCH, CENTIMETRE = 0x0112, 0x011A, 0x011B, 0x0128, 2, 3
 SIXTEEN_BIT_MODES = {"I", "I;16", "I;16B", "I;16L"}
 
 
@@ -71,9 +71,9 @@ def from_image(image: Image.Image, *, strip: bool = False, srgb: bool = False) -
         raise ImageError(f"size {image.width}x{image.height} is outside the limits of the format")
     notes = []
     profile, xmp = image.info.get("icc_profile"), image.info.get("xmp")
-    image = ImageOps.exif_transpose(image)
-    exif = image.getexif()
-    _keep_resolution(exif, image.info.get("dpi"))
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    exif = _with_resolution(image.getexif(), image.info.get("dpi"))
     grey = image.mode in GREY_MODES
     extras: dict[int, bytes] = {}
     if image.mode in SIXTEEN_BIT_MODES:
@@ -100,14 +100,17 @@ def from_image(image: Image.Image, *, strip: bool = False, srgb: bool = False) -
             extras[BOX_EXIF] = exif.tobytes()
         if xmp:
             extras[BOX_XMP] = xmp.encode() if isinstance(xmp, str) else xmp
-    return Picture(np.asarray(image.convert("RGB")), grey, extras), notes
+    return Picture(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), grey, extras), notes
 
 
-def _keep_resolution(exif: Image.Exif, dpi: Any) -> None:
-    """Writes dots per inch into EXIF, unless that has them or they are the usual 72 that mean nothing."""
+def _with_resolution(exif: Image.Exif, dpi: Any) -> Image.Exif:
+    """EXIF with dots per inch, unless it has them or they are the usual 72 that mean nothing."""
     if not dpi or X_RESOLUTION in exif or not all(0 < float(d) < 1 << 20 for d in dpi) or set(map(round, dpi)) == {72}:
-        return
+        return exif
+    given, exif = exif, Image.Exif()  # the image's own stays as it is
+    exif.load(given.tobytes())
     exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = float(dpi[0]), float(dpi[1]), INCH
+    return exif
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, list[str]]:

@@ -100,8 +100,9 @@ def test_beta_is_chosen_before_loading():
     image.info["beta"] = 2
     with pytest.raises(OSError, match="beta 2"):
         image.load()
-    image.info["beta"] = 0
-    assert image.load() is not None
+    image.info["beta"] = 0.75
+    assert np.array_equal(np.asarray(image), np.asarray(nicc.decode(SAMPLE.read_bytes(), beta=0.75)))
+    assert not np.array_equal(np.asarray(image), np.asarray(nicc.decode(SAMPLE.read_bytes())))
 
 
 def test_programs_that_know_nothing_of_nicc(tmp_path):

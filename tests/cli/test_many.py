@@ -162,6 +162,21 @@ def test_wrong_options_of_decode_exit_with_two(options, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_file_at_several_betas(tmp_path):
+    done = run("decode", SAMPLE, "-o", tmp_path / "x.png", "--beta", "0,0.5,1")
+    assert done.returncode == 0, done.stderr.decode()
+    names = [f"x-beta{b}.png" for b in ("0", "0.5", "1")]
+    images = [np.asarray(Image.open(tmp_path / n)).astype(int) for n in names]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert np.array_equal(images[0], np.asarray(nicc.decode(SAMPLE.read_bytes())))
+    assert np.abs(images[1] - images[0]).mean() < np.abs(images[2] - images[0]).mean()
+    assert "exists" in error(run("decode", SAMPLE, "-o", tmp_path / "x.png", "--beta", "0,1"))
+    original = SAMPLE.with_suffix(".png")
+    assert run("decode", SAMPLE, "--sheet", tmp_path / "s.png", "--original", original).returncode == 0
+    assert Image.open(tmp_path / "s.png").size[0] > 5 * 120
+    assert "beta 0 to 1 by a head" in run("info", SAMPLE).stdout.decode()
+
+
 def test_a_model_without_a_head_refuses_realism(tmp_path):
     sample = next(GOLDEN.glob("jpeg-like-coffee*.nic"))
     assert "no realism head" in error(run("decode", sample, "-o", tmp_path / "x.png", "--beta", "0.5"))

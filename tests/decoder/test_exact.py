@@ -88,9 +88,10 @@ def test_a_group_can_be_decoded_alone(coffee):
     whole = np.concatenate(list(group_latents(model, container)))
     _, last = read_group(model, header, z, container.groups[2].stream, 128, grid.h, grid.w)
     np.testing.assert_array_equal(last, whole[128:])
-    renderer = Renderer(model, header.rate_point)
-    at_once = synthesise(renderer, [whole], header.width, header.height)
-    assert np.abs(decode_pixels(container).astype(int) - at_once).max() <= 1
-    for rows in (1, 3, 64):  # groups of any size are joined without a seam
-        pieces = [whole[i : i + rows] for i in range(0, grid.h, rows)]
-        assert np.abs(synthesise(renderer, pieces, header.width, header.height).astype(int) - at_once).max() <= 1
+    for beta in (0.0, 1.0):
+        renderer = Renderer(model, header.rate_point, beta)
+        at_once = synthesise(renderer, [whole], header.width, header.height)
+        assert np.abs(decode_pixels(container, beta=beta).astype(int) - at_once).max() <= 1
+        for rows in (1, 3, 64):  # groups of any size are joined without a seam
+            pieces = [whole[i : i + rows] for i in range(0, grid.h, rows)]
+            assert np.abs(synthesise(renderer, pieces, header.width, header.height).astype(int) - at_once).max() <= 1

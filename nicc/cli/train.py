@@ -28,7 +28,9 @@ def _seconds(text: str | None) -> float | None:
 
 
 def train(
-    config: str = typer.Argument(..., metavar="CONFIG", help="A TOML file, or two-layer, jpeg-like or realism."),
+    config: str = typer.Argument(
+        ..., metavar="CONFIG", help="A TOML file, or two-layer, jpeg-like, realism or rectify."
+    ),
     data: list[Path] = typer.Option(..., "--data", exists=True, help="Folder or tar shard of photographs; repeatable."),
     out: Path | None = typer.Option(None, "--out", help="Folder of checkpoint and log; default runs/NAME."),
     validation: Path | None = typer.Option(None, "--validation", exists=True, help="Folder of validation images."),
@@ -51,8 +53,8 @@ def train(
     try:
         import torch
 
-        from nicc.training import rate_distortion, realism
-        from nicc.training.config import RealismConfig, load_config
+        from nicc.training import rate_distortion, realism, rectify
+        from nicc.training.config import RealismConfig, RectifyConfig, load_config
         from nicc.training.data import Photos
         from nicc.training.stage import Run
     except ImportError as e:
@@ -70,6 +72,8 @@ def train(
     with _Progress(first and not quiet and sys.stderr.isatty()) as progress:
         if isinstance(settings, RealismConfig):
             checkpoint = realism.train(settings, run, progress.report)
+        elif isinstance(settings, RectifyConfig):
+            checkpoint = rectify.train(settings, run, progress.report)
         else:
             checkpoint = rate_distortion.train(settings, run, progress.report)
     if not first:
@@ -77,6 +81,8 @@ def train(
     typer.echo(f"checkpoint: {checkpoint}", err=True)
     if export_to and isinstance(settings, RealismConfig):
         realism.export(checkpoint, load_model(str(export_to)))
+    elif export_to and isinstance(settings, RectifyConfig):
+        rectify.export(checkpoint, load_model(str(export_to)))
     elif export_to:
         from nicc.training.export import export
 
@@ -86,7 +92,8 @@ def train(
 
 
 def _shown(row: dict[str, Any]) -> str:
-    return f"q{row['rate_point']} beta {row['beta']:g}: {row['psnr']:.2f} dB, LPIPS {row['lpips']:.3f}"
+    more = f", beta {row['beta']:g}, LPIPS {row['lpips']:.3f}" if "beta" in row else ""
+    return f"q{row['rate_point']}: {row['psnr']:.2f} dB{more}"
 
 
 class _Progress(Bar):
@@ -98,8 +105,13 @@ class _Progress(Bar):
     def report(self, entry: dict[str, Any], progress: float) -> None:
         if "validation" in entry:
             outcome = entry["validation"]
-            found = [f"log cost {outcome['cost']:.4f}"] if "cost" in outcome else map(_shown, outcome["table"])
+            found = (
+                [f"log cost {outcome['cost']:.4f}"] if "bpp" in outcome["table"][0] else map(_shown, outcome["table"])
+            )
             self.say(f"step {entry['step']}: validation {', '.join(found)}")
+        elif "candidates" in entry:
+            scores = ", ".join(f"alpha {c['alpha']:g}: {c['score']:.5f}" for c in entry["candidates"])
+            self.say(f"step {entry['step']}: {scores}; goes on: {', '.join(f'{a:g}' for a in entry['kept'])}")
         elif "ended" in entry:
             self.say(f"step {entry['step']}: ended early: {entry['ended']}")
         else:

@@ -49,10 +49,11 @@ def _two_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
     return x
 
 
-def rectify(ops: Any, arch: Architecture, p: Params, y: Array, bias: Any, step: Array) -> Array:
+def rectify(ops: Any, arch: Any, p: Params, y: Array, bias: Any, step: Array) -> Array:
     """Latents nearer to what they were before quantisation (Luo & Chen 2024, section 3.2).
 
-    ``y`` has a margin of `RECTIFIER_REACH` positions for every rectifier, which the result lacks.
+    ``arch`` says how many rectifiers of which ``rectifier_width`` there are. ``y`` has a margin of
+    `RECTIFIER_REACH` positions for each of the ``rectifiers``, which the result lacks.
     ``bias`` ``(..., rectifiers * 3 * width)`` and ``step`` ``(..., C)``, the quantisation step of
     each channel, belong to the rate point. Without rectifiers, ``y`` itself.
     """

@@ -204,6 +204,26 @@ def latent_code(
     return LatentCode(y_hat, s, v - mean, row)
 
 
+def at_rate(table: Tensor, rate_point: Tensor) -> Tensor:
+    """Rows of an anchor table, interpolated at rate points ``(N,)``: ``(N, 1, 1, columns)``."""
+    t = rate_point * (ANCHORS - 1) / 63
+    low = t.floor().clamp(0, ANCHORS - 2).long()
+    share = (t - low)[:, None]
+    return (table[low] * (1 - share) + table[low + 1] * share)[:, None, None]
+
+
+def rectifier_parameters(channels: int, count: int, width: int) -> dict[str, Tensor]:
+    """Arrays of ``count`` rectifiers before training; their outputs are silent."""
+    p: dict[str, Tensor] = {}
+    for i in range(count):
+        p[f"rectifier{i}_in"] = torch.randn(channels, width) * channels**-0.5
+        p[f"rectifier{i}_first"] = torch.randn(9 * width, width) * (9 * width) ** -0.5
+        p[f"rectifier{i}_second"] = torch.randn(9 * width, width) * (9 * width) ** -0.5
+        p[f"rectifier{i}_gate"] = torch.zeros(width, width)
+        p[f"rectifier{i}_out"] = torch.zeros(width, channels)
+    return p
+
+
 @torch.no_grad()
 def thresholds(code: LatentCode, distortion_weight: float) -> Tensor:
     """How much above one half a residual's fraction must be to be rounded away from zero.
@@ -251,13 +271,7 @@ class Codec(nn.Module):
             }
             if arch.residual:
                 p["synthesis_main"] = torch.zeros(c, arch.kernel, arch.kernel, n)
-        width = arch.rectifier_width
-        for i in range(arch.rectifiers):
-            p[f"rectifier{i}_in"] = torch.randn(c, width) * c**-0.5
-            p[f"rectifier{i}_first"] = torch.randn(9 * width, width) * (9 * width) ** -0.5
-            p[f"rectifier{i}_second"] = torch.randn(9 * width, width) * (9 * width) ** -0.5
-            p[f"rectifier{i}_gate"] = torch.zeros(width, width)
-            p[f"rectifier{i}_out"] = torch.zeros(width, c)
+        p |= rectifier_parameters(c, arch.rectifiers, arch.rectifier_width)
         for i in range(arch.group_count):
             size = g[i + 1] - g[i]
             p[f"row{i}_in"] = torch.zeros(arch.feature_count(i), size + ROW_HIDDEN)
@@ -275,7 +289,7 @@ class Codec(nn.Module):
         self.hidden_bias = nn.Parameter(torch.zeros(ANCHORS, hidden))
         self.hidden_phase = nn.Parameter(torch.zeros(hidden))
         if arch.rectifiers:
-            self.rectifier_bias = nn.Parameter(torch.zeros(ANCHORS, arch.rectifiers * 3 * width))
+            self.rectifier_bias = nn.Parameter(torch.zeros(ANCHORS, arch.rectifiers * 3 * arch.rectifier_width))
         self.recon_offset = nn.Parameter(torch.zeros(CDF_ROWS, RECON_CLASSES))
         """How far inside its interval a symbol of magnitude 1, or 2 and more, is reconstructed."""
         self.register_buffer("deviation", torch.ones(c))
@@ -293,22 +307,15 @@ class Codec(nn.Module):
         p["synthesis_in"] = torch.cat([p.pop("synthesis_main"), linear], -1) if "synthesis_main" in p else linear
         return p
 
-    def at_rate(self, table: Tensor, rate_point: Tensor) -> Tensor:
-        """Rows of an anchor table, interpolated at rate points ``(N,)``: ``(N, 1, 1, columns)``."""
-        t = rate_point * (ANCHORS - 1) / 63
-        low = t.floor().clamp(0, ANCHORS - 2).long()
-        share = (t - low)[:, None]
-        return (table[low] * (1 - share) + table[low + 1] * share)[:, None, None]
-
     def rate(self, rate_point: Tensor) -> RateTables:
         """What depends on rate points ``(N,)``."""
-        bias, hidden = self.at_rate(self.row_bias, rate_point), self.at_rate(self.hidden_bias, rate_point)
+        bias, hidden = at_rate(self.row_bias, rate_point), at_rate(self.hidden_bias, rate_point)
         return RateTables(
-            self.at_rate(self.log_gain, rate_point).exp(),
-            self.at_rate(self.log_inverse, rate_point).exp(),
+            at_rate(self.log_gain, rate_point).exp(),
+            at_rate(self.log_inverse, rate_point).exp(),
             (bias, bias + self.row_phase),
             (hidden, hidden + self.hidden_phase),
-            self.at_rate(self.rectifier_bias, rate_point) if self.arch.rectifiers else None,
+            at_rate(self.rectifier_bias, rate_point) if self.arch.rectifiers else None,
         )
 
     def hyper(self, y: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nicc.architecture import Architecture
+from nicc.architecture import MAX_RECTIFIERS, Architecture
 from nicc.decoder.realism import HeadArchitecture
 from nicc.errors import ModelError
 from nicc.model import DEFAULT_MODEL
@@ -17,6 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+DISTANCES = ("l2", "l1", "smooth-l1", "cosine")
 SHIPPED = Path(__file__).parent / "configs"
 
 
@@ -78,6 +79,38 @@ class RealismSchedule:
 
 
 @dataclass(frozen=True)
+class RectifySchedule:
+    """How to train rectifiers. Rates are Adam's and fall by a cosine to ``final_rate`` of themselves."""
+
+    steps: int = 4000
+    """Steps in all, those of exploring alpha among them."""
+    batch: int = 8
+    crop: int = 256
+    """Side of the square training crops in pixels, a multiple of 64."""
+    seed: int = 0
+    rate: float = 1e-3
+    """Of the rectifiers."""
+    synthesis_rate: float = 2e-5
+    distance: str = "l2"
+    """l2, l1, smooth-l1 or cosine."""
+    alphas: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1)
+    """Weights of the distance to try."""
+    explore_steps: int = 200
+    """Steps of each candidate in a round of exploring."""
+    final_rate: float = 0.02
+    clip: float = 1.0
+    ema: float = 0.995
+    log_every: int = 20
+    validate_every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.distance not in DISTANCES:
+            raise ModelError(f"distance must be one of {', '.join(DISTANCES)}")
+        if not self.alphas or min(self.alphas) < 0:
+            raise ModelError("alphas must be numbers of 0 or more, at least one")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """A model's name and version, its architecture, and its training schedule."""
 
@@ -115,8 +148,38 @@ class RealismConfig:
         return cls(raw["name"], str(raw.get("model", DEFAULT_MODEL)), head, _schedule(RealismSchedule, raw))
 
 
-AnyConfig = TrainingConfig | RealismConfig
-STAGES: dict[str, type[AnyConfig]] = {"rate-distortion": TrainingConfig, "realism": RealismConfig}
+@dataclass(frozen=True)
+class RectifyConfig:
+    """Rectifiers for the model of this name or folder (0 to 3 of them), and their training schedule."""
+
+    name: str
+    model: str
+    rectifiers: int = 1
+    width: int = 96
+    training: RectifySchedule = field(default_factory=RectifySchedule)
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> RectifyConfig:
+        """The configuration in a TOML file's tables."""
+        _refuse_unknown(raw, cls)
+        given = {k: int(raw[k]) for k in ("rectifiers", "width") if k in raw}
+        return cls(raw["name"], str(raw.get("model", DEFAULT_MODEL)), **given, training=_schedule(RectifySchedule, raw))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rectifiers <= MAX_RECTIFIERS or self.width < 1:
+            raise ModelError(f"rectifiers must be 0 to {MAX_RECTIFIERS}, their width positive")
+
+    @property
+    def shape(self) -> dict[str, int]:
+        return {"rectifiers": self.rectifiers, "width": self.width}
+
+
+AnyConfig = TrainingConfig | RealismConfig | RectifyConfig
+STAGES: dict[str, type[AnyConfig]] = {
+    "rate-distortion": TrainingConfig,
+    "realism": RealismConfig,
+    "rectify": RectifyConfig,
+}
 T = TypeVar("T")
 
 
@@ -156,4 +219,4 @@ def _schedule(kind: type[T], raw: dict[str, Any]) -> T:
         raise ModelError(f"unknown entries {', '.join(sorted(unknown))}")
     if values.get("crop", 64) % 64:
         raise ModelError("crop must be a multiple of 64")
-    return kind(**values)
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

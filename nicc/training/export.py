@@ -25,7 +25,7 @@ from nicc.architecture import (
     Architecture,
 )
 from nicc.decoder.latents import dequantise_z, walk
-from nicc.encoder.codec import TAIL_WEIGHT, TAIL_WIDTH, Codec
+from nicc.encoder.codec import TAIL_WEIGHT, TAIL_WIDTH, Codec, at_rate
 from nicc.encoder.encode import Quantiser, quantise_z
 from nicc.encoder.transform import SCALE_SUFFIX, encoder_state
 from nicc.errors import ModelError
@@ -75,7 +75,7 @@ def _row_tables(pmfs: list[np.ndarray]) -> dict[str, np.ndarray]:
 @torch.no_grad()
 def _z_tables(codec: Codec, prior: HyperPrior) -> dict[str, np.ndarray]:
     """Hyper-latent tables of all rate points from the trained density."""
-    steps = torch.stack([codec.at_rate(codec.log_hyper_gain, torch.tensor([float(r)])) for r in range(RATE_POINTS)])
+    steps = torch.stack([at_rate(codec.log_hyper_gain, torch.tensor([float(r)])) for r in range(RATE_POINTS)])
     steps = (HYPER_UNIT / steps.reshape(RATE_POINTS, -1).exp()).round().clamp(1, 65535)
     k = torch.arange(-Z_SYMBOL_LIMIT, Z_SYMBOL_LIMIT + 1)
     sizes, lows, frequencies = [], [], []
@@ -105,7 +105,7 @@ def decoder_arrays(model: RateDistortion) -> dict[str, np.ndarray]:
     points = [torch.tensor([float(r)]) for r in range(RATE_POINTS)]
 
     def table(t: torch.Tensor) -> np.ndarray:
-        return torch.cat([codec.at_rate(t, r)[:, 0, 0] for r in points]).numpy().astype(np.float64)
+        return torch.cat([at_rate(t, r)[:, 0, 0] for r in points]).numpy().astype(np.float64)
 
     def integers(values: np.ndarray, bits: int, kind: type = np.int16) -> np.ndarray:
         scaled = np.rint(values * 2.0**bits)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nicc.encoder.codec import LIKELIHOOD_FLOOR, Codec, row_likelihood, ste_round, thresholds
+from nicc.encoder.codec import LIKELIHOOD_FLOOR, Codec, at_rate, row_likelihood, ste_round, thresholds
 from nicc.encoder.encode import DISTORTION_WEIGHT
 
 COST_EXPONENT = 0.43
@@ -87,7 +87,7 @@ class RateDistortion(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             y = y.float()
             z = codec.hyper(y)
-            hyper_gain = codec.at_rate(codec.log_hyper_gain, rate_point).exp()
+            hyper_gain = at_rate(codec.log_hyper_gain, rate_point).exp()
             z_rounded = ste_round(z * hyper_gain) / hyper_gain
             z_rate = z + (torch.rand_like(z) - 0.5) / hyper_gain if noise else z_rounded
             bits_z = -torch.log2(self.prior(z_rate, hyper_gain)).sum((1, 2, 3))

@@ -88,6 +88,8 @@ class Stage(ABC):
         torch.manual_seed(schedule.seed)
         self.photos = Photos(run.data, run.cache)
         self.step, self.seconds, self.pixels = 0, 0.0, 0  # of all training that the weights have seen
+        self.entries: list[dict[str, Any]] = []
+        """What to log besides, as soon as the step is done."""
         self.ended = ""
         """Why training ends before its schedule does, if so."""
 
@@ -223,6 +225,8 @@ def drive(stage: Stage, report: Report | None = None) -> Path:
         for key, value in stage.train_step().items():
             sums[key] = sums.get(key, 0.0) + value
         count += 1
+        while stage.entries:
+            log(stage.entries.pop(0))
         if stage.step % timing.log_every == 0:
             rate = count * timing.batch * timing.crop**2 * stage.world / (time.monotonic() - since)
             log({**{k: round(v / count, 5) for k, v in sums.items()}, "pixels_per_second": round(rate)})

@@ -56,7 +56,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class RealismSchedule:
-    """How to train a head. Rates are Adam's and fall by a cosine to ``final_rate`` of themselves."""
+    """How to train a head. Rates are Adam's or Muon's and fall by a cosine to ``final_rate`` of themselves."""
 
     steps: int = 6000
     batch: int = 8
@@ -64,6 +64,8 @@ class RealismSchedule:
     """Side of the square training crops in pixels, a multiple of 64."""
     seed: int = 0
     rate: float = 1e-3
+    matrix_rate: float = 4e-3
+    """Muon's, of the matrices of hidden layers."""
     discriminator_rate: float = 2e-4
     final_rate: float = 0.02
     mse_weight: float = 0.01

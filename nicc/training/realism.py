@@ -32,6 +32,7 @@ from nicc.model import REALISM_FILE, Model, digest, load_model
 from nicc.perceptual import NETWORKS, Lpips
 from nicc.training.config import RealismConfig
 from nicc.training.frozen import Decoded, Frozen
+from nicc.training.optimizer import MuonAdam
 from nicc.training.stage import CHECKPOINT, Average, Report, Run, Stage, drive
 
 LATENTS_SEEN = 12
@@ -103,7 +104,7 @@ class Trainer(Stage):
         folder = run.perceptual
         files = {name: folder / f"{full}_features.pth" if folder else None for name, full in NETWORKS.items()}
         self.lpips = [Lpips(name, file).to(self.device) for name, file in files.items()]
-        self.optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
+        self.optimizer = MuonAdam(self._groups(), betas=(0.9, 0.99))
         self.adversary = torch.optim.Adam(self.discriminator.parameters(), betas=(0.5, 0.99))
         self.discriminator_loss = 2 * math.log(2.0)
         saved, average = self.saved(), None
@@ -130,11 +131,15 @@ class Trainer(Stage):
         return facts | {name: part.state_dict() for name, part in self._parts().items()}
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Steps shrink with the fan-in; latents are taken in units of their deviations."""
-        groups = []
+        """Muon for the matrices of hidden layers, Adam for the rest, its steps shrinking with the fan-in."""
+        groups: list[dict[str, Any]] = []
         for name, p in self.head.p.items():
-            scale = min(1.0, (64 / p.shape[0]) ** 0.5) if p.dim() > 1 and "table" not in name else 1.0
-            groups.append({"params": [p], "base": self.s.rate * scale})
+            if p.dim() == 1 or "table" in name:
+                groups.append({"params": [p], "base": self.s.rate, "muon": None})
+            elif name == "pixel_out":
+                groups.append({"params": [p], "base": self.s.rate * (64 / p.shape[0]) ** 0.5, "muon": None})
+            else:
+                groups.append({"params": [p], "base": self.s.matrix_rate, "muon": "inputs first"})
         return groups
 
     def train_step(self) -> dict[str, float]:

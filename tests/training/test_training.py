@@ -171,7 +171,7 @@ def test_two_processes_train_one_model(folder, tmp_path):
         ('name = "a"\nstage = "realism"\n[architecture]', "unknown entries architecture"),
         ('name = "a"\nstage = "realism"\n[head]\ncondition = "none"', "condition must be one of"),
         ('name = "a"\nstage = "realism"\n[head]\nwidth = 3', "unknown entries width"),
-        ('name = "a"\nstage = "realism"\n[training]\nmatrix_rate = 3', "unknown entries matrix_rate"),
+        ('name = "a"\nstage = "realism"\n[training]\nlinear_rate = 3', "unknown entries linear_rate"),
     ],
 )
 def test_bad_configurations_are_refused(tmp_path, text, message):

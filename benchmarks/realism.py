@@ -2,8 +2,8 @@
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/realism.py FOLDER --lpips-backbone FILE [--plot FILE.svg]
 
-One file per image and rate point is encoded once and decoded at five betas. PSNR, LPIPS-AlexNet and
-SSIMULACRA 2 are means over images; fd-alexnet-64 is over all patches of all images.
+One file per image and rate point is encoded once and decoded at five betas. PSNR and LPIPS-AlexNet
+are means over images; fd-alexnet-64 is over all patches of all images.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import nicc
 from nicc.bench.metrics import Meter, frechet_distance
 
 BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-METRICS = ("psnr-rgb", "lpips", "ssimulacra2", "fd-alexnet-64")
+METRICS = ("psnr-rgb", "lpips", "fd-alexnet-64")
 Row = dict[str, float]
 
 
 def measure(images: list[np.ndarray], model: str, point: int, meter: Meter) -> list[Row]:
     """One row per beta."""
-    values: list[dict[str, list[float]]] = [{m: [] for m in METRICS[:3]} for _ in BETAS]
+    values: list[dict[str, list[float]]] = [{m: [] for m in METRICS[:2]} for _ in BETAS]
     patches: list[list[np.ndarray]] = [[] for _ in BETAS]
     originals, bits, pixels = [], 0, 0
     for image in images:
@@ -64,8 +64,8 @@ def slowdown(data: bytes, rounds: int = 15) -> float:
 
 def table(rows: list[Row]) -> str:
     lines = [
-        "| rate point | bpp | beta | PSNR (dB) | LPIPS | SSIMULACRA 2 | fd-alexnet-64 |",
-        "|---|---|---|---|---|---|---|",
+        "| rate point | bpp | beta | PSNR (dB) | LPIPS | fd-alexnet-64 |",
+        "|---|---|---|---|---|---|",
     ]
     for row in rows:
         base = next(r for r in rows if r["rate point"] == row["rate point"] and r["beta"] == 0)
@@ -73,7 +73,7 @@ def table(rows: list[Row]) -> str:
         psnr = f"{row['psnr-rgb']:.2f}" + (f" ({row['psnr-rgb'] - base['psnr-rgb']:+.2f})" if row["beta"] else "")
         lines.append(
             f"| {row['rate point']:.0f} | {row['bpp']:.3f} | {row['beta']:g} | {psnr} | {row['lpips']:.4f}{share[0]} "
-            f"| {row['ssimulacra2']:.1f} | {row['fd-alexnet-64']:.3f}{share[1]} |"
+            f"| {row['fd-alexnet-64']:.3f}{share[1]} |"
         )
     return "\n".join(lines)
 

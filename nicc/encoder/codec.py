@@ -22,6 +22,7 @@ from nicc.architecture import (
     LATENTS_PER_HYPER,
     LOG_ROW_STEP,
     MAGNITUDE_UNIT,
+    RATE_POINTS,
     RECON_CLASSES,
     ROW_HIDDEN,
     SIGMA_MIN,
@@ -204,6 +205,12 @@ def latent_code(
     return LatentCode(y_hat, s, v - mean, row)
 
 
+def lambdas(rate_point: Tensor) -> Tensor:
+    """Weights of the mean squared error at real rate points."""
+    low, high = rate_lambda(0), rate_lambda(RATE_POINTS - 1)
+    return low * torch.exp(rate_point / (RATE_POINTS - 1) * math.log(high / low))
+
+
 def at_rate(table: Tensor, rate_point: Tensor) -> Tensor:
     """Rows of an anchor table, interpolated at rate points ``(N,)``: ``(N, 1, 1, columns)``."""
     t = rate_point * (ANCHORS - 1) / 63
@@ -372,7 +379,3 @@ class Codec(nn.Module):
         y = networks.mirror(ops, p, y_hat, self.arch.margin)
         y = networks.rectify(ops, self.arch, p, y, rate.rectifier_bias, rate.inverse / rate.gain)
         return networks.synthesis(ops, self.arch, p, y).permute(0, 3, 1, 2)
-
-    def lambdas(self, rate_point: Tensor) -> Tensor:
-        base = rate_lambda(0)
-        return base * torch.exp(rate_point / 63 * math.log(rate_lambda(63) / base))

@@ -116,10 +116,15 @@ class RateDistortion(nn.Module):
         return Outcome(bits_y / pixels, bits_z / pixels, mse)
 
 
+def cost_weights(lambdas: Tensor) -> Tensor:
+    """Factors by which the costs of all rates count alike."""
+    return 1 / (COST_SCALE * (lambdas / 0.01) ** COST_EXPONENT)
+
+
 def loss(outcome: Outcome, lambdas: Tensor) -> Tensor:
     """Mean of bpp + lambda MSE, every rate point weighted to count alike."""
     cost = outcome.bpp_y + outcome.bpp_z + lambdas * outcome.mse
-    return (cost / (COST_SCALE * (lambdas / 0.01) ** COST_EXPONENT)).mean()
+    return (cost * cost_weights(lambdas)).mean()
 
 
 def log_cost(bpp: Tensor, mse: Tensor, lambdas: Tensor) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nicc.architecture import ANCHORS, RATE_POINTS, RENDERING, Architecture
-from nicc.encoder.codec import Codec
+from nicc.encoder.codec import Codec, lambdas
 from nicc.errors import ModelError
 from nicc.training.config import Schedule, TrainingConfig
 from nicc.training.objective import Outcome, Phase, RateDistortion, log_cost, loss
@@ -77,7 +77,7 @@ def validate(model: RateDistortion, images: Tensor) -> dict[str, Any]:
         parts = [model(x, torch.full((len(x),), point, device=x.device), Phase.PREDICTIVE) for x in images.split(8)]
         bpp = torch.cat([o.bpp_y + o.bpp_z for o in parts])
         mse = torch.cat([o.mse for o in parts])
-        lam = model.codec.lambdas(torch.full_like(bpp, point))
+        lam = lambdas(torch.full_like(bpp, point))
         costs.append(log_cost(bpp, mse, lam))
         psnr = 10 * torch.log10(255**2 / mse)
         table.append({"rate_point": point, "bpp": float(bpp.mean()), "psnr": float(psnr.mean())})
@@ -143,7 +143,7 @@ class Trainer(Stage):
         rate_point = torch.rand(s.batch, device=self.device) * (RATE_POINTS - 1)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.run.amp):
             outcome = self.parallel(x, rate_point, phase)
-        objective = loss(outcome, self.model.codec.lambdas(rate_point))
+        objective = loss(outcome, lambdas(rate_point))
         self.optimizer.zero_grad(set_to_none=True)
         objective.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)

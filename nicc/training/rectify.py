@@ -22,16 +22,16 @@ import torch.nn.functional as F
 from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 
-from nicc.architecture import ANCHORS, RATE_POINTS, RECTIFIER_REACH, rate_lambda
+from nicc.architecture import ANCHORS, RATE_POINTS, RECTIFIER_REACH
 from nicc.decoder import networks
 from nicc.encoder import ops
-from nicc.encoder.codec import at_rate, rectifier_parameters
+from nicc.encoder.codec import at_rate, lambdas, rectifier_parameters
 from nicc.errors import ModelError
 from nicc.images import write_atomically
 from nicc.model import Model, digest, load_model, read_part
 from nicc.training.config import RectifyConfig
 from nicc.training.frozen import Frozen
-from nicc.training.objective import COST_EXPONENT, COST_SCALE
+from nicc.training.objective import cost_weights
 from nicc.training.stage import CHECKPOINT, Average, Report, Run, Stage, drive
 
 VALIDATION_POINTS = (9, 24, 39, 54)
@@ -270,10 +270,9 @@ class Trainer(Stage):
 
 
 def _weights(rate_point: Tensor) -> Tensor:
-    """Weight of each sample's MSE: lambda, such that all rates count alike (as in the rate-distortion stage)."""
-    low, high = rate_lambda(0), rate_lambda(RATE_POINTS - 1)
-    lam = low * torch.exp(rate_point.float() / (RATE_POINTS - 1) * math.log(high / low))
-    return lam / (COST_SCALE * (lam / 0.01) ** COST_EXPONENT)
+    """Weight of each sample's MSE."""
+    weights = lambdas(rate_point.float())
+    return weights * cost_weights(weights)
 
 
 def train(config: RectifyConfig, run: Run, report: Report | None = None) -> Path:

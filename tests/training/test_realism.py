@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -14,11 +13,12 @@ import torch
 import nicc
 from nicc import ModelError
 from nicc.decoder.realism import HeadArchitecture
-from nicc.model import REALISM_FILE, find_model, load_model, read_head
+from nicc.model import load_model, read_head
 from nicc.perceptual import NETWORKS, Lpips
 from nicc.training import realism
 from nicc.training.config import RealismConfig, RealismSchedule, load_config
 from nicc.training.stage import Run
+from tests.training.conftest import entries
 
 HEAD = HeadArchitecture(condition_width=16, latent_width=16, handover=8, pixel_width=16, depth=1)
 SCHEDULE = RealismSchedule(steps=8, batch=2, crop=128, adversarial_share=0.5, discriminator_width=4, log_every=2)
@@ -35,30 +35,9 @@ def perceptual(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def model(tmp_path, monkeypatch):
-    """A copy of the default model without a head, which is found by its name."""
-    folder = tmp_path / "models" / "two-layer"
-    shutil.copytree(find_model("two-layer"), folder)
-    (folder / REALISM_FILE).unlink(missing_ok=True)
-    monkeypatch.setenv("NICC_MODELS", str(folder.parent))
-    return folder
-
-
-@pytest.fixture
-def photos(tmp_path, coffee):
-    (tmp_path / "photos").mkdir()
-    coffee.save(tmp_path / "photos" / "coffee.png")
-    return tmp_path / "photos"
-
-
 def train(photos, out, perceptual, schedule=SCHEDULE, head=HEAD, **changes):
     config = RealismConfig("tiny", "two-layer", head, schedule)
     return realism.train(config, Run([photos], out, amp=False, perceptual=perceptual, **changes))
-
-
-def entries(out):
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -75,7 +54,7 @@ def test_lpips_is_the_librarys(name, perceptual):
 
 
 @pytest.mark.parametrize("condition", ["fourier", "table"])
-def test_a_head_learns_and_decodes(photos, tmp_path, perceptual, model, coffee, condition):
+def test_a_head_learns_and_decodes(photos, tmp_path, perceptual, bare_model, coffee, condition):
     schedule = replace(SCHEDULE, steps=30, adversarial_share=0.0, log_every=10, rate=3e-3)
     head = replace(HEAD, condition=condition)
     checkpoint = train(photos, tmp_path / "run", perceptual, schedule, head)
@@ -101,7 +80,7 @@ def test_a_head_learns_and_decodes(photos, tmp_path, perceptual, model, coffee, 
     assert read_head(path, load_model("two-layer")).training["step"] == 30
 
 
-def test_training_repeats_resumes_and_shows_crops(photos, tmp_path, perceptual, model):
+def test_training_repeats_resumes_and_shows_crops(photos, tmp_path, perceptual, bare_model):
     validation = tmp_path / "validation"
     validation.mkdir()
     (photos / "coffee.png").rename(validation / "coffee.png")
@@ -122,7 +101,7 @@ def test_training_repeats_resumes_and_shows_crops(photos, tmp_path, perceptual, 
         train(photos, tmp_path / "a", perceptual, longer, replace(HEAD, depth=2), resume=True)
 
 
-def test_training_ends_when_the_discriminator_has_won(photos, tmp_path, perceptual, model, monkeypatch):
+def test_training_ends_when_the_discriminator_has_won(photos, tmp_path, perceptual, bare_model, monkeypatch):
     monkeypatch.setattr(realism, "WON_LOSS", 1.38629)  # any progress at all
     schedule = replace(SCHEDULE, steps=1000, adversarial_share=1.0, discriminator_rate=1e-3)
     train(photos, tmp_path / "run", perceptual, schedule)
@@ -130,7 +109,7 @@ def test_training_ends_when_the_discriminator_has_won(photos, tmp_path, perceptu
     assert entries(tmp_path / "run")[-1]["step"] < 200
 
 
-def test_heads_that_do_not_belong_are_refused(photos, tmp_path, perceptual, model):
+def test_heads_that_do_not_belong_are_refused(photos, tmp_path, perceptual, bare_model):
     checkpoint = train(photos, tmp_path / "run", perceptual, replace(SCHEDULE, steps=2, adversarial_share=0.0))
     path = realism.export(checkpoint, load_model("two-layer"))
     with pytest.raises(ModelError, match="trained on"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,36 +10,17 @@ import torch
 
 import nicc
 from nicc import ModelError
-from nicc.model import REALISM_FILE, _load, find_model, load_model
+from nicc.model import _load, load_model
 from nicc.training import rectify
 from nicc.training.config import DISTANCES, RectifyConfig, RectifySchedule, load_config
 from nicc.training.stage import Run, drive
+from tests.training.conftest import entries
 
 SCHEDULE = RectifySchedule(steps=22, batch=2, crop=64, alphas=(0.0, 0.1, 50.0, 80.0), explore_steps=3, log_every=1)
 CONFIG = RectifyConfig("tiny", "two-layer", 1, 16, SCHEDULE)
 
 
-@pytest.fixture
-def model(tmp_path, monkeypatch):
-    folder = tmp_path / "models" / "two-layer"
-    shutil.copytree(find_model("two-layer"), folder)
-    (folder / REALISM_FILE).unlink(missing_ok=True)
-    monkeypatch.setenv("NICC_MODELS", str(folder.parent))
-    return folder
-
-
-@pytest.fixture
-def photos(tmp_path, coffee):
-    (tmp_path / "photos").mkdir()
-    coffee.save(tmp_path / "photos" / "coffee.png")
-    return tmp_path / "photos"
-
-
-def entries(out):
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def test_alpha_is_explored_and_the_bitstream_stays(photos, tmp_path, model, coffee):
+def test_alpha_is_explored_and_the_bitstream_stays(photos, tmp_path, bare_model, coffee):
     image = coffee.crop((100, 100, 228, 212))
     old = load_model("two-layer")
     data = nicc.encode(image, quality=20)
@@ -67,7 +46,7 @@ def test_alpha_is_explored_and_the_bitstream_stays(photos, tmp_path, model, coff
     assert nicc.decode(iterated).size == image.size
 
 
-def test_it_repeats_and_resumes_while_exploring(photos, tmp_path, model):
+def test_it_repeats_and_resumes_while_exploring(photos, tmp_path, bare_model):
     short = replace(CONFIG, training=replace(SCHEDULE, steps=7))
     for name in "ab":
         rectify.train(short, Run([photos], tmp_path / name, amp=False))
@@ -85,7 +64,7 @@ def test_it_repeats_and_resumes_while_exploring(photos, tmp_path, model):
         rectify.export(tmp_path / "a" / "checkpoint.pt", load_model("jpeg-like"))
 
 
-def test_the_control_trains_the_synthesis_alone(photos, tmp_path, model):
+def test_the_control_trains_the_synthesis_alone(photos, tmp_path, bare_model):
     config = replace(CONFIG, rectifiers=0, training=replace(SCHEDULE, alphas=(0.0,), steps=3))
     old = load_model("two-layer")
     new = rectify.export(rectify.train(config, Run([photos], tmp_path / "run", amp=False)), old)
@@ -106,7 +85,7 @@ def test_distances(kind):
     assert (near < far).all()
 
 
-def test_rectifiers_for_compressai(photos, tmp_path, model):
+def test_rectifiers_for_compressai(photos, tmp_path, bare_model):
     from compressai.models import FactorizedPrior
 
     from nicc.training.compressai import FactorizedCodec

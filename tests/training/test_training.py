@@ -27,6 +27,7 @@ from nicc.training.objective import RateDistortion
 from nicc.training.rate_distortion import train
 from nicc.training.stage import Run
 from tests.conftest import ROOT, psnr
+from tests.training.conftest import entries
 
 TINY = Architecture(
     latent_channels=32,
@@ -50,10 +51,6 @@ def folder(tmp_path_factory, astronaut, coffee):
         tar.add(path / "astronaut.jpg", "inside.jpg")
     (path / "astronaut.jpg").unlink()
     return path
-
-
-def entries(out):
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def run(folder, out, config=CONFIG, **changes):

@@ -167,9 +167,9 @@ def test_one_file_at_several_betas(tmp_path):
     assert done.returncode == 0, done.stderr.decode()
     names = [f"x-beta{b}.png" for b in ("0", "0.5", "1")]
     images = [np.asarray(Image.open(tmp_path / n)).astype(int) for n in names]
-    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert {p.name for p in tmp_path.iterdir()} == set(names)
     assert np.array_equal(images[0], np.asarray(nicc.decode(SAMPLE.read_bytes())))
-    assert np.abs(images[1] - images[0]).mean() < np.abs(images[2] - images[0]).mean()
+    assert all(np.abs(b - a).max() > 0 for a, b in pairwise(images))
     assert "exists" in error(run("decode", SAMPLE, "-o", tmp_path / "x.png", "--beta", "0,1"))
     original = SAMPLE.with_suffix(".png")
     assert run("decode", SAMPLE, "--sheet", tmp_path / "s.png", "--original", original).returncode == 0

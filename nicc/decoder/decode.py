@@ -228,10 +228,9 @@ def decode_pixels(
     head, and `ValueError` for a beta, window or reduction out of range.
     """
     model, header = model or model_for(container), container.header
-    if window is None:
-        parts = list(decode_strips(container, model, beta, rectifier, reduction))
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
     renderer = _renderer(model, header, beta, rectifier, reduction)
+    if window is None:
+        return synthesise(renderer, group_latents(model, container), header.width, header.height, reduction)
     left, top, width, height = window
     if not (
         min(left, top) >= 0 < min(width, height) and left + width <= header.width and top + height <= header.height

@@ -22,7 +22,24 @@ SHIPPED = Path(__file__).parent / "configs"
 
 
 @dataclass(frozen=True)
-class Schedule:
+class StageSchedule:
+    """What the schedules of all stages have. Learning rates fall by a cosine to ``final_rate`` of themselves."""
+
+    steps: int = 1000
+    batch: int = 8
+    crop: int = 256
+    """Side of the square training crops in pixels, a multiple of 64."""
+    seed: int = 0
+    final_rate: float = 0.02
+    clip: float = 1.0
+    """Largest norm of a gradient."""
+    ema: float = 0.998
+    log_every: int = 20
+    validate_every: int = 500
+
+
+@dataclass(frozen=True)
+class Schedule(StageSchedule):
     """How to train. Learning rates are Adam's or Muon's and fall by a cosine to ``final_rate`` of themselves."""
 
     steps: int = 20000
@@ -33,10 +50,6 @@ class Schedule:
     """Share of the schedule, before the predictive one, on the symbols that the encoder writes."""
     predictive_share: float = 0.05
     """Share of the schedule, at its end, on the symbols that the encoder writes, analysis frozen."""
-    batch: int = 8
-    crop: int = 256
-    """Side of the square training crops in pixels, a multiple of 64."""
-    seed: int = 0
     overlap: int = 16
     """Pixels by which the windows of the lapped transform at the start exceed a block."""
     matrix_rate: float = 4e-3
@@ -47,49 +60,31 @@ class Schedule:
     """Learning rate of the convolutions that start as the lapped transform."""
     table_rate: float = 1.5e-3
     """Learning rate of gains, priors and biases, of which each rate point has its own."""
-    final_rate: float = 0.02
-    clip: float = 1.0
-    ema: float = 0.998
-    log_every: int = 20
-    validate_every: int = 500
 
 
 @dataclass(frozen=True)
-class RealismSchedule:
+class RealismSchedule(StageSchedule):
     """How to train a head. Rates are Adam's or Muon's and fall by a cosine to ``final_rate`` of themselves."""
 
     steps: int = 6000
-    batch: int = 8
-    crop: int = 256
-    """Side of the square training crops in pixels, a multiple of 64."""
-    seed: int = 0
     rate: float = 1e-3
     matrix_rate: float = 4e-3
     """Muon's, of the matrices of hidden layers."""
     discriminator_rate: float = 2e-4
-    final_rate: float = 0.02
     mse_weight: float = 0.01
     lpips_weight: float = 4.26
     adversarial_weight: float = 0.3
     adversarial_share: float = 0.5
     """Share of the schedule, at its end, with a discriminator."""
     discriminator_width: int = 32
-    clip: float = 1.0
-    ema: float = 0.998
-    log_every: int = 20
-    validate_every: int = 500
 
 
 @dataclass(frozen=True)
-class RectifySchedule:
+class RectifySchedule(StageSchedule):
     """How to train rectifiers. Rates are Adam's and fall by a cosine to ``final_rate`` of themselves."""
 
     steps: int = 4000
     """Steps in all, those of exploring alpha among them."""
-    batch: int = 8
-    crop: int = 256
-    """Side of the square training crops in pixels, a multiple of 64."""
-    seed: int = 0
     rate: float = 1e-3
     """Of the rectifiers."""
     synthesis_rate: float = 2e-5
@@ -99,11 +94,7 @@ class RectifySchedule:
     """Weights of the distance to try."""
     explore_steps: int = 200
     """Steps of each candidate in a round of exploring."""
-    final_rate: float = 0.02
-    clip: float = 1.0
     ema: float = 0.995
-    log_every: int = 20
-    validate_every: int = 500
 
     def __post_init__(self) -> None:
         if self.distance not in DISTANCES:

@@ -144,13 +144,7 @@ class Trainer(Stage):
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.run.amp):
             outcome = self.parallel(x, rate_point, phase)
         objective = loss(outcome, lambdas(rate_point))
-        self.optimizer.zero_grad(set_to_none=True)
-        objective.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
-        if not torch.isfinite(norm):
-            raise ModelError(f"step {self.step}: the gradient is not finite; lower the learning rates")
-        self.optimizer.step()
-        self.stepped()
+        norm = self.update(self.model, self.optimizer, objective)
         self.average.update(self.model, self.step)
         outcome = Outcome(*(part.detach() for part in outcome))
         return {

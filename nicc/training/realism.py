@@ -164,13 +164,7 @@ class Trainer(Stage):
                 realness = F.softplus(-self.discriminator(fake, latents).float()).mean((1, 2, 3))
             perceptual = s.lpips_weight * distance + s.adversarial_weight * realness
             objective = (s.mse_weight * mse + PAPER_BETA * beta * perceptual).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        objective.backward()
-        norm = nn.utils.clip_grad_norm_(self.head.parameters(), s.clip)
-        if not torch.isfinite(norm):
-            raise ModelError(f"step {self.step}: the gradient is not finite; lower the learning rates")
-        self.optimizer.step()
-        self.stepped()
+        self.update(self.head, self.optimizer, objective)
         self.average.update(self.head, self.step)
         if self.discriminator_loss < WON_LOSS:
             self.ended = "the discriminator has won; it teaches nothing any more"

@@ -202,13 +202,7 @@ class Trainer(Stage):
             inner = networks.inside(rectified, 1)
             error = distance(self.s.distance, quantised.latents / quantised.step, inner / quantised.step)
         objective = (_weights(point) * mse + candidate.alpha * error).mean()
-        candidate.optimizer.zero_grad(set_to_none=True)
-        objective.backward()
-        norm = nn.utils.clip_grad_norm_(candidate.model.parameters(), self.s.clip)
-        if not torch.isfinite(norm):
-            raise ModelError(f"step {self.step}: the gradient is not finite; lower the learning rates")
-        candidate.optimizer.step()
-        self.stepped()
+        self.update(candidate.model, candidate.optimizer, objective)
         candidate.average.update(candidate.model, self.step)
         if self.exploring:
             self._pass_on()

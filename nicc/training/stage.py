@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from nicc.errors import ImageError, ModelError
+from nicc.training.config import StageSchedule
 from nicc.training.data import Photos
 
 CHECKPOINT = "checkpoint.pt"
@@ -52,29 +53,10 @@ class Run:
     """Folder with the features of LPIPS networks, ``alexnet_features.pth`` and the like."""
 
 
-class Timing(Protocol):
-    """The part of a stage's schedule that the loop needs."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def crop(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def final_rate(self) -> float: ...
-    @property
-    def log_every(self) -> int: ...
-    @property
-    def validate_every(self) -> int: ...
-
-
 class Stage(ABC):
     """One run of a stage: its position in the schedule, its photographs, its checkpoint."""
 
-    def __init__(self, run: Run, schedule: Timing) -> None:
+    def __init__(self, run: Run, schedule: StageSchedule) -> None:
         self.run, self.timing = run, schedule
         self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         if self.world > 1 and not dist.is_initialized():
@@ -141,10 +123,20 @@ class Stage(ABC):
         crops = torch.from_numpy(self.photos.crops(self.rng, self.timing.batch, self.timing.crop))
         return crops.to(self.device).permute(0, 3, 1, 2).float() / 255
 
-    def stepped(self) -> None:
-        """Counts a step."""
+    def update(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, objective: Tensor) -> Tensor:
+        """Moves ``module`` down the gradient, counts the step, returns the gradient's norm before it is clipped.
+
+        Raises `ModelError` for a gradient that is not finite.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        objective.backward()
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), self.timing.clip)
+        if not torch.isfinite(norm):
+            raise ModelError(f"step {self.step}: the gradient is not finite; lower the learning rates")
+        optimizer.step()
         self.step += 1
         self.pixels += self.timing.batch * self.timing.crop**2 * self.world
+        return norm
 
     @abstractmethod
     def train_step(self) -> dict[str, float]:

@@ -13,8 +13,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+
+from nicc.container import unpack
+from nicc.decoder.decode import MEBI, Window, memory_needed, model_for
 
 Image.MAX_IMAGE_PIXELS = None
 
@@ -30,6 +34,13 @@ def run(*arguments: object) -> tuple[float, float]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return time.perf_counter() - begun, int(done.stderr.split()[-1]) / 1024
+
+
+def expected(coded: Path, *, beta: float = 0.0, window: Window | None = None, reduction: int = 1) -> str:
+    """What --max-memory takes a file to need."""
+    container = unpack(coded.read_bytes())
+    needed = memory_needed(model_for(container), container.header, (beta,), window, reduction)
+    return f"--max-memory expects {needed / MEBI:.0f}"
 
 
 def tiled(image: Image.Image, megapixels: float) -> Image.Image:
@@ -53,20 +64,21 @@ def main() -> None:
             whole = tiled(image.convert("RGB"), megapixels)
             whole.save(source)
             print(f"{whole.width}x{whole.height}, {megapixels:g} megapixels", flush=True)
-            middle = f"{whole.width // 2 - 256},{whole.height // 2 - 256},512,512"
-            corner = f"{whole.width - 512},{whole.height - 512},512,512"
+            middle = Window(whole.width // 2 - 256, whole.height // 2 - 256, 512, 512)
+            corner = Window(whole.width - 512, whole.height - 512, 512, 512)
             del whole
-            commands = {
-                "encode, effort 0": ("encode", source, "-o", coded, "--force", "--quiet"),
-                "decode to PNG": ("decode", coded, "-o", out, "--force", "--quiet"),
-                "decode, beta 1": ("decode", coded, "-o", out, "--force", "--quiet", "--beta", 1),
-                "decode, 512x512 in the middle": ("decode", coded, "-o", out, "--force", "--quiet", "--crop", middle),
-                "decode, 512x512 in the corner": ("decode", coded, "-o", out, "--force", "--quiet", "--crop", corner),
-                "decode, scale 1/8": ("decode", coded, "-o", out, "--force", "--quiet", "--scale", "1/8"),
+            seconds, memory = run("encode", source, "-o", coded, "--force", "--quiet")
+            print(f"  {'encode, effort 0':36} {seconds:7.2f} s  {memory:6.0f} MiB", flush=True)
+            decodings: dict[str, tuple[list[object], dict[str, Any]]] = {
+                "decode to PNG": ([], {}),
+                "decode, beta 1": (["--beta", 1], {"beta": 1.0}),
+                "decode, 512x512 in the middle": (["--crop", ",".join(map(str, middle))], {"window": middle}),
+                "decode, 512x512 in the corner": (["--crop", ",".join(map(str, corner))], {"window": corner}),
+                "decode, scale 1/8": (["--scale", "1/8"], {"reduction": 8}),
             }
-            for what, command in commands.items():
-                seconds, memory = run(*command)
-                print(f"  {what:32} {seconds:7.2f} s  {memory:6.0f} MiB", flush=True)
+            for what, (options, same) in decodings.items():
+                seconds, memory = run("decode", coded, "-o", out, "--force", "--quiet", *options)
+                print(f"  {what:36} {seconds:7.2f} s  {memory:6.0f} MiB, {expected(coded, **same)}", flush=True)
 
 
 if __name__ == "__main__":

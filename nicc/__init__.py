@@ -102,6 +102,7 @@ def decode(
     crop: tuple[int, int, int, int] | None = None,
     reduction: int = 1,
     max_pixels: int | None = None,
+    max_memory: int | None = None,
 ) -> Image.Image:
     """The image of a .nic file; ICC profile, EXIF and XMP are in its ``info``.
 
@@ -109,33 +110,43 @@ def decode(
     synthesised detail; by default the file's. ``rectifier`` switches the model's rectifier, if it
     has one. ``crop`` (left, top, width, height in pixels) decodes that part only, without the rest;
     ``reduction`` by 2, 4 or 8 makes a thumbnail. Files of more than ``max_pixels``, 178 million
-    unless given, are refused before anything is allocated. The mode is RGB, L, RGBA or LA, as the source was.
+    unless given, are refused before anything is allocated; so are files that need more than
+    ``max_memory`` bytes in all, by a rule of thumb for the whole process. The mode is RGB, L, RGBA
+    or LA, as the source was.
 
     Raises `FormatError` for a damaged file, `ModelError` if the model it needs is not installed, or
     has no realism head for a beta above 0, and `ValueError` for a number out of range.
     """
     from nicc.container import DEFAULT_MAX_PIXELS, unpack
-    from nicc.decoder.decode import Window, decode_pixels, decode_strips
+    from nicc.decoder.decode import Window, check_memory, decode_pixels, decode_strips
     from nicc.images import assemble
 
     container = unpack(data, max_pixels or DEFAULT_MAX_PIXELS)
     header, extras = container.header, container.extras
-    if crop:
-        window = Window(*crop)
+    window = Window(*crop) if crop else None
+    check_memory(max_memory, container, (beta,), window, reduction)
+    if window:
         pixels = decode_pixels(container, None, beta, rectifier, window, reduction)
-        return assemble([pixels], (pixels.shape[1], pixels.shape[0]), header.grey, extras, window, reduction)
-    size = -(-header.width // reduction), -(-header.height // reduction)
+        return assemble([pixels], (header.width, header.height), header.grey, extras, window, reduction)
     parts = decode_strips(container, None, beta, rectifier, reduction)
-    return assemble(parts, size, header.grey, extras, reduction=reduction)
+    return assemble(parts, (header.width, header.height), header.grey, extras, reduction=reduction)
 
 
-def decode_all(data: bytes, betas: Sequence[float | None], *, rectifier: bool = True) -> list[Image.Image]:
+def decode_all(
+    data: bytes,
+    betas: Sequence[float | None],
+    *,
+    rectifier: bool = True,
+    max_pixels: int | None = None,
+    max_memory: int | None = None,
+) -> list[Image.Image]:
     """`decode` for several betas; the file's symbols are decoded once."""
-    from nicc.container import unpack
-    from nicc.decoder.decode import decode_versions
+    from nicc.container import DEFAULT_MAX_PIXELS, unpack
+    from nicc.decoder.decode import check_memory, decode_versions
     from nicc.images import Picture, to_image
 
-    container = unpack(data)
+    container = unpack(data, max_pixels or DEFAULT_MAX_PIXELS)
+    check_memory(max_memory, container, betas)
     header, extras = container.header, container.extras
     return [to_image(Picture(x, header.grey, extras)) for x in decode_versions(container, betas, rectifier=rectifier)]
 

@@ -144,18 +144,19 @@ def assemble(
     window: tuple[int, int, int, int] | None = None,
     reduction: int = 1,
 ) -> Image.Image:
-    """The image of `size` whose pixels come in strips ``(any, width, 3)`` from top to bottom.
+    """The image whose pixels come in strips ``(any, width, 3)`` from top to bottom.
 
-    If it is a ``window`` (left, top, width, height) of the picture that was coded, or reduced, so is
-    the alpha plane.
+    ``size`` is that of the picture that was coded. If the strips are a ``window`` (left, top, width,
+    height) of it, or reduced, so is the alpha plane.
     """
-    image = Image.new("L" if grey else "RGB", size)
+    width, height = window[2:] if window else size
+    image = Image.new("L" if grey else "RGB", (-(-width // reduction), -(-height // reduction)))
     top = 0
     for strip in strips:
         image.paste(Image.fromarray(strip[..., 1] if grey else strip), (0, top))
         top += len(strip)
     if alpha := extras.get(BOX_ALPHA):
-        image.putalpha(_alpha(alpha, image.size, window, reduction))
+        image.putalpha(_alpha(alpha, size, window, reduction))
     for kind, name in ((BOX_ICC, "icc_profile"), (BOX_EXIF, "exif"), (BOX_XMP, "xmp")):
         if kind in extras:
             image.info[name] = extras[kind]
@@ -179,16 +180,17 @@ def _resolution(data: bytes) -> tuple[float, float] | None:
 
 
 def _alpha(data: bytes, size: tuple[int, int], window: tuple[int, int, int, int] | None, reduction: int) -> Image.Image:
+    """The alpha plane of a picture of ``size``, or the part of it; refused before it is read if it does not fit."""
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as whole:
-            plane = whole.convert("L") if whole.mode in ("L", "1") else whole
+            if whole.size != size or whole.mode not in ("L", "1"):
+                raise FormatError("damaged: the alpha plane is not one of the image's size")
+            plane = whole.convert("L")
             if window:
                 left, top, width, height = window
                 plane = plane.crop((left, top, left + width, top + height))
             if reduction > 1:
                 plane = plane.reduce(reduction)
-            if plane.size != size or plane.mode != "L":
-                raise FormatError("damaged: the alpha plane has another size than the image")
             return plane
     except (OSError, ValueError, SyntaxError):
         raise FormatError("damaged: the alpha plane cannot be read") from None

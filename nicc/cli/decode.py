@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 
 from nicc.cli import files, many
 from nicc.errors import NiccError
+from nicc.options import bytes_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,6 +35,7 @@ class Options:
     crop: tuple[int, int, int, int] | None = None
     reduction: int = 1
     max_pixels: int | None = None
+    max_memory: int | None = None
 
 
 def decode_job(job: many.Job, options: Options) -> many.Done:
@@ -56,9 +59,22 @@ def _image(data: bytes, options: Options) -> Image.Image:
             crop=options.crop,
             reduction=options.reduction,
             max_pixels=options.max_pixels,
+            max_memory=options.max_memory,
         )
     except ValueError as e:  # a window outside this image
         raise NiccError(str(e)) from None
+
+
+def _images(data: bytes, betas: Sequence[float | None], options: Options) -> list[Image.Image]:
+    import nicc
+
+    return nicc.decode_all(
+        data,
+        betas,
+        rectifier=options.rectifier,
+        max_pixels=options.max_pixels,
+        max_memory=options.max_memory,
+    )
 
 
 def decode(
@@ -77,6 +93,9 @@ def decode(
     max_pixels: int | None = typer.Option(
         None, "--max-pixels", min=1, help="Refuse larger files; default 178 million."
     ),
+    max_memory: str | None = typer.Option(
+        None, "--max-memory", metavar="SIZE", help="Refuse files that need more, such as 2GiB; about right."
+    ),
     force: bool = typer.Option(False, "--force", help="Overwrite existing files."),
     skip_existing: bool = typer.Option(False, "--skip-existing", help="With several inputs: leave out what is done."),
     jobs: int = typer.Option(1, "-j", "--jobs", min=1, help="Files decoded at once, each in a process."),
@@ -94,6 +113,7 @@ def decode(
         _crop(crop),
         _reduction(scale),
         max_pixels,
+        _memory(max_memory),
     )
     format_of(options.kind)
     if kind and output and output != files.PIPE and Path(output).suffix and not Path(output).is_dir():
@@ -115,7 +135,6 @@ def decode(
 
 
 def _decode_one(source: str, output: str | None, options: Options, force: bool, verbose: bool, quiet: bool) -> None:
-    import nicc
     from nicc.images import format_of, save_image, write_image
 
     begun, several = time.perf_counter(), len(options.betas) > 1
@@ -130,7 +149,7 @@ def _decode_one(source: str, output: str | None, options: Options, force: bool, 
     data = files.read(source)
     with files.naming(source):
         if several:
-            images = nicc.decode_all(data, options.betas, rectifier=options.rectifier)
+            images = _images(data, options.betas, options)
         else:
             images = [_image(data, options)]
     decoded = time.perf_counter()
@@ -157,6 +176,13 @@ def _crop(text: str | None) -> tuple[int, int, int, int] | None:
     return left, top, width, height
 
 
+def _memory(text: str | None) -> int | None:
+    try:
+        return None if text is None else bytes_of(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a size such as 2GiB", param_hint="--max-memory") from None
+
+
 def _reduction(text: str) -> int:
     try:
         return {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}[text]
@@ -180,7 +206,6 @@ def _betas(text: str | None) -> tuple[float | None, ...]:
 def _write_sheet(source: str, path: Path, original: Path | None, options: Options, force: bool, quiet: bool) -> None:
     import numpy as np
 
-    import nicc
     from nicc.images import open_image, save_image
     from nicc.sheet import contact_sheet
 
@@ -188,7 +213,7 @@ def _write_sheet(source: str, path: Path, original: Path | None, options: Option
     files.refuse_overwriting(path, force)
     data = files.read(source)
     with files.naming(source):
-        images = nicc.decode_all(data, betas, rectifier=options.rectifier)
+        images = _images(data, betas, options)
     versions = [(f"beta {b:g}", np.asarray(image.convert("RGB"))) for b, image in zip(betas, images, strict=True)]
     if original:
         with files.naming(str(original)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -20,11 +21,22 @@ from nicc.errors import FormatError, ModelError
 from nicc.model import Head, Model, model_of_code
 
 MAX_THREADS = 8
+MEBI = 1 << 20
+PROGRAM_MEMORY = 80 * MEBI
+"""Interpreter, libraries and model. These four are measured: docs/benchmarks.md, "Large images"."""
+THREAD_MEMORY, REALISM_THREAD_MEMORY = 24 * MEBI, 165 * MEBI
+"""What a thread works in while it renders."""
+LATENT_MEMORY = 64
+"""For every latent of a group of rows that is decoded while the one before is rendered."""
+PIXEL_MEMORY = 4
+"""Of an image in Pillow."""
 REDUCTIONS = (1, 2, 4, 8)
-BAND_POSITIONS = 640
+TILE_POSITIONS = 640
 """Latent positions that are synthesised at a time: about as much as stays in a cache."""
-REALISM_BAND_POSITIONS = 2048
-"""The same with a realism head, whose bands overlap."""
+REALISM_TILE_POSITIONS = 2048
+"""The same with a realism head, whose tiles overlap."""
+TILE_WIDTH = 64
+"""Latent positions a tile is wide at most."""
 
 
 def processors() -> int:
@@ -60,10 +72,12 @@ class Window(NamedTuple):
     height: int
 
 
-def group_latents(model: Model, container: Container, chosen: range | None = None) -> Iterator[np.ndarray]:
+def group_latents(
+    model: Model, container: Container, chosen: range | None = None, ahead: int = 1
+) -> Iterator[np.ndarray]:
     """Latents of one group of rows after another, float32 ``(rows, w, C)``; all groups or ``chosen`` ones.
 
-    The next group is decoded while the caller works on the last one. Raises `FormatError` if a
+    ``ahead`` of them are decoded while the caller works on the last one. Raises `FormatError` if a
     checksum does not match.
     """
     header = container.header
@@ -88,12 +102,12 @@ def group_latents(model: Model, container: Container, chosen: range | None = Non
     if len(wanted) == 1:
         yield decode_group(wanted[0])
         return
-    with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(decode_group, wanted[0])
+    with ThreadPoolExecutor(ahead) as pool:
+        following = deque(pool.submit(decode_group, n) for n in wanted[:ahead])
         for n in wanted:
-            y_hat = following.result()
-            if n + 1 in wanted:
-                following = ahead.submit(decode_group, n + 1)
+            y_hat = following.popleft().result()
+            if n + ahead in wanted:
+                following.append(pool.submit(decode_group, n + ahead))
             yield y_hat
 
 
@@ -107,11 +121,11 @@ class Renderer:
         self.rectifier_bias = self.params["rectifier_bias"][rate_point] if self.rectifier else None
         self.step = self.params["inverse"][rate_point]
         self.head: Head | None = None
-        self.band_positions = BAND_POSITIONS
+        self.tile_positions = TILE_POSITIONS
         if beta:
             self.head = model.realism
             self.margin += realism.LATENT_REACH - 1
-            self.band_positions = REALISM_BAND_POSITIONS
+            self.tile_positions = REALISM_TILE_POSITIONS
             point, b = (np.full((1, 1), v, np.float32) for v in (rate_point, beta))
             self.condition = realism.conditions(ops, self.head.architecture, self.head.params, b, point)[0]
             self.gate = np.float32(realism.gate(beta))
@@ -166,28 +180,42 @@ def synthesise(
 
 
 def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray, reduction: int = 1) -> None:
-    """Renders the inner rows of ``padded`` latents to ``out``, in bands on all threads."""
+    """Renders the inner part of ``padded`` latents to ``out``, in tiles on all threads."""
     margin, block = renderer.margin, PIXELS_PER_LATENT // reduction
     h, w = padded.shape[0] - 2 * margin, padded.shape[1] - 2 * margin
-    bands = -(-h * w // renderer.band_positions)
-    bands = min(h, -(-bands // processors()) * processors())  # as many for every thread
 
-    def render(band: int) -> None:
-        first, last = band * h // bands, (band + 1) * h // bands
-        x = renderer(padded[first : last + 2 * margin])
+    def render(tile: tuple[int, int, int, int]) -> None:
+        top, bottom, left, right = tile
+        x = renderer(padded[top : bottom + 2 * margin, left : right + 2 * margin])
         if reduction > 1:
-            x = x.clip(0, 1).reshape(block * (last - first), reduction, block * w, reduction, 3).mean((1, 3))
-        rows = out[block * first : block * last]
-        x = x[: len(rows), : out.shape[1]]
+            shape = block * (bottom - top), reduction, block * (right - left), reduction, 3
+            x = x.clip(0, 1).reshape(shape).mean((1, 3))
+        part = out[block * top : block * bottom, block * left : block * right]
+        x = x[: part.shape[0], : part.shape[1]]
         np.multiply(x, 255, out=x)
         np.rint(x, out=x)
         np.clip(x, 0, 255, out=x)
-        rows[...] = x
+        part[...] = x
 
-    if bands == 1:
-        return render(0)
-    for _ in _pool().map(render, range(bands)):
+    tiles = _tiles(h, w, renderer.tile_positions)
+    if len(tiles) == 1:
+        return render(tiles[0])
+    for _ in _pool().map(render, tiles):
         pass
+
+
+def _tiles(h: int, w: int, positions: int) -> list[tuple[int, int, int, int]]:
+    """Top, bottom, left and right of tiles of about so many latent positions that cover ``(h, w)``."""
+    columns = -(-w // TILE_WIDTH)
+    rows = -(-h * w // (columns * positions))
+    if columns == 1:
+        rows = -(-rows // processors()) * processors()  # as many for every thread
+    rows = min(h, rows)
+    return [
+        (i * h // rows, (i + 1) * h // rows, j * w // columns, (j + 1) * w // columns)
+        for i in range(rows)
+        for j in range(columns)
+    ]
 
 
 def _render_window(
@@ -201,7 +229,8 @@ def _render_window(
     first, last = max(top - margin, 0), min(bottom + margin, grid.h)
     chosen = range(first // GROUP_ROWS, -(-last // GROUP_ROWS))
     begin = chosen[0] * GROUP_ROWS
-    strip = np.concatenate(list(group_latents(model, container, chosen)))[first - begin : last - begin]
+    groups = group_latents(model, container, chosen, processors())
+    strip = np.concatenate(list(groups))[first - begin : last - begin]
     padded = networks.mirror(ops, renderer.params, strip, margin, top=first == 0, bottom=last == grid.h)
     above = top - margin - (first - margin if first == 0 else first)
     padded = padded[above : above + bottom - top + 2 * margin, left : right + 2 * margin]
@@ -264,6 +293,46 @@ def decode_versions(
     groups = list(group_latents(model, container))
     for renderer in renderers:
         yield synthesise(renderer, groups, header.width, header.height)
+
+
+def memory_needed(
+    model: Model,
+    header: Header,
+    betas: Sequence[float | None] = (None,),
+    window: Window | None = None,
+    reduction: int = 1,
+) -> int:
+    """Bytes that a process takes, rather fewer than more, to decode a file to Pillow's images, one for each beta."""
+    grid, channels = Grid.of(header), model.architecture.latent_channels
+    realistic = any(header.beta if beta is None else beta for beta in betas)
+    held = 0  # groups of rows that are held as latents, beside the one in work
+    if window:
+        held = min(-(-window.height // (GROUP_ROWS * PIXELS_PER_LATENT)) + 1, -(-grid.h // GROUP_ROWS))
+    elif len(betas) > 1:
+        held = -(-grid.h // GROUP_ROWS)
+    group = min(grid.h, GROUP_ROWS) * grid.w
+    pixels = window.width * window.height if window else header.width * header.height
+    return (
+        PROGRAM_MEMORY
+        + processors() * (REALISM_THREAD_MEMORY if realistic else THREAD_MEMORY)
+        + group * channels * (LATENT_MEMORY + 4 * held)
+        + len(betas) * PIXEL_MEMORY * (pixels if window else pixels // reduction**2)
+    )
+
+
+def check_memory(
+    limit: int | None,
+    container: Container,
+    betas: Sequence[float | None],
+    window: Window | None = None,
+    reduction: int = 1,
+) -> None:
+    """Raises `FormatError` if a file needs more than ``limit`` bytes (`memory_needed`), None for no limit."""
+    if limit is None:
+        return
+    needed = memory_needed(model_for(container), container.header, betas, window, reduction)
+    if needed > limit:
+        raise FormatError(f"needs about {needed / MEBI:.0f} MiB, more than the limit of {limit / MEBI:.0f} MiB")
 
 
 def _renderer(model: Model, header: Header, beta: float | None, rectifier: bool, reduction: int = 1) -> Renderer:

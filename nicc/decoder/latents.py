@@ -39,7 +39,8 @@ ROWS_AT_ONCE = 16
 Visit = Callable[[Array, Array, slice, Array], Array]
 """(rows uint8, means float32, channels, positions) to symbols; both arrays ``(positions, channels)``."""
 
-_MAGNITUDES = np.round(np.log2(1 + np.arange(16)) * MAGNITUDE_UNIT).astype(np.float32)
+_MAGNITUDES = np.round(np.log2(1 + np.arange(16)) * MAGNITUDE_UNIT).astype(np.uint8)
+"""Of symbols 0 to 15 and above, at most 16, so that the sum over four neighbours fits as well."""
 
 
 class Grid(NamedTuple):
@@ -118,15 +119,13 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
     phases = _phases(h, w)
     order = np.concatenate(phases)  # what follows is kept in this order, so that a phase is a slice
     fine = upsample(z, first, last, w)
-    z_exact: Array = fine.astype(exact)
     z_float = fine.reshape(n, -1)[order].astype(np.float32) / HYPER_UNIT
     gain, inverse, deviation = p["gain"][rate_point], p["inverse"][rate_point], p["deviation"]
     scale = gain * deviation
-    base = networks.mean_from_hyper(p, z_float)
     offsets = p["recon_offset"]
     symbols = np.empty((n, c), np.int16)
     y_hat = np.empty((n, c), np.float32)
-    magnitudes: Array = np.zeros((h, w, c), exact)
+    magnitudes = np.zeros((h, w, arch.groups[-2]), np.uint8)
     known = np.zeros((h, w, arch.groups[2]), np.float32)
     later: Array | None = None
 
@@ -134,18 +133,21 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
         low, high = arch.groups[group], arch.groups[group + 1]
         channels = slice(low, high)
         hidden_units = slice(group * ROW_HIDDEN, (group + 1) * ROW_HIDDEN)
-        features = _by_rows(partial(networks.row_features, ops, arch, p, group), z_exact, magnitudes[..., :low])
-        own: Array = np.zeros((n, high - low), exact)
-        deviations = np.zeros((n, high - low), np.float32)
-        if group == 2:
-            later = _by_rows(partial(networks.mean_context, ops, arch, p, (2, 0)), known)
+        row_features = partial(networks.row_features, ops, arch, p, group)
+        features = _by_rows(row_features, exact, fine, magnitudes[..., :low])
+        base = networks.mean_from_hyper(p, z_float, channels)
+        own = np.zeros((n, high - low), np.uint8)
+        if group < 2:
+            deviations = np.zeros((n, high - low), np.float32)
+        elif group == 2:
+            later = _by_rows(partial(networks.mean_context, ops, arch, p, (2, 0)), np.float32, known)
         begin = 0
         for phase, at in enumerate(phases):
             here = slice(begin, begin + len(at))
             begin += len(at)
             if not len(at):
                 continue
-            neighbours = ops.cross_sum(own.reshape(h, w, -1)).reshape(n, -1)[at] if phase else None
+            neighbours = ops.cross_sum(own.reshape(h, w, -1)).reshape(n, -1)[at].astype(exact) if phase else None
             bias = p["row_bias"][rate_point, phase, channels]
             hidden_bias = p["row_hidden_bias"][rate_point, phase, hidden_units]
             acc = networks.rows(ops, p, group, features[at], neighbours, bias, hidden_bias)
@@ -155,7 +157,7 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
             np.clip(acc, 0, CDF_ROWS - 1, out=acc)
             rows = acc.astype(np.uint8)
 
-            mean = base[here, channels]
+            mean = base[here]
             if later is not None:
                 mean = mean + later[at, low - arch.groups[2] : high - arch.groups[2]]
             else:
@@ -172,21 +174,23 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
             own[at] = _MAGNITUDES[np.minimum(size, 15)]
             decoded = mean_scaled + s
             if later is None:
-                deviations[at] = decoded / scale[channels] - base[here, channels]
+                deviations[at] = decoded / scale[channels] - base[here]
             hit = np.flatnonzero(size.reshape(-1) > 0)
             kind = np.minimum(size.reshape(-1)[hit], RECON_CLASSES) - 1
             decoded.reshape(-1)[hit] -= np.sign(s.reshape(-1)[hit]) * offsets[rows.reshape(-1)[hit], kind]
             y_hat[here, channels] = decoded * inverse[channels]
-        magnitudes[..., channels] = own.reshape(h, w, -1)
+        if high <= arch.groups[-2]:
+            magnitudes[..., channels] = own.reshape(h, w, -1)
         if later is None:
             known[..., channels] = deviations.reshape(h, w, -1)
+    del fine, z_float, magnitudes, known, later, features, base, own  # room for two copies
     in_place = np.empty_like(order)
     in_place[order] = np.arange(n)
     return symbols[in_place].reshape(h, w, c), y_hat[in_place].reshape(h, w, c)
 
 
-def _by_rows(network: Callable[..., Array], *grids: Array) -> Array:
-    """``network`` over ``(h, w, C)`` grids a few rows at a time, ``(h w, D)``: its inside is wide.
+def _by_rows(network: Callable[..., Array], dtype: type, *grids: Array) -> Array:
+    """``network`` in ``dtype`` over ``(h, w, C)`` grids a few rows at a time, ``(h w, D)``: its inside is wide.
 
     The network may look one row up and down.
     """
@@ -195,7 +199,7 @@ def _by_rows(network: Callable[..., Array], *grids: Array) -> Array:
     for first in range(0, h, ROWS_AT_ONCE):
         last = min(first + ROWS_AT_ONCE, h)
         above, below = min(first, 1), min(h - last, 1)
-        part = network(*(g[first - above : last + below] for g in grids))
+        part = network(*(g[first - above : last + below].astype(dtype, copy=False) for g in grids))
         parts.append(part[above : len(part) - below])
     return np.concatenate(parts).reshape(h * w, -1)
 

@@ -113,9 +113,9 @@ def _mirrored(i: int, n: int) -> tuple[int, bool]:
 # --- means of the latents: floating point, never seen by the entropy coder ------------------------
 
 
-def mean_from_hyper(p: Params, z: Array) -> Array:
-    """Means of all latents from the upsampled hyper-latents, in units of each channel's deviation."""
-    return z @ p["mean_z"]
+def mean_from_hyper(p: Params, z: Array, channels: slice = slice(None)) -> Array:
+    """Means of the latents' ``channels`` from the upsampled hyper-latents, in units of each channel's deviation."""
+    return z @ p["mean_z"][:, channels]
 
 
 def mean_context(ops: Any, arch: Architecture, p: Params, step: tuple[int, int], d: Array) -> Array:

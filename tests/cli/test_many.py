@@ -132,6 +132,17 @@ def test_bombs_are_refused(tmp_path):
         nicc.decode(claim)
 
 
+def test_files_that_need_too_much_memory_are_refused(tmp_path):
+    refused = run("decode", SAMPLE, "-o", tmp_path / "x.png", "--max-memory", "10MiB")
+    assert "needs about" in error(refused)
+    assert "more than the limit of 10 MiB" in error(refused)
+    assert "needs about" in error(run("decode", SAMPLE, "--sheet", tmp_path / "x.png", "--max-memory", "10MiB"))
+    wrong = run("decode", SAMPLE, "-o", tmp_path / "x.png", "--max-memory", "much")
+    assert wrong.returncode == 2
+    assert b"is not a size such as 2GiB" in wrong.stderr
+    assert run("decode", SAMPLE, "-o", tmp_path / "x.png", "--max-memory", "2GiB").returncode == 0
+
+
 def test_output_quality_reaches_the_file(tmp_path):
     for quality in (20, 95):
         assert run("decode", SAMPLE, "-o", tmp_path / f"{quality}.jpg", "--output-quality", quality).returncode == 0

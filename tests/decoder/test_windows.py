@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 import nicc
-from nicc.container import unpack
+from nicc.container import Header, unpack
 from nicc.decoder import decode as decoder
-from nicc.decoder.decode import Window, decode_pixels
+from nicc.decoder.decode import Window, decode_pixels, memory_needed
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +86,16 @@ def test_windows_outside_are_refused(tall, crop):
 def test_other_reductions_are_refused(tall):
     with pytest.raises(ValueError, match="reduction 3"):
         nicc.decode(tall, reduction=3)
+
+
+def test_what_memory_a_file_needs(model):
+    """The measured peaks are in docs/benchmarks.md; here what makes them larger or smaller."""
+    header = Header(1, bytes(4), 12248, 8165, 3)
+    whole = memory_needed(model, header)
+    assert 1 << 30 < whole < 1500 << 20
+    assert memory_needed(model, header, window=Window(0, 0, 512, 512)) < whole - 4 * 12248 * 8165 + (160 << 20)
+    assert memory_needed(model, header, reduction=8) < whole - 3.9 * 12248 * 8165
+    assert memory_needed(model, header, [0.5]) > whole
+    assert memory_needed(model, header, [0.0, None]) > whole + 4 * 12248 * 8165
+    small = Header(1, bytes(4), 768, 512, 3)
+    assert memory_needed(model, small) < 500 << 20

@@ -159,8 +159,8 @@ def fuzz(count: int | None, minutes: float | None, seed: int, crashes: Path | No
     """Examines mutated files until one of the limits; returns how often each outcome was seen."""
     mutator = Mutator(seeds(), seed)
     outcomes: Counter[str] = Counter()
-    begun = time.monotonic()
-    while (count is None or outcomes.total() < count) and (minutes is None or time.monotonic() - begun < minutes * 60):
+    end = None if minutes is None else time.process_time() + minutes * 60
+    while (count is None or outcomes.total() < count) and (end is None or time.process_time() < end):
         data = mutator.next()
         try:
             outcomes[examine(data)] += 1
@@ -175,7 +175,7 @@ def fuzz(count: int | None, minutes: float | None, seed: int, crashes: Path | No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--minutes", type=float, default=30, help="of the processor's time")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     begun = time.process_time()

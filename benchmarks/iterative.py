@@ -1,10 +1,12 @@
 """Iterative encoding on crops of validation photographs: cost against seconds, and the time of a step.
 
-    python benchmarks/iterative.py FOLDER [--steps 100,500,2000] [--points 9,27,45] [--images 3] [--json OUT]
+    python benchmarks/iterative.py FOLDER [--steps 100,500,2000] [--points 9,27,45] [--images 3] [--variants]
+        [--plot OUT.svg] [--json OUT]
 
 The cost is that of real files: bits + lambda * squared error per pixel, decoded by the receiver.
 Beside the shipped roundings: straight-through, uniform noise whose width falls to nothing, and
-rate-distortion optimised quantisation by coordinates (`coordinates`), none of which the tool offers.
+rate-distortion optimised quantisation by coordinates (`coordinates`), none of which the tool offers;
+and the analysis without its network, the lapped transform alone.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -165,7 +168,8 @@ def _energy(model: Model, rate: RateTables) -> Tensor:
 def methods(steps: list[int], variants: bool) -> dict[str, Callable[[Model, Picture, int], Result]]:
     found: dict[str, Callable[[Model, Picture, int], Result]] = {
         "plain": lambda m, p, r: effort.encode(m, p, Settings(r, Schedule(0))),
-        "nearest rounding": nearest,
+        "nearest rounding": lambda m, p, r: fixed(m, p, r, transform_of(m)(p.pixels), NEAREST),
+        "linear analysis": linear,
         "coordinates": coordinates,
     }
     for n in steps:
@@ -188,12 +192,39 @@ def _patched(function: Rounding, model: Model, picture: Picture, point: int, ste
         iterative.round_softly = original
 
 
-def nearest(model: Model, picture: Picture, point: int) -> Result:
-    """Every symbol rounded to the nearest, as most neural codecs do."""
+def fixed(model: Model, picture: Picture, point: int, latents: tuple[np.ndarray, np.ndarray], weight: float) -> Result:
+    """Given latents; symbols rounded by this weight of distortion, or to the nearest as most neural codecs do."""
     height, width, _ = picture.pixels.shape
     header = Header(model.code, model.fingerprint, width, height, point, 0.0, False)
-    encoding = encode_latents(model, header, *transform_of(model)(picture.pixels), {}, NEAREST)
+    encoding = encode_latents(model, header, *latents, {}, weight)
     return Result(model, picture, Settings(point, Schedule(0)), encoding)
+
+
+def linear(model: Model, picture: Picture, point: int) -> Result:
+    """The plain encoding of what the linear part of the analysis finds."""
+    transform = transform_of(model)
+    network, transform.analysis.out.data = transform.analysis.out.data, torch.zeros_like(transform.analysis.out)
+    try:
+        return fixed(model, picture, point, transform(picture.pixels), DISTORTION_WEIGHT)
+    finally:
+        transform.analysis.out.data = network
+
+
+def plot(results: dict[str, dict[str, float]], path: Path) -> None:
+    """Cost against seconds, a line for what was run with several numbers of steps."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name, found in results.items():
+        label = name.rstrip(" 0123456789")
+        lines.setdefault(label, []).append((found["seconds_per_megapixel"], found["cost_against_plain"]))
+    for label, points in lines.items():
+        axes.plot(*zip(*points, strict=True), "o-" if len(points) > 1 else "s", ms=4, label=label)
+    axes.axhline(1, color="0.7", lw=0.8)
+    axes.set(xscale="log", ylim=(None, 1.2), xlabel="seconds per megapixel", ylabel="bits + lambda MSE against plain")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -205,6 +236,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--variants", action="store_true", help="all roundings, not the default alone")
+    parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     paths = sorted(arguments.folder.glob("*.png"))
@@ -237,6 +269,8 @@ def main() -> None:
             "psnr": float(np.mean(psnrs)),
         }
         print(f"{name:26} " + "  ".join(f"{k} {v:.4f}" for k, v in results[name].items()), flush=True)
+    if arguments.plot:
+        plot(results, arguments.plot)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

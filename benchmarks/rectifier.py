@@ -1,11 +1,12 @@
 """What a rectifier gives beside the same training of the synthesis alone: figures of docs/rectifier.md.
 
-    python benchmarks/rectifier.py --data PHOTOS --images FOLDER [FOLDER...] --steps 1000 [--model jpeg-like]
+    python benchmarks/rectifier.py --data PHOTOS --images FOLDER [FOLDER...] --steps 400 [--model jpeg-like] [--brief]
     python benchmarks/rectifier.py ... --compressai-steps 500      # CompressAI's factorized prior, trained first
 
-Every variant starts from the same codec and takes the same number of steps on the same crops. PSNR and
-MS-SSIM are means over the middle 384x384 pixels of every fourth image of a folder, at four rate points,
-of averaged weights, pixels rounded to whole levels.
+All variants start from the same codec and take the same steps on the same crops, side by side. PSNR and
+MS-SSIM are means over the middle 384x384 pixels of every fourth image of a folder, at four rate points, of
+averaged weights, pixels rounded to whole levels; for ``--sga-steps`` besides over real files of the
+middle 256x256 pixels of ``--sga-images`` of them, iterated through the base's synthesis.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,51 +25,109 @@ from compressai.models import FactorizedPrior
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
-from nicc.model import load_model
+from nicc.decoder.decode import group_latents
+from nicc.encoder import effort
+from nicc.encoder.iterative import Schedule
+from nicc.images import Picture
+from nicc.model import Model, load_model
 from nicc.training import rectify
 from nicc.training.compressai import FactorizedCodec
 from nicc.training.config import RectifyConfig, RectifySchedule
 from nicc.training.data import Photos
-from nicc.training.stage import Run, drive, validation_images
+from nicc.training.frozen import Decoded
+from nicc.training.stage import Run, validation_images
 
 FACTORIZED = 96, 128
 """Channels of CompressAI's codec, fewer than its own 128 and 192, so that it can be trained in minutes."""
 FACTORIZED_LAMBDA = 0.013
+SGA_CROP = 256
 
 
 @dataclass(frozen=True)
 class Variant:
     rectifiers: int
-    alphas: tuple[float, ...] = (0.0,)
+    alpha: float = 0.0
     distance: str = "l2"
 
 
-VARIANTS = {
-    "control: synthesis only": Variant(0),
+CONTROL = "control: synthesis only"
+BRIEF = {
+    CONTROL: Variant(0),
     "1 rectifier, alpha 0": Variant(1),
-    "1 rectifier, alpha explored": Variant(1, (0.0, 0.003, 0.01, 0.03)),
+    "1 rectifier, alpha 0.01": Variant(1, 0.01),
+}
+VARIANTS = BRIEF | {
+    "1 rectifier, alpha 0.003": Variant(1, 0.003),
+    "1 rectifier, alpha 0.03": Variant(1, 0.03),
     "2 rectifiers, alpha 0": Variant(2),
     "3 rectifiers, alpha 0": Variant(3),
-    "1 rectifier, L1, alpha 0.01": Variant(1, (0.01,), "l1"),
-    "1 rectifier, smooth L1, alpha 0.01": Variant(1, (0.01,), "smooth-l1"),
-    "1 rectifier, cosine, alpha 0.01": Variant(1, (0.01,), "cosine"),
+    "1 rectifier, L1, alpha 0.01": Variant(1, 0.01, "l1"),
+    "1 rectifier, smooth L1, alpha 0.01": Variant(1, 0.01, "smooth-l1"),
+    "1 rectifier, cosine, alpha 0.01": Variant(1, 0.01, "cosine"),
 }
 
 
+class Shared:
+    """A codec that quantises a batch once, however many ask for it one after another."""
+
+    def __init__(self, codec: rectify.Codec) -> None:
+        self.codec, self.channels, self.deviation = codec, codec.channels, codec.deviation
+        self.start, self.pad, self.synthesise = codec.start, codec.pad, codec.synthesise
+        self.last: tuple[Tensor, Tensor, rectify.Quantised] | None = None
+
+    def quantise(self, x: Tensor, rate_point: Tensor) -> rectify.Quantised:
+        if not self.last or not torch.equal(self.last[0], x) or not torch.equal(self.last[1], rate_point):
+            self.last = x, rate_point, self.codec.quantise(x, rate_point)
+        return self.last[2]
+
+
+class Files(NamedTuple):
+    """Images ``(N, 3, H, W)`` and what was decoded of them at one rate point."""
+
+    point: int
+    x: Tensor
+    quantised: rectify.Quantised
+
+
+def plain(codec: rectify.Codec, images: Tensor) -> list[Files]:
+    """As the encoder writes them."""
+    return [
+        Files(value, x, codec.quantise(x, torch.full((len(x),), value)))
+        for value in rectify.VALIDATION_POINTS
+        for x in images.split(4)
+    ]
+
+
+def iterated(model: Model, codec: rectify.NiccCodec, images: Tensor, steps: int) -> list[Files]:
+    """Real files after so many steps of SGA."""
+    begin = (images.shape[-1] - SGA_CROP) // 2
+    images = images[..., begin : begin + SGA_CROP, begin : begin + SGA_CROP]
+    files = []
+    for value in rectify.VALIDATION_POINTS:
+        rate = codec.frozen.receiver.rate(torch.tensor([value]))
+        for x in images.split(1):
+            pixels = (x[0] * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+            result = effort.encode(model, Picture(pixels), effort.Settings(value, Schedule(steps)))
+            y_hat = torch.from_numpy(np.concatenate(list(group_latents(model, result.encoding.container))))[None]
+            files.append(Files(value, x, Decoded(y_hat, y_hat, None, rate.inverse / rate.gain)))
+    return files
+
+
 @torch.no_grad()
-def quality(model: rectify.Rectified, codec: rectify.Codec, images: Tensor) -> list[tuple[float, float]]:
-    """PSNR and MS-SSIM at the four rate points."""
+def quality(model: rectify.Rectified, files: list[Files]) -> np.ndarray:
+    """PSNR and MS-SSIM at the four rate points, ``(4, 2)``."""
     found = []
     for value in rectify.VALIDATION_POINTS:
         psnr, similarity = [], []
-        for x in images.split(4):
-            point = torch.full((len(x),), value)
-            _, decoded = model(codec.quantise(x, point), point)
+        for point, x, quantised in files:
+            if point != value:
+                continue
+            _, decoded = model(quantised, torch.full((len(x),), value))
             decoded = (decoded.clamp(0, 1) * 255).round()
             psnr.append(10 * torch.log10(255**2 / (decoded - x * 255).square().mean((1, 2, 3))))
             similarity.append(ms_ssim(decoded, x * 255, data_range=255, size_average=False))
         found.append((float(torch.cat(psnr).mean()), float(torch.cat(similarity).mean())))
-    return found
+    return np.array(found)
 
 
 def factorized(photos: Photos, steps: int) -> FactorizedCodec:
@@ -97,12 +157,34 @@ def factorized(photos: Photos, steps: int) -> FactorizedCodec:
     return codec
 
 
+def trained(
+    variants: dict[str, Variant], codec: rectify.Codec, data: Path, cache: Path | None, steps: int
+) -> dict[str, rectify.Rectified]:
+    """Averaged weights of every variant after so many steps."""
+    trainers = {}
+    with tempfile.TemporaryDirectory() as out:
+        for name, variant in variants.items():
+            schedule = RectifySchedule(steps=steps, alphas=(variant.alpha,), distance=variant.distance)
+            config = RectifyConfig("ablation", "", variant.rectifiers, 96, schedule)
+            trainers[name] = rectify.Trainer(config, Run([data], Path(out), cache=cache), codec, "ablation")
+        begun = time.monotonic()
+        for step in range(steps):
+            figures = {name: trainer.train_step() for name, trainer in trainers.items()}
+            if step % 50 == 0:
+                errors = " ".join(f"{f['mse']:.3f}" for f in figures.values())
+                print(f"  step {step}, {time.monotonic() - begun:.0f} s, MSE {errors}", flush=True)
+    return {name: trainer.averaged(trainer.candidates[0]) for name, trainer in trainers.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=Path, nargs="+", required=True)
     parser.add_argument("--model", default="two-layer")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--sga-steps", type=int, default=0)
+    parser.add_argument("--sga-images", type=int, default=3)
+    parser.add_argument("--brief", action="store_true", help="the control and two variants")
     parser.add_argument("--compressai-steps", type=int, default=0)
     parser.add_argument("--cache", type=Path)
     arguments = parser.parse_args()
@@ -110,39 +192,28 @@ def main() -> None:
     if arguments.compressai_steps:
         codec = factorized(Photos([arguments.data], arguments.cache), arguments.compressai_steps)
     else:
-        codec = rectify.NiccCodec(load_model(arguments.model))
-    images = [validation_images(folder) for folder in arguments.images]
-    base: list[list[tuple[float, float]]] = []
-    for name, variant in {"base": None, **VARIANTS}.items():
-        begun, chosen = time.monotonic(), ""
-        if variant is None:
-            model = rectify.Rectified(codec, 0, 96)
-        else:
-            schedule = RectifySchedule(
-                steps=arguments.steps,
-                alphas=variant.alphas,
-                distance=variant.distance,
-                explore_steps=max(1, arguments.steps // (4 * len(variant.alphas))),
-            )
-            config = RectifyConfig("ablation", arguments.model, variant.rectifiers, 96, schedule)
-            with tempfile.TemporaryDirectory() as out:
-                trainer = rectify.Trainer(
-                    config, Run([arguments.data], Path(out), cache=arguments.cache), codec, "ablation"
-                )
-                drive(trainer)
-                model = trainer.averaged(trainer.candidates[0])
-                chosen = f" ({trainer.candidates[0].alpha:g})" if len(variant.alphas) > 1 else ""
-        found = [quality(model, codec, x) for x in images]
-        base = base or found
-        for folder, now, before in zip(arguments.images, found, base, strict=True):
-            gains = "  ".join(
-                f"{a[0]:.2f} ({a[0] - b[0]:+.3f} dB, {a[1] - b[1]:+.5f})" for a, b in zip(now, before, strict=True)
-            )
-            mean = sum(a[0] - b[0] for a, b in zip(now, before, strict=True)) / 4
-            print(
-                f"{name + chosen:44} {folder.name:12} {gains}  mean {mean:+.3f} dB  {time.monotonic() - begun:.0f} s",
-                flush=True,
-            )
+        model = load_model(arguments.model)
+        codec = rectify.NiccCodec(model)
+    sets: dict[str, list[Files]] = {}
+    for folder in arguments.images:
+        images = validation_images(folder)
+        sets[folder.name] = plain(codec, images)
+        if arguments.sga_steps and isinstance(codec, rectify.NiccCodec):
+            some = images[: arguments.sga_images]
+            sets[f"{folder.name}, SGA {arguments.sga_steps}"] = iterated(model, codec, some, arguments.sga_steps)
+    base = rectify.Rectified(codec, 0, 96)
+    variants = BRIEF if arguments.brief else VARIANTS
+    models = trained(variants, Shared(codec), arguments.data, arguments.cache, arguments.steps)
+    for name, files in sets.items():
+        before = quality(base, files)
+        points = " | ".join(
+            f"{p}: {psnr:.2f} dB" for p, (psnr, _) in zip(rectify.VALIDATION_POINTS, before, strict=True)
+        )
+        print(f"\n| {name} | {points} | mean | MS-SSIM |\n|{'---|' * 7}")
+        for variant, rectified in models.items():
+            gain = quality(rectified, files) - before
+            cells = " | ".join(f"{g:+.3f}" for g in (*gain[:, 0], gain[:, 0].mean()))
+            print(f"| {variant} | {cells} | {gain[:, 1].mean():+.5f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Renderer:
             self.tile_positions = REALISM_TILE_POSITIONS
             point, b = (np.full((1, 1), v, np.float32) for v in (rate_point, beta))
             self.condition = realism.conditions(ops, self.head.architecture, self.head.params, b, point)[0]
-            self.gate = np.float32(realism.gate(beta))
+            self.beta = np.float32(beta)
 
     def __call__(self, y: np.ndarray) -> np.ndarray:
         """Pixels around 0..1 of latents ``(h + 2 margin, w + 2 margin, C)``: ``(16 h, 16 w, 3)``."""
@@ -139,7 +139,7 @@ class Renderer:
         around = networks.inside(y, realism.LATENT_REACH - realism.PIXEL_REACH - 1)
         x = networks.synthesis(ops, self.architecture, self.params, around)
         detail = realism.detail(ops, self.head.architecture, self.head.params, y, x, self.condition)
-        return networks.inside(x, realism.PIXEL_REACH * PIXELS_PER_LATENT) + self.gate * detail
+        return networks.inside(x, realism.PIXEL_REACH * PIXELS_PER_LATENT) + self.beta * detail
 
 
 def strips(

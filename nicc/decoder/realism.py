@@ -1,8 +1,8 @@
 """The realism head: detail that the receiver adds to the base reconstruction, as much as beta says.
 
 A conditional branch (Agustsson et al. 2023, section 3) beside the shallow synthesis: features of the
-latents at 1/16 resolution meet the reconstructed pixels on a 1/4 grid. Its output is multiplied by a
-gate that is zero at beta 0. Described once, run by NumPy and by PyTorch, like `nicc.decoder.networks`.
+latents at 1/16 resolution meet the reconstructed pixels on a 1/4 grid. Its output is multiplied by
+beta, the gate. Described once, run by NumPy and by PyTorch, like `nicc.decoder.networks`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ from nicc.errors import ModelError
 Array = Any
 Params = Mapping[str, Array]
 
-PAPER_BETA = 2.56
-"""The paper's beta at our beta 1."""
-LARGEST_BETA = 2.0
-"""Training draws beta up to here, so that 1 lies inside."""
+LARGEST_BETA = 2**0.5
+"""Training draws beta up to here, the paper's 5.12, so that 1 lies inside."""
 GRID = 4
 """Pixels per position of the fine grid."""
 LATENT_REACH, PIXEL_REACH = 4, 2
 """Latent positions around a part that its features, and its reconstructed pixels, must cover."""
-GATE_HALF = 0.25
 OCTAVES = 3
 """Of the sines and cosines that beta and rate point become. Ten, as in the paper, left neighbouring betas
 with unrelated detail after a thousand steps: LPIPS rose and fell along beta."""
@@ -103,8 +100,13 @@ class HeadArchitecture:
         return total
 
 
+def paper_beta(beta: Array) -> Array:
+    """The paper's beta: 2.56 at 1. By squares, since most of the effect is there at small values."""
+    return 2.56 * beta * beta
+
+
 def conditions(ops: Any, head: HeadArchitecture, p: Params, beta: Array, rate_point: Array) -> Array:
-    """What beta 0..2 and a rate point 0..63, both ``(N, 1)``, add to the conditioned layers, ``(N, total)``."""
+    """What beta 0..`LARGEST_BETA` and a rate point 0..63, both ``(N, 1)``, add to the conditioned layers, ``(N, total)``."""
     rate = rate_point / (RATE_POINTS - 1)
     if head.condition == "table":
         beta_weights = ops.hats(beta * ((TABLE_STEPS - 1) / LARGEST_BETA), TABLE_STEPS)
@@ -115,13 +117,8 @@ def conditions(ops: Any, head: HeadArchitecture, p: Params, beta: Array, rate_po
     return x @ p["condition_out"] + p["condition_out_bias"]
 
 
-def gate(beta: Array) -> Array:
-    """Weight of the detail: 0 at beta 0, 1 at beta 1."""
-    return beta * (1 + GATE_HALF) / (beta + GATE_HALF)
-
-
 def detail(ops: Any, head: HeadArchitecture, p: Params, y: Array, x: Array, condition: Array) -> Array:
-    """What to add to the pixels, before the gate: ``(..., 16 h, 16 w, 3)``.
+    """What to add to the pixels, times beta: ``(..., 16 h, 16 w, 3)``.
 
     ``y`` are latents ``(..., h + 2 LATENT_REACH, w + 2 LATENT_REACH, C)``, ``x`` reconstructed pixels
     around 0..1 with `PIXEL_REACH` latent positions of margin, ``condition`` ``(..., total)`` that of

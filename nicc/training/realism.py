@@ -24,7 +24,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from nicc.architecture import PIXELS_PER_LATENT, RATE_POINTS
 from nicc.decoder import realism
 from nicc.decoder.networks import inside
-from nicc.decoder.realism import LARGEST_BETA, LATENT_REACH, PAPER_BETA, PIXEL_REACH, HeadArchitecture
+from nicc.decoder.realism import LARGEST_BETA, LATENT_REACH, PIXEL_REACH, HeadArchitecture
 from nicc.encoder import ops
 from nicc.errors import ModelError
 from nicc.images import write_atomically
@@ -60,12 +60,12 @@ class RealismHead(nn.Module):
     def forward(self, y: Tensor, x: Tensor, beta: Tensor, rate_point: Tensor) -> Tensor:
         """Pixels ``(N, H, W, 3)`` around 0..1: those inside ``x``, with detail.
 
-        ``y`` and ``x`` as `nicc.decoder.realism.detail` takes them, beta 0..2 and rate points ``(N,)``.
+        ``y`` and ``x`` as `nicc.decoder.realism.detail` takes them, beta 0..`LARGEST_BETA` and rate points ``(N,)``.
         """
         p = dict(self.p.items())
         condition = realism.conditions(ops, self.head, p, beta[:, None], rate_point[:, None].float())
         detail = realism.detail(ops, self.head, p, y, x, condition[:, None, None])
-        return inside(x, PIXEL_REACH * PIXELS_PER_LATENT) + realism.gate(beta)[:, None, None, None] * detail
+        return inside(x, PIXEL_REACH * PIXELS_PER_LATENT) + beta[:, None, None, None] * detail
 
 
 class Discriminator(nn.Module):
@@ -163,7 +163,7 @@ class Trainer(Stage):
                 self._train_discriminator(x, fake.detach(), latents)
                 realness = F.softplus(-self.discriminator(fake, latents).float()).mean((1, 2, 3))
             perceptual = s.lpips_weight * distance + s.adversarial_weight * realness
-            objective = (s.mse_weight * mse + PAPER_BETA * beta * perceptual).mean()
+            objective = (s.mse_weight * mse + realism.paper_beta(beta) * perceptual).mean()
         self.update(self.head, self.optimizer, objective)
         self.average.update(self.head, self.step)
         if self.discriminator_loss < WON_LOSS:

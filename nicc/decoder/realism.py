@@ -106,7 +106,10 @@ def paper_beta(beta: Array) -> Array:
 
 
 def conditions(ops: Any, head: HeadArchitecture, p: Params, beta: Array, rate_point: Array) -> Array:
-    """What beta 0..`LARGEST_BETA` and a rate point 0..63, both ``(N, 1)``, add to the conditioned layers, ``(N, total)``."""
+    """What is added to the conditioned layers, ``(N, total)``.
+
+    ``beta``, 0..`LARGEST_BETA`, and ``rate_point``, 0..63, are ``(N, 1)``.
+    """
     rate = rate_point / (RATE_POINTS - 1)
     if head.condition == "table":
         beta_weights = ops.hats(beta * ((TABLE_STEPS - 1) / LARGEST_BETA), TABLE_STEPS)

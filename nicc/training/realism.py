@@ -39,6 +39,10 @@ LATENTS_SEEN = 12
 """Channels that the discriminator makes of the latents."""
 WON_LOSS, WON_STEPS = 0.02, 200
 """The discriminator has won when its loss stays below this for so many steps in the mean."""
+SHIFTS = 8
+"""Pixels by which LPIPS sees the images shifted. Its networks look at every fourth pixel, and so does the head's
+grid: unshifted, the head learned a grain that only they like, at this one phase."""
+CUT = 2
 VALIDATION_POINTS = (9, 27)
 VALIDATION_BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 VALIDATION_COUNT, GRID_COUNT = 8, 4
@@ -154,7 +158,7 @@ class Trainer(Stage):
         adversarial = self.progress >= 1 - s.adversarial_share
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.run.amp):
             fake = self.render(decoded, beta, point)
-            distance = self.lpips[self.step % len(self.lpips)](x, fake).float()
+            distance = self.lpips[self.step % len(self.lpips)](*self._shifted(x, fake)).float()
             fake = fake.float()
             mse = (fake - x).square().mean((1, 2, 3)) * 255**2
             realness = torch.zeros_like(mse)
@@ -170,6 +174,12 @@ class Trainer(Stage):
             self.ended = "the discriminator has won; it teaches nothing any more"
         figures = {"loss": objective, "mse": mse.mean(), "lpips": distance.mean(), "realness": realness.mean()}
         return {k: float(v.detach()) for k, v in figures.items()} | {"discriminator": self.discriminator_loss}
+
+    def _shifted(self, *images: Tensor) -> list[Tensor]:
+        """The images cut to the same random phase of the `SHIFTS`."""
+        side = self.s.crop - SHIFTS
+        top, left = self.rng.integers(0, SHIFTS, 2)
+        return [x[..., top : top + side, left : left + side] for x in images]
 
     def _train_discriminator(self, real: Tensor, fake: Tensor, latents: Tensor) -> None:
         logits = self.discriminator(torch.cat([real, fake]), torch.cat([latents, latents])).float()
@@ -194,7 +204,10 @@ class Trainer(Stage):
 
     @torch.no_grad()
     def validate(self, images: Tensor) -> dict[str, Any]:
-        """PSNR and LPIPS-AlexNet by rate point and beta; writes a grid of crops into the run's folder."""
+        """PSNR and LPIPS-AlexNet by rate point and beta; writes a grid of crops into the run's folder.
+
+        LPIPS is that of the images without their first rows and columns, out of phase with the head's grid.
+        """
         images = images[:VALIDATION_COUNT]
         head, table, rows = self.averaged(), [], []
         for point in VALIDATION_POINTS:
@@ -211,7 +224,7 @@ class Trainer(Stage):
                         "rate_point": point,
                         "beta": value,
                         "psnr": float((10 * torch.log10(255**2 / mse)).mean()),
-                        "lpips": float(self.lpips[0](images, x).mean()),
+                        "lpips": float(self.lpips[0](images[..., CUT:, CUT:], x[..., CUT:, CUT:]).mean()),
                     }
                 )
                 shown.append(x[:GRID_COUNT])

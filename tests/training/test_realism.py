@@ -134,3 +134,18 @@ def test_the_shipped_configuration():
     config = load_config("realism")
     assert isinstance(config, RealismConfig)
     assert config.head.macs_per_pixel(256) <= 10000
+
+
+def test_lpips_sees_every_phase_of_the_heads_grid(photos, tmp_path, perceptual, bare_model):
+    trainer = realism.Trainer(
+        RealismConfig("tiny", "two-layer", HEAD, SCHEDULE), Run([photos], tmp_path, perceptual=perceptual)
+    )
+    side = SCHEDULE.crop
+    where = torch.arange(side * side).reshape(1, 1, side, side)
+    corners = set()
+    for _ in range(200):
+        a, b = trainer._shifted(where, where + 1)
+        assert a.shape == (1, 1, side - realism.SHIFTS, side - realism.SHIFTS)
+        assert torch.equal(a + 1, b)
+        corners.add((int(a[0, 0, 0, 0]) // side % 4, int(a[0, 0, 0, 0]) % side % 4))
+    assert len(corners) == 16

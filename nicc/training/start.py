@@ -56,8 +56,8 @@ def start_from(model: RateDistortion, state: dict[str, Tensor], architecture: Ar
     """Takes over the weights of another model whose latents have the same shape.
 
     A jpeg-like synthesis may start from a two-layer one: its kernel becomes the linear part of the
-    two layers. Rectifiers that the other model lacks start silent. Raises `ModelError` if the
-    architectures cannot be matched.
+    two layers. Rectifiers that the other model lacks start silent, and so does what a deeper or wider
+    ``patch`` analysis has more. Raises `ModelError` if the architectures cannot be matched.
     """
     mine = model.codec.arch
     synthesis = {"synthesis", "kernel", "hidden_channels", "residual"}
@@ -68,6 +68,14 @@ def start_from(model: RateDistortion, state: dict[str, Tensor], architecture: Ar
             raise ModelError("cannot start from a model with other rectifiers")
         differing -= rectifier
     known = model.state_dict()
+    growth = {"analysis_depth", "analysis_width"} & differing
+    if growth and mine.analysis == architecture.analysis == "patch":
+        if any(getattr(mine, name) < getattr(architecture, name) for name in growth):
+            raise ModelError("cannot start from a model with a larger analysis")
+        state, differing = (
+            state | _grown(known, state, architecture.analysis_depth, mine.analysis_depth),
+            differing - growth,
+        )
     own = {k: v for k, v in state.items() if k in known and v.shape == known[k].shape}
     if not differing:
         model.load_state_dict(own, strict=False)
@@ -82,6 +90,32 @@ def start_from(model: RateDistortion, state: dict[str, Tensor], architecture: Ar
     p = model.codec.p
     p["synthesis_linear"].copy_(kernel[:, keep : keep + mine.kernel, keep : keep + mine.kernel])
     p["synthesis_bias"].copy_(other.p["synthesis_bias"])
+
+
+BODY = "codec.analysis.body."
+
+
+def _grown(known: dict[str, Tensor], state: dict[str, Tensor], depth: int, new_depth: int) -> dict[str, Tensor]:
+    """The network of a ``patch`` analysis among the arrays ``known`` of a larger one, computing the same at first.
+
+    New channels have random weights and reach none of the old ones; new blocks add nothing.
+    """
+    grown = {}
+    for name in (k for k in known if k.startswith(BODY)):
+        layer, rest = name.removeprefix(BODY).split(".", 1)
+        value = known[name].clone()
+        if depth < int(layer) <= new_depth:
+            if rest.startswith("second"):
+                value.zero_()
+        else:
+            old = state[f"{BODY}{int(layer) if int(layer) <= depth else depth + 1}.{rest}"]
+            if old.dim() > 1:
+                value[: len(old), old.shape[1] :] = 0
+                value[: len(old), : old.shape[1]] = old
+            else:
+                value[: len(old)] = old
+        grown[name] = value
+    return grown
 
 
 def linear_part(codec: Codec) -> Tensor:

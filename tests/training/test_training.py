@@ -26,6 +26,7 @@ from nicc.training.klt import lapped_klt, lapping
 from nicc.training.objective import RateDistortion
 from nicc.training.rate_distortion import train
 from nicc.training.stage import Run
+from nicc.training.start import start_from
 from tests.conftest import ROOT, psnr
 from tests.training.conftest import entries
 
@@ -130,7 +131,27 @@ def test_a_jpeg_like_model_starts_as_the_linear_part_of_a_two_layer_one(folder, 
     assert started["step"] == first["step"] + 1
     assert started["pixels"] > first["pixels"]
     with pytest.raises(ModelError, match="differs in"):
-        run(folder, tmp_path / "c", replace(config, architecture=replace(arch, analysis_width=8)), begin=begin)
+        run(folder, tmp_path / "c", replace(config, architecture=replace(arch, analysis="cnn")), begin=begin)
+
+
+def test_a_larger_analysis_starts_as_the_smaller_one():
+    torch.manual_seed(1)
+    first = RateDistortion(Codec(TINY))
+    first.codec.analysis.out.data.fill_(0.5)
+    grown = replace(TINY, analysis_width=TINY.analysis_width + 8, analysis_depth=TINY.analysis_depth + 2)
+    second = RateDistortion(Codec(grown))
+    start_from(second, first.state_dict(), TINY)
+    x = torch.rand(2, 3, 64, 96)
+    y, expected = (model.codec.analysis(x) for model in (second, first))
+    torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+    y.square().mean().backward()
+    body = second.codec.analysis.body
+    for weight in (body[-1].weight[:, TINY.analysis_width :], body[-2].second.weight):
+        assert weight.detach().abs().max() == 0
+    assert body[-1].weight.grad[:, TINY.analysis_width :].abs().max() > 0
+    assert body[-2].second.weight.grad.abs().max() > 0
+    with pytest.raises(ModelError, match="larger analysis"):
+        start_from(first, second.state_dict(), grown)
 
 
 def test_two_processes_train_one_model(folder, tmp_path):

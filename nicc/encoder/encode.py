@@ -124,9 +124,16 @@ def z_bits(model: Model, rate_point: int, z: np.ndarray) -> float:
     return float((FREQUENCY_BITS - np.log2(frequencies)).sum())
 
 
-def encode_picture(model: Model, picture: Picture, rate_point: int, beta: float = 0.0, device: str = "cpu") -> Encoding:
-    """Codes a picture at a rate point 0..63."""
+def encode_picture(
+    model: Model,
+    picture: Picture,
+    rate_point: int,
+    beta: float = 0.0,
+    device: str = "cpu",
+    distortion_weight: float = DISTORTION_WEIGHT,
+) -> Encoding:
+    """Codes a picture at a rate point 0..63; ``distortion_weight`` as in `encode_latents`."""
     height, width, _ = picture.pixels.shape
     header = Header(model.code, model.fingerprint, width, height, rate_point, beta, picture.grey)
     y, z = transform_of(model, device)(picture.pixels)
-    return encode_latents(model, header, y, z, picture.extras)
+    return encode_latents(model, header, y, z, picture.extras, distortion_weight)

@@ -95,3 +95,15 @@ def test_iterative_encoding_is_a_codec_of_its_own(pixels):
     assert plain.identity() != iterated.identity()
     crop = pixels[:64, :64]
     assert plain.encode(crop, 30) != iterated.encode(crop, 30)
+
+
+def test_nearest_symbols_cost_more_bits_and_less_error(pixels):
+    plain, nearest = codecs.find("nicc-two-layer"), codecs.find("nicc-two-layer-nearest")
+    assert nearest.identity() not in (plain.identity(), codecs.find("nicc-two-layer-sga0").identity())
+    crop = pixels[:128, :128]
+    chosen, rounded = (codec.encode(crop, 18) for codec in (plain, nearest))
+    assert len(rounded) > 1.05 * len(chosen)
+    errors = [
+        np.square(codec.decode(d).astype(float) - crop).mean() for codec, d in ((plain, chosen), (nearest, rounded))
+    ]
+    assert errors[1] < errors[0]

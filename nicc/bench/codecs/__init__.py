@@ -13,7 +13,7 @@ from functools import partial
 
 from nicc.bench.codecs import compressai, pillow
 from nicc.bench.codecs.base import Codec, Unavailable
-from nicc.bench.codecs.nicc import NiccCodec, model_names
+from nicc.bench.codecs.nicc import SUFFIX, NiccCodec, model_names
 from nicc.errors import NiccError
 
 __all__ = ["DEFAULT", "Codec", "Unavailable", "find", "names", "select"]
@@ -30,11 +30,11 @@ def names() -> list[str]:
 def find(name: str) -> Codec:
     """The codec of a name; ``nicc:FOLDER`` is the model in that folder. Raises `NiccError`.
 
-    Names of models may end in ``-sgaN``: N steps of iterative encoding.
+    Names of models may end in ``-sgaN``, N steps of iterative encoding, or ``-nearest``, see `NiccCodec`.
     """
     if name in OTHERS:
         return OTHERS[name]()
-    if name.startswith("nicc:") or re.sub(r"-sga\d+$", "", name).removeprefix("nicc-") in model_names():
+    if name.startswith("nicc:") or re.sub(SUFFIX, "", name).removeprefix("nicc-") in model_names():
         return NiccCodec(name)
     raise NiccError(f"codec {name!r} is not known; known are {', '.join(names())}, nicc:FOLDER, and nicc-NAME-sgaN")
 
@@ -49,6 +49,6 @@ def select(patterns: list[str], sga_steps: int = 0) -> list[str]:
         found = fnmatch.filter(names(), "*" if pattern == "all" else pattern)
         chosen += found or [find(pattern).name]
     if sga_steps:
-        models = [c for c in chosen if c.startswith("nicc") and "-sga" not in c]
+        models = [c for c in chosen if c.startswith("nicc") and not re.search(SUFFIX, c)]
         chosen = [name for c in chosen for name in ([c, f"{c}-sga{sga_steps}"] if c in models else [c])]
     return list(dict.fromkeys(chosen))

@@ -28,6 +28,7 @@ from nicc.bench import codecs, metrics, timing
 from nicc.container import BOX_ALPHA
 from nicc.errors import ImageError, NiccError
 from nicc.images import from_image, open_image, write_atomically
+from nicc.processes import end_with_parent
 
 MEASUREMENTS = "measurements.jsonl"
 Record = dict[str, Any]
@@ -244,6 +245,7 @@ _worker: Worker | None = None
 def _start_worker(settings: Settings, threads: int) -> None:
     global _worker  # noqa: PLW0603  one per process, made by the pool
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     _worker = Worker(settings, threads)
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from nicc.cli import files
 from nicc.cli.progress import Bar
 from nicc.errors import NiccError
+from nicc.processes import end_with_parent
 
 CONNECT_SECONDS = 10
 
@@ -132,7 +133,7 @@ def _outcomes(work: Work, jobs: list[Job], processes: int) -> Iterator[tuple[Job
         return
     share = max(1, (os.cpu_count() or 1) // processes)
     os.environ["OMP_NUM_THREADS"] = str(share)  # for the processes that start now
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
         futures: dict[Future[Any], Job] = {pool.submit(_try, work, job): job for job in jobs}
         for future in as_completed(futures):
             try:

@@ -72,10 +72,8 @@ def start_from(model: RateDistortion, state: dict[str, Tensor], architecture: Ar
     if growth and mine.analysis == architecture.analysis == "patch":
         if any(getattr(mine, name) < getattr(architecture, name) for name in growth):
             raise ModelError("cannot start from a model with a larger analysis")
-        state, differing = (
-            state | _grown(known, state, architecture.analysis_depth, mine.analysis_depth),
-            differing - growth,
-        )
+        state = state | _grown(known, state, architecture.analysis_depth, mine.analysis_depth)
+        differing -= growth
     own = {k: v for k, v in state.items() if k in known and v.shape == known[k].shape}
     if not differing:
         model.load_state_dict(own, strict=False)
@@ -96,7 +94,7 @@ BODY = "codec.analysis.body."
 
 
 def _grown(known: dict[str, Tensor], state: dict[str, Tensor], depth: int, new_depth: int) -> dict[str, Tensor]:
-    """The network of a ``patch`` analysis among the arrays ``known`` of a larger one, computing the same at first.
+    """Arrays of a larger ``patch`` analysis, shaped like those ``known``, that computes what ``state``'s does.
 
     New channels have random weights and reach none of the old ones; new blocks add nothing.
     """

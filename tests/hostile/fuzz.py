@@ -73,7 +73,8 @@ def _line(error: NiccError) -> None:
 
 
 def _plugin(data: bytes) -> None:
-    with contextlib.suppress(OSError):  # Pillow's word for a file that it cannot read
+    # Pillow's words for a file that it cannot read, and for one that claims too many pixels
+    with contextlib.suppress(OSError, Image.DecompressionBombError):
         Image.open(io.BytesIO(data)).load()
 
 

@@ -30,7 +30,7 @@ from nicc.decoder import networks
 from nicc.encoder import effort, iterative, ops
 from nicc.encoder.codec import RateTables, ste_round, upsample
 from nicc.encoder.effort import Latents, Result, Settings
-from nicc.encoder.encode import DISTORTION_WEIGHT, NEAREST, encode_latents
+from nicc.encoder.encode import DISTORTION_WEIGHT, NEAREST, encode_latents, encode_picture
 from nicc.encoder.iterative import Problem, Schedule
 from nicc.encoder.receiver import LARGEST, interpolated, receiver_of
 from nicc.encoder.transform import transform_of
@@ -171,7 +171,7 @@ def _energy(model: Model, rate: RateTables) -> Tensor:
 def methods(steps: list[int], variants: bool) -> dict[str, Callable[[Model, Picture, int], Result]]:
     found: dict[str, Callable[[Model, Picture, int], Result]] = {
         "plain": lambda m, p, r: effort.encode(m, p, Settings(r, Schedule(0))),
-        "nearest rounding": lambda m, p, r: fixed(m, p, r, transform_of(m)(p.pixels), NEAREST),
+        "nearest rounding": lambda m, p, r: plain(m, p, r, NEAREST),
         "linear analysis": linear,
         "coordinates": coordinates,
     }
@@ -195,20 +195,18 @@ def _patched(function: Rounding, model: Model, picture: Picture, point: int, ste
         iterative.round_softly = original
 
 
-def fixed(model: Model, picture: Picture, point: int, latents: tuple[np.ndarray, np.ndarray], weight: float) -> Result:
-    """Given latents; symbols rounded by this weight of distortion, or to the nearest as most neural codecs do."""
-    height, width, _ = picture.pixels.shape
-    header = Header(model.code, model.fingerprint, width, height, point, 0.0, False)
-    encoding = encode_latents(model, header, *latents, {}, weight)
+def plain(model: Model, picture: Picture, point: int, weight: float = DISTORTION_WEIGHT) -> Result:
+    """Symbols rounded by this weight of distortion, or to the nearest as most neural codecs do."""
+    encoding = encode_picture(model, picture, point, distortion_weight=weight)
     return Result(model, picture, Settings(point, Schedule(0)), encoding)
 
 
 def linear(model: Model, picture: Picture, point: int) -> Result:
     """The plain encoding of what the linear part of the analysis finds."""
-    transform = transform_of(model)
+    transform = transform_of(model, "cpu")  # the one that `plain` finds in the cache
     network, transform.analysis.out.data = transform.analysis.out.data, torch.zeros_like(transform.analysis.out)
     try:
-        return fixed(model, picture, point, transform(picture.pixels), DISTORTION_WEIGHT)
+        return plain(model, picture, point)
     finally:
         transform.analysis.out.data = network
 

@@ -70,6 +70,7 @@ def step_time(model: Model, picture: Picture, point: int, rounds: int = 12) -> N
     m = torch.rand(1, *y.shape).requires_grad_()
     latents = torch.randn(1, *y.shape).requires_grad_()
     rate, arch = receiver.rate(point), receiver.arch
+    steps = [(group, phase) for group in range(arch.context_groups) for phase in range(arch.phases[group])]
 
     def bare() -> None:
         """Synthesis, means and CDF rows of random inputs, as PyTorch calls; no coding tables, no rounding."""
@@ -78,12 +79,15 @@ def step_time(model: Model, picture: Picture, point: int, rounds: int = 12) -> N
             first, last = arch.groups[group], arch.groups[group + 1]
             units = slice(group * 48, group * 48 + 48)
             features = networks.row_features(ops, arch, receiver.p, group, z_up, m)
-            own = ops.cross_sum(m[..., first:last])
-            bias, hidden = rate.row_bias[0][first:last], rate.hidden_bias[0][units]
+            own = ops.cross_sum(m[..., first:last]) if arch.phases[group] > 1 else None
+            bias, hidden = rate.row_bias[0, 0, first:last], rate.hidden_bias[0, 0, units]
             total = total + networks.rows(ops, receiver.p, group, features, own, bias, hidden).sum()
         total = total + networks.mean_from_hyper(receiver.p, z_up).sum()
-        for step in ((0, 1), (1, 0), (1, 1), (2, 0)):
-            total = total + networks.mean_context(ops, arch, receiver.p, step, latents).sum()
+        for group, phase in steps:
+            around = ops.window(latents[..., : arch.groups[group + (phase > 0)]], arch.mean_reach(group))
+            features = torch.cat([z_up, around], -1)
+            total = total + networks.mean_context(ops, receiver.p, (group, phase), features).sum()
+        total = total + networks.later_means(ops, receiver.p, latents[..., : arch.context_channels]).sum()
         total.backward()
 
     def mark(state: iterative.State, total: int) -> None:

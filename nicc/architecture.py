@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -37,13 +38,18 @@ RECTIFIER_REACH = 2
 """Latent positions that a rectifier sees on every side."""
 MAX_RECTIFIERS = 3
 
-CODING_FIELDS = ("latent_channels", "hyper_channels", "groups", "bands", "mean_hidden")
+CODING_FIELDS = ("latent_channels", "hyper_channels", "groups", "phases", "bands", "context_groups", "mean_hidden")
 """Fields that the meaning of a file's symbols depends on; the rest concerns one side only."""
 RENDERING = ("synthesis", "igdn", "rectifier", "inverse", "recon_offset")
 """Beginnings of the names of arrays that only turn decoded symbols into pixels."""
 
 SYNTHESES = ("two-layer", "jpeg-like")
 ANALYSES = ("patch", "cnn", "elic")
+
+QUADS = ((0, 0), (1, 1), (0, 1), (1, 0))
+"""Positions in order of decoding, by the parity of row and column: a checkerboard's one colour, then the other."""
+PHASES: dict[int, tuple[tuple[int, ...], ...]] = {1: ((0, 1, 2, 3),), 2: ((0, 1), (2, 3)), 4: ((0,), (1,), (2,), (3,))}
+"""Quads that each phase decodes, by the number of phases of a channel group."""
 
 LOG_ROW_STEP = math.log(SIGMA_MAX / SIGMA_MIN) / (CDF_ROWS - 1)
 """Natural logarithm of the ratio between the deviations of neighbouring CDF rows."""
@@ -61,8 +67,9 @@ class Architecture:
 
     ``synthesis`` is ``two-layer`` or ``jpeg-like`` (Yang & Mandt 2023); ``kernel`` the size of its
     first transposed convolution; ``hidden_channels`` and ``residual`` belong to the two-layer form.
-    ``groups`` are the bounds of the channel groups that are decoded one after another, ``bands``
-    the widths, per group but the last, of the channel bands whose magnitudes are summed.
+    ``groups`` are the bounds of the channel groups that are decoded one after another, each in 1, 2
+    (checkerboard) or 4 ``phases``; ``bands`` the widths, per group but the last, of the channel bands
+    whose magnitudes are summed. The first ``context_groups`` predict the means of what follows.
     ``rectifiers`` networks of ``rectifier_width`` channels stand in a row before the synthesis
     (Luo & Chen 2024).
     """
@@ -73,8 +80,10 @@ class Architecture:
     residual: bool = True
     latent_channels: int = 256
     hyper_channels: int = 32
-    groups: tuple[int, ...] = (0, 16, 56, 128, 256)
-    bands: tuple[int, ...] = (4, 8, 12)
+    groups: tuple[int, ...] = (0, 3, 8, 16, 32, 56, 88, 128, 256)
+    phases: tuple[int, ...] = (4, 2, 2, 2, 2, 1, 1, 1)
+    bands: tuple[int, ...] = (1, 1, 1, 4, 6, 8, 10)
+    context_groups: int = 5
     mean_hidden: int = 64
     rectifiers: int = 0
     rectifier_width: int = 96
@@ -91,10 +100,15 @@ class Architecture:
             problems.append(f"kernel {self.kernel} is not even or not once to twice the stride")
         if self.analysis not in ANALYSES:
             problems.append(f"analysis must be one of {', '.join(ANALYSES)}")
-        if len(self.groups) != 5 or self.groups[0] != 0 or self.groups[-1] != self.latent_channels:
-            problems.append("groups must be five bounds from 0 to latent_channels")
-        elif any((b - a) % w for a, b, w in zip(self.groups, self.groups[1:], self.bands, strict=False)):
+        sizes = [b - a for a, b in itertools.pairwise(self.groups)]
+        if not sizes or min(sizes) < 1 or self.groups[0] != 0 or self.groups[-1] != self.latent_channels:
+            problems.append("groups must be rising bounds from 0 to latent_channels")
+        elif len(self.phases) != len(sizes) or not set(self.phases) <= set(PHASES):
+            problems.append("phases must be 1, 2 or 4 for every group")
+        elif len(self.bands) != len(sizes) - 1 or any(w < 1 or n % w for n, w in zip(sizes, self.bands, strict=False)):
             problems.append("bands do not divide their groups")
+        elif not 0 < self.context_groups < len(sizes):
+            problems.append("context_groups must be at least one and leave a group")
         if self.synthesis == "jpeg-like" and self.residual:
             problems.append("a jpeg-like synthesis has no residual branch")
         if not 0 <= self.rectifiers <= MAX_RECTIFIERS or self.rectifier_width < 1:
@@ -144,8 +158,22 @@ class Architecture:
         return sum((self.groups[g + 1] - self.groups[g]) // self.bands[g] for g in range(group))
 
     def feature_count(self, group: int) -> int:
-        """Inputs of the network that predicts the CDF rows of ``group`` in the first phase."""
+        """Inputs of the network that predicts the CDF rows of ``group``, without its own magnitudes."""
         return self.hyper_channels + self.groups[group] + 9 * self.bands_before(group)
+
+    @property
+    def context_channels(self) -> int:
+        """Channels that predict the means of what follows."""
+        return self.groups[self.context_groups]
+
+    def mean_reach(self, group: int) -> int:
+        """Positions on every side that the means of a context group see."""
+        return 1 if group else 2
+
+    def mean_inputs(self, group: int, phase: int) -> int:
+        """Inputs of the network that predicts the means of a context group in a phase."""
+        known = self.groups[group + 1] if phase else self.groups[group]
+        return self.hyper_channels + (2 * self.mean_reach(group) + 1) ** 2 * known
 
     def band_matrix(self) -> list[list[int]]:
         """0/1 matrix (channels before the last group, bands) that sums magnitudes over bands."""

@@ -167,9 +167,14 @@ class Model:
         per_latent = 1 / 256
         steps = {
             "synthesis 1": self.arrays["synthesis_in"].size * per_latent,
-            "means": sum(v.size for k, v in self.arrays.items() if k.startswith("mean")) * per_latent,
+            "means": sum(
+                v.size / (a.phases[int(k[4 : k.index("_")])] if k[4].isdigit() else 1)
+                for k, v in self.arrays.items()
+                if k.startswith("mean")
+            )
+            * per_latent,
             "cdf rows": sum(
-                v.size / (2 if k.endswith("own") else 1)
+                v.size * (1 - 1 / a.phases[int(k[3 : k.index("_")])] if k.endswith("own") else 1)
                 for k, v in self.arrays.items()
                 if k.startswith("row") and k[3].isdigit()
             )
@@ -200,11 +205,13 @@ def check_exactness(params: dict[str, np.ndarray], architecture: Architecture) -
             bands += [width] * (architecture.bands_before(i + 1) - architecture.bands_before(i))
         if bands:
             limits[-9 * len(bands) :] = np.tile(bands, 9) * magnitude
-        total = limits @ weight + 4 * magnitude * np.abs(params[f"row{g}_own"].astype(np.int64)).sum(0)
+        total = limits @ weight
+        if architecture.phases[g] > 1:
+            total += 4 * magnitude * np.abs(params[f"row{g}_own"].astype(np.int64)).sum(0)
         size = architecture.groups[g + 1] - architecture.groups[g]
         first, last = architecture.groups[g], architecture.groups[g + 1]
-        bias = np.abs(params["row_bias"].astype(np.int64))[:, :, first:last].max((0, 1))
-        hidden = total[size:] + np.abs(params["row_hidden_bias"].astype(np.int64)).max()
+        bias = sum(np.abs(params[name].astype(np.int64))[:, first:last].max(0) for name in ("row_bias", "row_phase"))
+        hidden = total[size:] + sum(np.abs(params[f"row_hidden_{k}"].astype(np.int64)).max() for k in ("bias", "phase"))
         out = total[:size] + bias + 255 * np.abs(params[f"row{g}_out"].astype(np.int64)).sum(0)
         worst = max(worst, int(out.max()), int(hidden.max()))
     worst += 1 << (ROW_BITS - 1)  # added for rounding

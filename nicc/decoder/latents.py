@@ -1,7 +1,7 @@
 """From hyper-latent symbols to latents, step by step, for the receiver and the sender alike.
 
-A group of latent rows is decoded in eight steps: four groups of channels, each in the two phases
-of a checkerboard. Before every step the CDF rows (integers) and means (floats) of its symbols are
+A group of latent rows is decoded in steps: groups of channels, each in one to four phases of positions.
+Before every step the CDF rows (integers) and means (floats) of its symbols are
 computed from what is known; ``visit`` then returns the symbols: the receiver decodes them, the
 sender quantises and writes them. Both run this same code, so they cannot disagree.
 """
@@ -20,6 +20,8 @@ from nicc.architecture import (
     HYPER_UNIT,
     LATENTS_PER_HYPER,
     MAGNITUDE_UNIT,
+    PHASES,
+    QUADS,
     RECON_CLASSES,
     ROW_BITS,
     ROW_HIDDEN,
@@ -101,9 +103,10 @@ def _double_twice(z: Array) -> Array:
 
 
 @lru_cache(maxsize=8)
-def _phases(h: int, w: int) -> tuple[Array, Array]:
-    odd = (np.arange(h)[:, None] + np.arange(w)) % 2
-    return np.flatnonzero(odd == 0), np.flatnonzero(odd == 1)
+def _lattices(h: int, w: int) -> list[Array]:
+    """Positions of every quad, in row-major order."""
+    position = np.arange(h * w).reshape(h, w)
+    return [position[i::2, j::2].reshape(-1) for i, j in QUADS]
 
 
 def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int, visit: Visit) -> tuple[Array, Array]:
@@ -116,8 +119,9 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
     exact = model.exact_dtype
     h, c = last - first, arch.latent_channels
     n = h * w
-    phases = _phases(h, w)
-    order = np.concatenate(phases)  # what follows is kept in this order, so that a phase is a slice
+    lattices = _lattices(h, w)
+    order = np.concatenate(lattices)  # what follows is kept in this order, so that a phase is a slice
+    ends = np.cumsum([0, *map(len, lattices)])
     fine = upsample(z, first, last, w)
     z_float = fine.reshape(n, -1)[order].astype(np.float32) / HYPER_UNIT
     gain, inverse, deviation = p["gain"][rate_point], p["inverse"][rate_point], p["deviation"]
@@ -126,31 +130,37 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
     symbols = np.empty((n, c), np.int16)
     y_hat = np.empty((n, c), np.float32)
     magnitudes = np.zeros((h, w, arch.groups[-2]), np.uint8)
-    known = np.zeros((h, w, arch.groups[2]), np.float32)
-    later: Array | None = None
+    margin = max(map(arch.mean_reach, range(arch.context_groups)))
+    known = np.zeros((h + 2 * margin, w + 2 * margin, arch.context_channels), np.float32)
+    inner = known[margin : margin + h, margin : margin + w]
+    later = np.empty((n, 0), np.float32)
 
     for group in range(arch.group_count):
         low, high = arch.groups[group], arch.groups[group + 1]
         channels = slice(low, high)
         hidden_units = slice(group * ROW_HIDDEN, (group + 1) * ROW_HIDDEN)
         row_features = partial(networks.row_features, ops, arch, p, group)
-        features = _by_rows(row_features, exact, fine, magnitudes[..., :low])
+        features = _by_rows(row_features, exact, fine, magnitudes[..., :low])[order]
         base = networks.mean_from_hyper(p, z_float, channels)
         own = np.zeros((n, high - low), np.uint8)
-        if group < 2:
-            deviations = np.zeros((n, high - low), np.float32)
-        elif group == 2:
-            later = _by_rows(partial(networks.mean_context, ops, arch, p, (2, 0)), np.float32, known)
-        begin = 0
-        for phase, at in enumerate(phases):
-            here = slice(begin, begin + len(at))
-            begin += len(at)
+        context = group < arch.context_groups
+        if group == arch.context_groups:
+            later = _by_rows(partial(networks.later_means, ops, p), np.float32, inner)
+        for phase, quads in enumerate(PHASES[arch.phases[group]]):
+            here = slice(ends[quads[0]], ends[quads[-1] + 1])
+            at = order[here]
             if not len(at):
                 continue
-            neighbours = ops.cross_sum(own.reshape(h, w, -1)).reshape(n, -1)[at].astype(exact) if phase else None
-            bias = p["row_bias"][rate_point, phase, channels]
-            hidden_bias = p["row_hidden_bias"][rate_point, phase, hidden_units]
-            acc = networks.rows(ops, p, group, features[at], neighbours, bias, hidden_bias)
+            neighbours = None
+            if phase:
+                grid = own.reshape(h, w, -1)
+                sums = ops.cross_sum(grid) if quads[0] >= 2 else ops.diagonal_sum(grid)
+                neighbours = sums.reshape(n, -1)[at].astype(exact)
+            bias, hidden_bias = (
+                p[f"{name}_bias"][rate_point, where] + p[f"{name}_phase"][quads[0], where]
+                for name, where in (("row", channels), ("row_hidden", hidden_units))
+            )
+            acc = networks.rows(ops, p, group, features[here], neighbours, bias, hidden_bias)
             acc += 2.0 ** (ROW_BITS - 1)
             acc *= 2.0**-ROW_BITS
             np.floor(acc, out=acc)
@@ -158,14 +168,17 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
             rows = acc.astype(np.uint8)
 
             mean = base[here]
-            if later is not None:
-                mean = mean + later[at, low - arch.groups[2] : high - arch.groups[2]]
+            if context:
+                around = known[..., : high if phase else low]
+                network = partial(networks.mean_context, ops, p, (group, phase))
+                parts = [
+                    _on_lattice(network, z_float[ends[q] : ends[q + 1]], around, margin, arch.mean_reach(group), q)
+                    for q in quads
+                    if len(lattices[q])
+                ]
+                mean = mean + np.concatenate(parts)
             else:
-                if phase:
-                    known[..., channels] = deviations.reshape(h, w, -1)
-                context = networks.mean_context(ops, arch, p, (group, phase), known)
-                if context is not None:
-                    mean = mean + context.reshape(n, -1)[at]
+                mean = mean + later[at, low - arch.context_channels : high - arch.context_channels]
             mean_scaled = mean * scale[channels]
 
             s = visit(rows, mean_scaled, channels, at)
@@ -173,20 +186,38 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
             size = np.abs(s)
             own[at] = _MAGNITUDES[np.minimum(size, 15)]
             decoded = mean_scaled + s
-            if later is None:
-                deviations[at] = decoded / scale[channels] - base[here]
+            if context:
+                inner[at // w, at % w, channels] = decoded / scale[channels] - base[here]
             hit = np.flatnonzero(size.reshape(-1) > 0)
             kind = np.minimum(size.reshape(-1)[hit], RECON_CLASSES) - 1
             decoded.reshape(-1)[hit] -= np.sign(s.reshape(-1)[hit]) * offsets[rows.reshape(-1)[hit], kind]
             y_hat[here, channels] = decoded * inverse[channels]
         if high <= arch.groups[-2]:
             magnitudes[..., channels] = own.reshape(h, w, -1)
-        if later is None:
-            known[..., channels] = deviations.reshape(h, w, -1)
-    del fine, z_float, magnitudes, known, later, features, base, own  # room for two copies
+    del fine, z_float, magnitudes, known, inner, later, features, base, own  # room for two copies
     in_place = np.empty_like(order)
     in_place[order] = np.arange(n)
     return symbols[in_place].reshape(h, w, c), y_hat[in_place].reshape(h, w, c)
+
+
+def _on_lattice(network: Callable[[Array], Array], z: Array, known: Array, margin: int, reach: int, quad: int) -> Array:
+    """``network`` of z and the surroundings in ``known``, which has a margin, at every position of a quad.
+
+    A few rows at a time, since the surroundings are wide.
+    """
+    i, j = QUADS[quad]
+    rows = (len(known) - 2 * margin - i + 1) // 2
+    columns = len(z) // rows
+    parts = []
+    for first in range(0, rows, ROWS_AT_ONCE):
+        last = min(first + ROWS_AT_ONCE, rows)
+        features = z[first * columns : last * columns]
+        if known.shape[-1]:
+            some = known[2 * first : 2 * last + i + 2 * margin]
+            around = ops.lattice_window(some, margin, reach, (i, j), 2)[: last - first]
+            features = np.concatenate([features, around.reshape(len(features), -1)], 1)
+        parts.append(network(features))
+    return np.concatenate(parts)
 
 
 def _by_rows(network: Callable[..., Array], dtype: type, *grids: Array) -> Array:

@@ -118,27 +118,22 @@ def mean_from_hyper(p: Params, z: Array, channels: slice = slice(None)) -> Array
     return z @ p["mean_z"][:, channels]
 
 
-def mean_context(ops: Any, arch: Architecture, p: Params, step: tuple[int, int], d: Array) -> Array:
-    """What symbols decoded so far add to the means of one step.
+def mean_context(ops: Any, p: Params, step: tuple[int, int], features: Array) -> Array:
+    """What is added to the means of one step, (context group, phase): a linear map beside one hidden layer.
 
-    ``step`` is (channel group, phase), ``d`` the difference between decoded latents and
-    `mean_from_hyper`, zero where nothing is decoded yet, shape ``(..., h, w, C)``. Groups 0 and 1
-    look linearly at their surroundings, the rest through one hidden layer. In the second phase of
-    a group the four direct neighbours of every position are known (checkerboard).
-    Returns ``None`` where nothing is known.
+    ``features`` ``(..., Architecture.mean_inputs)`` are the upsampled hyper-latents, then the surroundings
+    of the position in ``d``, the difference between decoded latents and `mean_from_hyper`, zero
+    where nothing is decoded yet: of all earlier groups and, but in the first phase, the group itself.
     """
-    group, phase = step
-    first, last = arch.groups[group], arch.groups[group + 1]
-    if group == 0:
-        return ops.cross(d[..., :last]) @ p["mean0_own"] if phase else None
-    if group == 1:
-        mean = ops.window(d[..., :first]) @ p["mean1_window"]
-        return mean + ops.cross(d[..., first:last]) @ p["mean1_own"] if phase else mean
-    if phase:
-        return None
-    known = d[..., : arch.groups[2]]
-    hidden = ops.relu(ops.window(known) @ p["mean2_hidden"] + p["mean2_bias"])
-    return hidden @ p["mean2_out"]
+    name = f"mean{step[0]}_{step[1]}"
+    x = features @ p[f"{name}_in"]
+    channels = p[f"{name}_out"].shape[-1]
+    return x[..., :channels] + ops.relu(x[..., channels:] + p[f"{name}_bias"]) @ p[f"{name}_out"]
+
+
+def later_means(ops: Any, p: Params, d: Array) -> Array:
+    """What the context groups, ``d`` ``(..., h, w, C)``, add to the means of all others: one hidden layer."""
+    return ops.relu(ops.window(d) @ p["mean_later_in"] + p["mean_later_bias"]) @ p["mean_later_out"]
 
 
 # --- rows of the CDF table: integers, identical on every machine ----------------------------------
@@ -163,7 +158,7 @@ def rows(ops: Any, p: Params, group: int, features: Array, own: Array | None, bi
     """CDF rows of one group, before rounding: a linear map beside one hidden layer.
 
     ``features`` are those of `row_features`. ``own`` holds the sums of the group's own magnitudes
-    over the four direct neighbours (second phase) or is None (first phase). With the integer arrays
+    over the four nearest decoded neighbours or is None (first phase). With the integer arrays
     of a shipped model, the result is an integer in units of ``2**-ROW_BITS`` rows; with a model in
     training, a row number.
     """

@@ -66,35 +66,43 @@ def igdn(x: Array, beta: Array, gamma: Array) -> Array:
     return y
 
 
-def _padded(x: Array) -> Array:
-    out = np.zeros((x.shape[0] + 2, x.shape[1] + 2, x.shape[2]), x.dtype)
-    out[1:-1, 1:-1] = x
-    return out
-
-
-def _shifted(x: Array, offsets: list[tuple[int, int]]) -> Array:
+def _padded(x: Array, margin: int) -> Array:
     h, w, c = x.shape
-    p = _padded(x)
-    out = np.empty((h, w, len(offsets) * c), x.dtype)
-    for n, (i, j) in enumerate(offsets):
-        out[..., n * c : (n + 1) * c] = p[1 + i : 1 + i + h, 1 + j : 1 + j + w]
+    out = np.zeros((h + 2 * margin, w + 2 * margin, c), x.dtype)
+    out[margin : margin + h, margin : margin + w] = x
     return out
 
 
-def window(x: Array) -> Array:
-    """``(h, w, 9 C)``: the 3x3 surroundings of every position, zero outside."""
-    return _shifted(x, [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
+def window(x: Array, reach: int = 1) -> Array:
+    """``(h, w, k k C)``, k = 2 reach + 1: the surroundings of every position, zero outside."""
+    return lattice_window(_padded(x, reach), reach, reach)
 
 
-def cross(x: Array) -> Array:
-    """``(h, w, 4 C)``: the neighbours above, left, right and below, zero outside."""
-    return _shifted(x, [(-1, 0), (0, -1), (0, 1), (1, 0)])
+def lattice_window(padded: Array, margin: int, reach: int, begin: tuple[int, int] = (0, 0), stride: int = 1) -> Array:
+    """`window` of an array with a margin, at every ``stride``-th position from ``begin`` on."""
+    h, w, c = (padded.shape[0] - 2 * margin, padded.shape[1] - 2 * margin, padded.shape[2])
+    rows, columns = (slice(b, n, stride) for b, n in zip(begin, (h, w), strict=True))
+    side = 2 * reach + 1
+    offset = margin - reach
+    out = np.empty((len(range(h)[rows]), len(range(w)[columns]), side * side * c), padded.dtype)
+    for i in range(side):
+        for j in range(side):
+            n = i * side + j
+            part = padded[offset + i : offset + i + h, offset + j : offset + j + w]
+            out[..., n * c : (n + 1) * c] = part[rows, columns]
+    return out
 
 
 def cross_sum(x: Array) -> Array:
     """``(h, w, C)``: the sum over the neighbours above, left, right and below."""
-    p = _padded(x)
+    p = _padded(x, 1)
     return p[:-2, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:] + p[2:, 1:-1]
+
+
+def diagonal_sum(x: Array) -> Array:
+    """``(h, w, C)``: the sum over the four diagonal neighbours."""
+    p = _padded(x, 1)
+    return p[:-2, :-2] + p[:-2, 2:] + p[2:, :-2] + p[2:, 2:]
 
 
 def transposed_conv(x: Array, weight: Array, stride: int, margin: int) -> Array:

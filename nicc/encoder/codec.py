@@ -22,6 +22,8 @@ from nicc.architecture import (
     LATENTS_PER_HYPER,
     LOG_ROW_STEP,
     MAGNITUDE_UNIT,
+    PHASES,
+    QUADS,
     RATE_POINTS,
     RECON_CLASSES,
     ROW_HIDDEN,
@@ -89,10 +91,10 @@ def row_likelihood(x: Tensor, row: Tensor) -> Tensor:
     return (gauss * (1 - TAIL_WEIGHT) + tail * TAIL_WEIGHT).clamp_min(LIKELIHOOD_FLOOR)
 
 
-def checkerboard(h: int, w: int, device: torch.device) -> Tensor:
-    """``(h, w, 1)``, 1 at the positions of the second phase, 0 at those of the first."""
-    i, j = torch.arange(h, device=device), torch.arange(w, device=device)
-    return ((i[:, None] + j) % 2).to(torch.float32)[..., None]
+def quads(h: int, w: int, device: torch.device) -> Tensor:
+    """``(h, w, 1)``, the quad of every position: index into `nicc.architecture.QUADS`."""
+    i, j = torch.arange(h, device=device) % 2, torch.arange(w, device=device) % 2
+    return torch.tensor([[0, 2], [3, 1]], device=device)[i[:, None], j][..., None]
 
 
 class LatentCode(NamedTuple):
@@ -108,13 +110,13 @@ class LatentCode(NamedTuple):
 
 
 class RateTables(NamedTuple):
-    """What depends on the rate point: ``(N or 1, 1, 1, columns)``, biases for both checkerboard phases."""
+    """What depends on the rate point: ``(N or 1, 1, 1, columns)``, row biases ``(N or 1, quads, columns)``."""
 
     gain: Tensor
     inverse: Tensor
     """Dequantisation step times gain."""
-    row_bias: tuple[Tensor, Tensor]
-    hidden_bias: tuple[Tensor, Tensor]
+    row_bias: Tensor
+    hidden_bias: Tensor
     rectifier_bias: Tensor | None
     """None where a model has no rectifier."""
 
@@ -143,34 +145,36 @@ def latent_code(
     between integers, and their magnitudes as context carry gradients.
     """
     h, w = v.shape[1:3]
-    second = checkerboard(h, w, v.device)
+    quad = quads(h, w, v.device)
     gain, dev = rate.gain, p["deviation"]
     base = networks.mean_from_hyper(p, z) * dev
     base_scaled = base * gain
 
-    # means and symbols, group by group; d is the decoded deviation from the hyper-prior's mean
+    # means and symbols, step by step; d is the decoded deviation from the hyper-prior's mean
     to_d = 1 / (gain * dev)
     known: list[Tensor] = []
     symbols: list[Tensor] = []
     means: list[Tensor] = []
-    for group in range(3):
-        # the last two groups share one hidden layer and have no second phase
-        first, last = arch.groups[group], arch.groups[group + 1 if group < 2 else -1]
-        sl = slice(first, last)
-        scale = gain[..., sl] * dev[sl]
-        zero = torch.zeros_like(v[..., sl])
-        extra = networks.mean_context(ops, arch, p, (group, 0), torch.cat([*known, zero], -1))
-        mean = base_scaled[..., sl] + (extra * scale if extra is not None else 0)
-        s = quantise(v[..., sl] - mean, sl)
-        if group < 2:
-            d = (s + mean - base_scaled[..., sl]) * to_d[..., sl] * (1 - second)
-            extra = networks.mean_context(ops, arch, p, (group, 1), torch.cat([*known, d], -1))
-            mean = torch.where(second > 0, base_scaled[..., sl] + extra * scale, mean)
-            s = torch.where(second > 0, quantise(v[..., sl] - mean, sl), s)
-        known.append((s + mean - base_scaled[..., sl]) * to_d[..., sl])
+    for group in range(arch.context_groups):
+        sl = slice(arch.groups[group], arch.groups[group + 1])
+        scale, base_here = gain[..., sl] * dev[sl], base_scaled[..., sl]
+        s = d = mean = torch.zeros_like(base_here)
+        for phase, members in enumerate(PHASES[arch.phases[group]]):
+            here = (quad >= members[0]) & (quad <= members[-1])
+            around = [*known, d] if phase else known
+            features = [z, ops.window(torch.cat(around, -1), arch.mean_reach(group))] if around else [z]
+            extra = networks.mean_context(ops, p, (group, phase), torch.cat(features, -1))
+            mean = torch.where(here, base_here + extra * scale, mean)
+            s = torch.where(here, quantise(v[..., sl] - mean, sl), s)
+            d = torch.where(here, (s + mean - base_here) * to_d[..., sl], d)
+        known.append(d)
         symbols.append(s)
         means.append(mean)
-    s, mean = torch.cat(symbols, -1), torch.cat(means, -1)
+    sl = slice(arch.context_channels, None)
+    extra = networks.later_means(ops, p, torch.cat(known, -1))
+    mean = base_scaled[..., sl] + extra * gain[..., sl] * dev[sl]
+    s = torch.cat([*symbols, quantise(v[..., sl] - mean, sl)], -1)
+    mean = torch.cat([*means, mean], -1)
 
     size = s.abs().clamp_max(15)
     if relaxed:
@@ -182,10 +186,16 @@ def latent_code(
         sl = slice(arch.groups[group], arch.groups[group + 1])
         hs = slice(group * ROW_HIDDEN, (group + 1) * ROW_HIDDEN)
         f = networks.row_features(ops, arch, p, group, z, m)
-        own = ops.cross_sum(m[..., sl]) * second
-        b = torch.where(second > 0, rate.row_bias[1][..., sl], rate.row_bias[0][..., sl])
-        hb = torch.where(second > 0, rate.hidden_bias[1][..., hs], rate.hidden_bias[0][..., hs])
-        rows.append(networks.rows(ops, p, group, f, own, b, hb))
+        own = None
+        if arch.phases[group] > 1:
+            own = ops.cross_sum(m[..., sl]) * (quad >= 2)
+            if arch.phases[group] > 2:
+                own = own + ops.diagonal_sum(m[..., sl]) * (quad == 1)
+        # every phase has the biases of its first quad
+        lead = torch.tensor([members[0] for members in PHASES[arch.phases[group]] for _ in members], device=v.device)
+        at = lead[quad[..., 0]]
+        bias, hidden = rate.row_bias[..., sl][:, at], rate.hidden_bias[..., hs][:, at]
+        rows.append(networks.rows(ops, p, group, f, own, bias, hidden))
     row = bound(torch.cat(rows, -1), 0, CDF_ROWS - 1)
 
     index = row.detach().round().long() * RECON_CLASSES
@@ -255,20 +265,25 @@ class Codec(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.arch = arch
-        c, cz, g = arch.latent_channels, arch.hyper_channels, arch.groups
+        c, cz, g, mh = arch.latent_channels, arch.hyper_channels, arch.groups, arch.mean_hidden
         self.analysis = Analysis(arch)
         self.hyper_analysis = HyperAnalysis(arch)
         p: dict[str, Tensor] = {
             "synthesis_linear": torch.zeros(c, arch.kernel, arch.kernel, arch.linear_outputs),
             "synthesis_bias": torch.zeros(3),
             "mean_z": torch.zeros(cz, c),
-            "mean0_own": torch.zeros(4 * g[1], g[1]),
-            "mean1_window": torch.zeros(9 * g[1], g[2] - g[1]),
-            "mean1_own": torch.zeros(4 * (g[2] - g[1]), g[2] - g[1]),
-            "mean2_hidden": torch.randn(9 * g[2], arch.mean_hidden) * (9 * g[2]) ** -0.5,
-            "mean2_bias": torch.zeros(arch.mean_hidden),
-            "mean2_out": torch.zeros(arch.mean_hidden, c - g[2]),
+            "mean_later_in": torch.randn(9 * arch.context_channels, mh) * (9 * arch.context_channels) ** -0.5,
+            "mean_later_bias": torch.zeros(mh),
+            "mean_later_out": torch.zeros(mh, c - arch.context_channels),
         }
+        for i in range(arch.context_groups):
+            size = g[i + 1] - g[i]
+            for phase in range(arch.phases[i]):
+                name, inputs = f"mean{i}_{phase}", arch.mean_inputs(i, phase)
+                hidden = torch.randn(inputs, mh) * inputs**-0.5
+                p[f"{name}_in"] = torch.cat([torch.zeros(inputs, size), hidden], 1)
+                p[f"{name}_bias"] = torch.zeros(mh)
+                p[f"{name}_out"] = torch.zeros(mh, size)
         if arch.synthesis == "two-layer":
             n = arch.hidden_channels
             p |= {
@@ -283,18 +298,19 @@ class Codec(nn.Module):
             size = g[i + 1] - g[i]
             p[f"row{i}_in"] = torch.zeros(arch.feature_count(i), size + ROW_HIDDEN)
             p[f"row{i}_in"][:, size:] = torch.randn(arch.feature_count(i), ROW_HIDDEN) * 0.03
-            p[f"row{i}_own"] = torch.zeros(size, size + ROW_HIDDEN)
+            if arch.phases[i] > 1:
+                p[f"row{i}_own"] = torch.zeros(size, size + ROW_HIDDEN)
             p[f"row{i}_out"] = torch.zeros(ROW_HIDDEN, size)
         self.p = nn.ParameterDict({k: nn.Parameter(v) for k, v in p.items()})
-        hidden = arch.group_count * ROW_HIDDEN
+        row_hidden = arch.group_count * ROW_HIDDEN
         self.log_gain = nn.Parameter(torch.zeros(ANCHORS, c))
         self.log_inverse = nn.Parameter(torch.zeros(ANCHORS, c))
         """Logarithm of (dequantisation step times quantisation gain)."""
         self.log_hyper_gain = nn.Parameter(torch.full((ANCHORS, cz), math.log(3.0)))
         self.row_bias = nn.Parameter(torch.zeros(ANCHORS, c))
-        self.row_phase = nn.Parameter(torch.zeros(c))
-        self.hidden_bias = nn.Parameter(torch.zeros(ANCHORS, hidden))
-        self.hidden_phase = nn.Parameter(torch.zeros(hidden))
+        self.row_phase = nn.Parameter(torch.zeros(len(QUADS), c))
+        self.hidden_bias = nn.Parameter(torch.zeros(ANCHORS, row_hidden))
+        self.hidden_phase = nn.Parameter(torch.zeros(len(QUADS), row_hidden))
         if arch.rectifiers:
             self.rectifier_bias = nn.Parameter(torch.zeros(ANCHORS, arch.rectifiers * 3 * arch.rectifier_width))
         self.recon_offset = nn.Parameter(torch.zeros(CDF_ROWS, RECON_CLASSES))
@@ -320,8 +336,8 @@ class Codec(nn.Module):
         return RateTables(
             at_rate(self.log_gain, rate_point).exp(),
             at_rate(self.log_inverse, rate_point).exp(),
-            (bias, bias + self.row_phase),
-            (hidden, hidden + self.hidden_phase),
+            bias[:, 0] + self.row_phase,
+            hidden[:, 0] + self.hidden_phase,
             at_rate(self.rectifier_bias, rate_point) if self.arch.rectifiers else None,
         )
 

@@ -56,26 +56,24 @@ def igdn(x: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
     return x * (beta + x.abs() @ gamma)
 
 
-def _shifted(x: Tensor, offsets: list[tuple[int, int]]) -> Tensor:
+def window(x: Tensor, reach: int = 1) -> Tensor:
+    """``(..., h, w, k k C)``, k = 2 reach + 1: the surroundings of every position, zero outside."""
     h, w = x.shape[-3:-1]
-    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
-    return torch.cat([padded[..., 1 + i : 1 + i + h, 1 + j : 1 + j + w, :] for i, j in offsets], -1)
-
-
-def window(x: Tensor) -> Tensor:
-    """``(..., h, w, 9 C)``: the 3x3 surroundings of every position, zero outside."""
-    return _shifted(x, [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
-
-
-def cross(x: Tensor) -> Tensor:
-    """``(..., h, w, 4 C)``: the neighbours above, left, right and below, zero outside."""
-    return _shifted(x, [(-1, 0), (0, -1), (0, 1), (1, 0)])
+    padded = F.pad(x, (0, 0, reach, reach, reach, reach))
+    side = range(2 * reach + 1)
+    return torch.cat([padded[..., i : i + h, j : j + w, :] for i in side for j in side], -1)
 
 
 def cross_sum(x: Tensor) -> Tensor:
     """``(..., h, w, C)``: the sum over the neighbours above, left, right and below."""
     p = F.pad(x, (0, 0, 1, 1, 1, 1))
     return p[..., :-2, 1:-1, :] + p[..., 1:-1, :-2, :] + p[..., 1:-1, 2:, :] + p[..., 2:, 1:-1, :]
+
+
+def diagonal_sum(x: Tensor) -> Tensor:
+    """``(..., h, w, C)``: the sum over the four diagonal neighbours."""
+    p = F.pad(x, (0, 0, 1, 1, 1, 1))
+    return p[..., :-2, :-2, :] + p[..., :-2, 2:, :] + p[..., 2:, :-2, :] + p[..., 2:, 2:, :]
 
 
 def transposed_conv(x: Tensor, weight: Tensor, stride: int, margin: int) -> Tensor:

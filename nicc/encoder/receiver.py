@@ -75,8 +75,8 @@ class Receiver:
                     if name.endswith("_in"):
                         a[: self.arch.hyper_channels] *= HYPER_UNIT / MAGNITUDE_UNIT
             self.p[name] = a
-        self.row_bias = self.p.pop("row_bias") * row_unit
-        self.hidden_bias = self.p.pop("row_hidden_bias") * row_unit
+        biases = [(self.p.pop(f"{name}bias"), self.p.pop(f"{name}phase")) for name in ("row_", "row_hidden_")]
+        self.row_bias, self.hidden_bias = ((table[:, None] + phase) * row_unit for table, phase in biases)
         self._z_steps = torch.tensor(model.arrays["z_steps"].astype(np.float32) / HYPER_UNIT, device=device)
         self.bits = torch.from_numpy(bit_table(model)).to(device)
 
@@ -86,8 +86,8 @@ class Receiver:
         return RateTables(
             p["gain"][r],
             p["inverse"][r] * p["gain"][r],
-            (self.row_bias[:, 0][r], self.row_bias[:, 1][r]),
-            (self.hidden_bias[:, 0][r], self.hidden_bias[:, 1][r]),
+            self.row_bias[r].reshape(-1, *self.row_bias.shape[1:]),
+            self.hidden_bias[r].reshape(-1, *self.hidden_bias.shape[1:]),
             p["rectifier_bias"][r] if self.arch.rectifiers else None,
         )
 

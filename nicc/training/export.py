@@ -127,17 +127,16 @@ def decoder_arrays(model: RateDistortion) -> dict[str, np.ndarray]:
         bits = ROW_BITS - HIDDEN_BITS if name.endswith("_out") else ROW_BITS
         arrays[name] = integers(a if name.endswith("_out") else a * scale, bits)
     gain = table(codec.log_gain)
-    phases = np.array([0.0, 1.0])[None, :, None]
     arrays |= {
         "parity": codec.parity.numpy().astype(np.int8),
         "deviation": codec.deviation.numpy(),
         "recon_offset": codec.recon_offset.numpy(),
         "gain": np.exp(gain).astype(np.float32),
         "inverse": np.exp(table(codec.log_inverse) - gain).astype(np.float32),
-        "row_bias": integers(table(codec.row_bias)[:, None] + phases * codec.row_phase.numpy(), ROW_BITS, np.int32),
-        "row_hidden_bias": integers(
-            table(codec.hidden_bias)[:, None] + phases * codec.hidden_phase.numpy(), ROW_BITS, np.int32
-        ),
+        "row_bias": integers(table(codec.row_bias), ROW_BITS, np.int32),
+        "row_phase": integers(codec.row_phase.numpy(), ROW_BITS, np.int32),
+        "row_hidden_bias": integers(table(codec.hidden_bias), ROW_BITS, np.int32),
+        "row_hidden_phase": integers(codec.hidden_phase.numpy(), ROW_BITS, np.int32),
     }
     if arch.rectifiers:
         arrays["rectifier_bias"] = table(codec.rectifier_bias).astype(np.float16)

@@ -5,8 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nicc.architecture import HYPER_UNIT, Architecture
 from nicc.container import Header
 from nicc.decoder.latents import Grid, upsample, walk
+from nicc.encoder.codec import Codec, latent_code
+from nicc.encoder.receiver import receiver_of
+from nicc.model import Model
+from nicc.training.export import decoder_arrays
+from nicc.training.objective import RateDistortion
 
 
 @pytest.mark.parametrize(("first", "last", "w"), [(0, 9, 14), (0, 12, 16), (4, 11, 13), (8, 9, 1)])
@@ -51,3 +57,63 @@ def test_every_symbol_is_visited_once_and_context_matters(model):
     quiet, loud = run(0), run(9)
     first = arch.groups[1]
     assert loud[..., first:].mean() > quiet[..., first:].mean() + 3
+
+
+@pytest.fixture(scope="module")
+def random_model():
+    """A small model of random weights, with groups of four, two and one phases."""
+    torch.manual_seed(0)
+    arch = Architecture(
+        latent_channels=24,
+        groups=(0, 3, 8, 16, 24),
+        phases=(4, 2, 2, 1),
+        bands=(1, 5, 4),
+        context_groups=2,
+        mean_hidden=16,
+        analysis_width=8,
+        analysis_depth=1,
+    )
+    codec = Codec(arch).eval()
+    with torch.no_grad():
+        for name, value in codec.named_parameters():
+            if name.startswith(("p.mean", "p.row")):
+                value.normal_(std=0.05)
+        codec.row_bias.uniform_(10, 30)
+        codec.row_phase.uniform_(-4, 4)
+        codec.hidden_bias.uniform_(0, 4)
+        codec.hidden_phase.uniform_(-1, 1)
+    arrays = decoder_arrays(RateDistortion(codec))
+    return Model({"name": "random", "version": 1, "architecture": arch.to_dict()}, arrays)
+
+
+@pytest.mark.parametrize(("h", "w"), [(7, 10), (1, 5), (6, 1), (40, 3)])
+def test_the_walk_sees_what_training_sees(random_model, h, w):
+    """Rows and means of NumPy, step by step, against PyTorch's on whole arrays with masks."""
+    rng = np.random.default_rng(h)
+    model, c = random_model, random_model.architecture.latent_channels
+    z = rng.integers(-100, 100, (-(-h // 4), -(-w // 4), model.architecture.hyper_channels)).astype(np.int32)
+    symbols = rng.integers(-4, 5, (h, w, c)).astype(np.int32)
+    rows, means = np.zeros((h * w, c)), np.zeros((h * w, c))
+
+    def visit(at_rows, at_means, channels, at):
+        rows[at, channels], means[at, channels] = at_rows, at_means
+        return symbols.reshape(h * w, c)[at, channels]
+
+    found, _ = walk(model, 20, z, 0, h, w, visit)
+    np.testing.assert_array_equal(found, symbols)
+    receiver = receiver_of(model)
+    fine = torch.tensor(upsample(z, 0, h, w)).float()[None] / HYPER_UNIT
+    given = torch.tensor(symbols)[None].float()
+    code = latent_code(
+        receiver.arch,
+        receiver.p,
+        receiver.rate(20),
+        fine,
+        torch.zeros_like(given),
+        lambda _, channels: given[..., channels],
+    )
+    np.testing.assert_allclose(-code.residual[0].numpy().reshape(h * w, c), means, atol=1e-4)
+    real = code.rows[0].numpy().reshape(h * w, c)
+    assert rows.std() > 2
+    assert np.abs(means).max() > 0.1
+    assert np.abs(rows - real).max() <= 0.75  # half a row, and what integers cost the hidden units

@@ -145,11 +145,21 @@ def test_three_by_three_convolutions_agree():
     np.testing.assert_allclose(expected[0, 0], corner, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["window", "cross", "cross_sum"])
+@pytest.mark.parametrize("name", ["window", "cross_sum", "diagonal_sum"])
 def test_neighbourhoods_agree(name):
     x = np.random.default_rng(2).normal(size=(4, 5, 3)).astype(np.float32)
     expected = getattr(torch_ops, name)(torch.tensor(x)[None])[0].numpy()
     np.testing.assert_allclose(getattr(ops, name)(x), expected, atol=1e-6)
+
+
+def test_a_wide_window_and_one_of_a_lattice():
+    x = np.random.default_rng(2).normal(size=(5, 6, 3)).astype(np.float32)
+    wide = torch_ops.window(torch.tensor(x)[None], 2)[0].numpy()
+    assert wide.shape == (5, 6, 75)
+    np.testing.assert_array_equal(ops.window(x, 2), wide)
+    padded = np.pad(x, ((2, 2), (2, 2), (0, 0)))
+    np.testing.assert_array_equal(ops.lattice_window(padded, 2, 2, (1, 0), 2), wide[1::2, ::2])
+    np.testing.assert_array_equal(ops.lattice_window(padded, 2, 1, (0, 1), 2), ops.window(x)[::2, 1::2])
 
 
 def test_means_agree():
@@ -161,10 +171,12 @@ def test_means_agree():
             if name.startswith("mean"):
                 value.normal_(std=0.05)
     arrays = {k: v.detach().numpy() for k, v in codec.params().items()}
-    d = torch.randn(1, 4, 6, arch.groups[2])
-    for step in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0)):
-        a = networks.mean_context(torch_ops, arch, codec.params(), step, d)
-        b = networks.mean_context(ops, arch, arrays, step, d[0].numpy())
-        assert (a is None) == (b is None) == (step == (0, 0))
-        if a is not None:
-            np.testing.assert_allclose(b, a[0].detach().numpy(), atol=1e-4)
+    for step in ((0, 0), (0, 3), (1, 0), (4, 1)):
+        features = torch.randn(1, 4, 6, arch.mean_inputs(*step))
+        a = networks.mean_context(torch_ops, codec.params(), step, features)
+        b = networks.mean_context(ops, arrays, step, features[0].numpy())
+        assert a.std() > 0.1
+        np.testing.assert_allclose(b, a[0].detach().numpy(), atol=1e-4)
+    d = torch.randn(1, 4, 6, arch.context_channels)
+    a = networks.later_means(torch_ops, codec.params(), d)
+    np.testing.assert_allclose(networks.later_means(ops, arrays, d[0].numpy()), a[0].detach().numpy(), atol=1e-4)

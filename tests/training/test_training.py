@@ -33,8 +33,10 @@ from tests.training.conftest import entries
 TINY = Architecture(
     latent_channels=32,
     hyper_channels=32,
-    groups=(0, 8, 16, 24, 32),
-    bands=(4, 4, 4),
+    groups=(0, 3, 8, 16, 32),
+    phases=(4, 2, 1, 1),
+    bands=(1, 5, 4),
+    context_groups=2,
     analysis_width=16,
     analysis_depth=1,
 )

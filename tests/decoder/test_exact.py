@@ -92,6 +92,7 @@ def test_a_group_can_be_decoded_alone(coffee):
         renderer = Renderer(model, header.rate_point, beta)
         at_once = synthesise(renderer, [whole], header.width, header.height)
         assert np.abs(decode_pixels(container, beta=beta).astype(int) - at_once).max() <= 1
-        for rows in (1, 3, 64):  # groups of any size are joined without a seam
-            pieces = [whole[i : i + rows] for i in range(0, grid.h, rows)]
+        for rows in (1, 3, 64):  # groups of any size are joined without a seam; the first is mirrored at the top
+            begin = max(rows, renderer.margin)
+            pieces = [whole[:begin], *(whole[i : i + rows] for i in range(begin, grid.h, rows))]
             assert np.abs(synthesise(renderer, pieces, header.width, header.height).astype(int) - at_once).max() <= 1

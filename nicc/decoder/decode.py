@@ -147,7 +147,8 @@ def strips(
 ) -> Iterator[np.ndarray]:
     """Pixels, uint8 ``(any, width, 3)`` from top to bottom, of groups of latent rows ``(rows, w, C)``.
 
-    The first of several groups has at least `Renderer.margin` rows (a file's have 64). With a ``reduction`` by 2, 4 or 8, squares of so many pixels a side become their mean.
+    The first of several groups has at least `Renderer.margin` rows (a file's have 64).
+    With a ``reduction`` by 2, 4 or 8, squares of so many pixels a side become their mean.
     """
     margin, block = renderer.margin, PIXELS_PER_LATENT // reduction
     left, width = -(-height // reduction), -(-width // reduction)

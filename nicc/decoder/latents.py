@@ -146,18 +146,21 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
         context = group < arch.context_groups
         if group == arch.context_groups:
             later = _by_rows(partial(networks.later_means, ops, p), np.float32, inner)
-        for phase, quads in enumerate(PHASES[arch.phases[group]]):
+        # one phase is coded in two halves, since what its symbols take is large
+        for phase, quads in enumerate(PHASES[max(2, arch.phases[group])]):
             here = slice(ends[quads[0]], ends[quads[-1] + 1])
             at = order[here]
             if not len(at):
                 continue
             neighbours = None
-            if phase:
+            step = phase if arch.phases[group] > 1 else 0
+            if step:
                 grid = own.reshape(h, w, -1)
                 sums = ops.cross_sum(grid) if quads[0] >= 2 else ops.diagonal_sum(grid)
                 neighbours = sums.reshape(n, -1)[at].astype(exact)
+            lead = quads[0] if step else 0
             bias, hidden_bias = (
-                p[f"{name}_bias"][rate_point, where] + p[f"{name}_phase"][quads[0], where]
+                p[f"{name}_bias"][rate_point, where] + p[f"{name}_phase"][lead, where]
                 for name, where in (("row", channels), ("row_hidden", hidden_units))
             )
             acc = networks.rows(ops, p, group, features[here], neighbours, bias, hidden_bias)
@@ -169,8 +172,8 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
 
             mean = base[here]
             if context:
-                around = known[..., : high if phase else low]
-                network = partial(networks.mean_context, ops, p, (group, phase))
+                around = known[..., : high if step else low]
+                network = partial(networks.mean_context, ops, p, (group, step))
                 parts = [
                     _on_lattice(network, z_float[ends[q] : ends[q + 1]], around, margin, arch.mean_reach(group), q)
                     for q in quads

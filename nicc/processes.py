@@ -1,10 +1,13 @@
-"""Worker processes that do not outlive who started them."""
+"""Worker processes that neither outlive who started them nor see interrupts."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def end_with_parent() -> None:
@@ -17,3 +20,16 @@ def _wait() -> None:
     if parent:
         parent.join()
         os._exit(1)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """An interrupt waits for the end of the block; processes started within never see one, not even at first."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -28,7 +28,7 @@ from nicc.bench import codecs, metrics, timing
 from nicc.container import BOX_ALPHA
 from nicc.errors import ImageError, NiccError
 from nicc.images import from_image, open_image, write_atomically
-from nicc.processes import end_with_parent
+from nicc.processes import end_with_parent, interrupts_held
 
 MEASUREMENTS = "measurements.jsonl"
 Record = dict[str, Any]
@@ -347,7 +347,8 @@ def _execute(
         jobs, get_context("spawn"), initializer=_start_worker, initargs=(settings, max(1, processors // jobs))
     )
     try:
-        waiting = {pool.submit(_work, task): task for task in tasks}
+        with interrupts_held():
+            waiting = {pool.submit(_work, task): task for task in tasks}
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 error = future.exception()

@@ -25,8 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nicc.architecture import CDF_ROWS, PHASES
-from nicc.encoder.codec import LatentCode, quads, round_above, row_likelihood, thresholds, upsample
-from nicc.encoder.encode import DISTORTION_WEIGHT
+from nicc.encoder.codec import quads, row_likelihood
 from nicc.model import load_model
 from nicc.training.data import Photos
 from nicc.training.frozen import Frozen
@@ -37,10 +36,9 @@ POINTS = (0, 18, 36, 54)
 REPORT = 100
 
 
-class Coded(NamedTuple):
-    """A batch as the model codes it, channels first but for ``code``."""
+class Sample(NamedTuple):
+    """A batch as the model codes it, channels first."""
 
-    code: LatentCode
     point: Tensor
     z: Tensor
     latents: Tensor
@@ -53,21 +51,14 @@ class Coded(NamedTuple):
 
 
 @torch.no_grad()
-def coded(frozen: Frozen, x: Tensor, point: Tensor) -> Coded:
+def sample(frozen: Frozen, x: Tensor, point: Tensor) -> Sample:
     """``x`` ``(N, 3, H, W)`` in 0..1 at integer rate points ``(N,)``."""
-    receiver = frozen.receiver
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = frozen.transform.analysis(x)
-    y = y.float()
-    rate, steps = receiver.rate(point), receiver.z_steps(point)
-    z = upsample((frozen.transform.hyper_latents(y) / steps).round() * steps, *y.shape[1:3])
-    v = y * rate.gain
-    raised = thresholds(receiver.code(z, v, rate, lambda r, _: r.round()), DISTORTION_WEIGHT)
-    code = receiver.code(z, v, rate, lambda r, channels: round_above(r, raised[..., channels]))
-    scale = rate.gain * receiver.p["deviation"]
-    first = [z, (code.symbols + v - code.residual) / scale, torch.log2(1 + code.symbols.abs().clamp_max(15))]
-    parts = [a.permute(0, 3, 1, 2) for a in (*first, code.residual, code.rows, scale)]
-    return Coded(code, point, *parts)
+    y, z, rate, code = frozen.code(x, point)
+    scale = rate.gain * frozen.receiver.p["deviation"]
+    latents = (code.symbols + y * rate.gain - code.residual) / scale
+    magnitudes = torch.log2(1 + code.symbols.abs().clamp_max(15))
+    parts = (z, latents, magnitudes, code.residual, code.rows, scale)
+    return Sample(point, *(a.permute(0, 3, 1, 2) for a in parts))
 
 
 class Correction(nn.Module):
@@ -100,7 +91,7 @@ class Corrections(nn.Module):
                 inputs = 1 + z_channels + self.kinds * (group.start + phase * size)
                 self.networks.append(Correction(inputs, width, size))
 
-    def forward(self, batch: Coded, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Sample, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Bits of every sample and group, ``(N, groups)``, of the model and corrected."""
         n, _, h, w = batch.z.shape
         second = (quads(h, w, batch.z.device)[..., 0] >= 2).float()
@@ -131,7 +122,7 @@ def shares(frozen: Frozen, images: Tensor) -> None:
     for point in POINTS:
         bits = []
         for x in images.split(8):
-            bits.append(frozen.receiver.symbol_bits(coded(frozen, x, torch.full((len(x),), point)).code))
+            bits.append(frozen.receiver.symbol_bits(frozen.code(x, torch.full((len(x),), point)).code))
         total = torch.cat(bits)
         quad = quads(*total.shape[1:3], total.device)
         pixels = len(images) * images.shape[2] * images.shape[3]
@@ -145,7 +136,7 @@ def shares(frozen: Frozen, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def saved(corrections: Corrections, batches: list[list[Coded]]) -> None:
+def saved(corrections: Corrections, batches: list[list[Sample]]) -> None:
     """Prints the change of bits per rate point: of all groups, the mean of logarithms, then of each."""
     for point, parts in zip(POINTS, batches, strict=True):
         generator = torch.Generator().manual_seed(3)
@@ -184,7 +175,7 @@ def main() -> None:
     begun, losses, step = time.monotonic(), [], 0
     while (share := (time.monotonic() - begun) / a.seconds) < 1:
         x = torch.from_numpy(photos.crops(rng, 8, 256)).permute(0, 3, 1, 2).float() / 255
-        batch = coded(frozen, x, torch.from_numpy(rng.integers(0, 64, 8)))
+        batch = sample(frozen, x, torch.from_numpy(rng.integers(0, 64, 8)))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             before, after = corrections(batch, noise_like(batch.residual, generator))
         loss = torch.log(after.sum(1) / before.sum(1)).mean()
@@ -198,7 +189,7 @@ def main() -> None:
         if step % REPORT == 0:
             seconds = time.monotonic() - begun
             print(f"step {step}, {seconds:.0f} s: {np.mean(losses[-REPORT:]):+.2f} % on training crops")
-    saved(corrections, [[coded(frozen, x, torch.full((len(x),), p)) for x in images.split(8)] for p in POINTS])
+    saved(corrections, [[sample(frozen, x, torch.full((len(x),), p)) for x in images.split(8)] for p in POINTS])
 
 
 if __name__ == "__main__":

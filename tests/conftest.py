@@ -10,13 +10,23 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
+from nicc.architecture import Architecture
 from nicc.model import load_model
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 KODAK = ROOT.parent / "shared" / "data" / "kodak"
 MODELS = ("two-layer", "jpeg-like")
-
+TINY = Architecture(
+    latent_channels=32,
+    hyper_channels=32,
+    groups=(0, 3, 8, 16, 32),
+    phases=(4, 2, 1, 1),
+    bands=(1, 5, 4),
+    context_groups=2,
+    analysis_width=16,
+    analysis_depth=1,
+)
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 DRIVER = shutil.which("chromedriver")

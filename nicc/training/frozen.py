@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nicc.decoder import networks
 from nicc.encoder import ops
-from nicc.encoder.codec import round_above, thresholds, upsample
+from nicc.encoder.codec import LatentCode, RateTables, round_above, thresholds, upsample
 from nicc.encoder.encode import DISTORTION_WEIGHT
 from nicc.encoder.receiver import receiver_of
 from nicc.encoder.transform import transform_of
@@ -27,6 +27,17 @@ class Decoded(NamedTuple):
     step: Tensor
 
 
+class Coded(NamedTuple):
+    """A batch on its way through the coder."""
+
+    y: Tensor
+    """Latents before quantisation, ``(N, h, w, C)``."""
+    z: Tensor
+    """Upsampled hyper-latents in nats, as the receiver has them."""
+    rate: RateTables
+    code: LatentCode
+
+
 class Frozen:
     """A model's encoder and receiver, without gradients."""
 
@@ -35,8 +46,8 @@ class Frozen:
         self.transform, self.receiver = transform_of(model, device), receiver_of(model, device)
 
     @torch.no_grad()
-    def decode(self, x: Tensor, rate_point: Tensor) -> Decoded:
-        """What a file of ``x`` ``(N, 3, H, W)`` in 0..1 holds at integer rate points ``(N,)``.
+    def code(self, x: Tensor, rate_point: Tensor) -> Coded:
+        """Codes ``x`` ``(N, 3, H, W)`` in 0..1 at integer rate points ``(N,)``.
 
         Symbols are rounded as the encoder does; CDF rows stay real numbers.
         """
@@ -51,6 +62,11 @@ class Frozen:
         first = self.receiver.code(nats, v, rate, lambda x, _: x.round())
         raised = thresholds(first, DISTORTION_WEIGHT)
         code = self.receiver.code(nats, v, rate, lambda x, channels: round_above(x, raised[..., channels]))
+        return Coded(y, nats, rate, code)
+
+    def decode(self, x: Tensor, rate_point: Tensor) -> Decoded:
+        """What a file of ``x`` holds, coded as by `code`."""
+        y, _, rate, code = self.code(x, rate_point)
         return Decoded(y, code.y_hat, rate.rectifier_bias, rate.inverse / rate.gain)
 
     def padded(self, decoded: Decoded, margin: int) -> Tensor:

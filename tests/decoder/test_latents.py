@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from nicc.architecture import HYPER_UNIT, Architecture
+from nicc.architecture import HYPER_UNIT
 from nicc.container import Header
 from nicc.decoder.latents import Grid, upsample, walk
 from nicc.encoder.codec import Codec, latent_code
@@ -13,6 +15,7 @@ from nicc.encoder.receiver import receiver_of
 from nicc.model import Model
 from nicc.training.export import decoder_arrays
 from nicc.training.objective import RateDistortion
+from tests.conftest import TINY
 
 
 @pytest.mark.parametrize(("first", "last", "w"), [(0, 9, 14), (0, 12, 16), (4, 11, 13), (8, 9, 1)])
@@ -63,16 +66,7 @@ def test_every_symbol_is_visited_once_and_context_matters(model):
 def random_model():
     """A small model of random weights, with groups of four, two and one phases."""
     torch.manual_seed(0)
-    arch = Architecture(
-        latent_channels=24,
-        groups=(0, 3, 8, 16, 24),
-        phases=(4, 2, 2, 1),
-        bands=(1, 5, 4),
-        context_groups=2,
-        mean_hidden=16,
-        analysis_width=8,
-        analysis_depth=1,
-    )
+    arch = replace(TINY, phases=(4, 2, 2, 1))
     codec = Codec(arch).eval()
     with torch.no_grad():
         for name, value in codec.named_parameters():

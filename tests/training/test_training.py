@@ -17,7 +17,6 @@ from PIL import Image
 
 import nicc
 from nicc import ImageError, ModelError
-from nicc.architecture import Architecture
 from nicc.encoder.codec import Codec
 from nicc.training.config import Schedule, TrainingConfig, load_config
 from nicc.training.data import Photos
@@ -27,19 +26,9 @@ from nicc.training.objective import RateDistortion
 from nicc.training.rate_distortion import train
 from nicc.training.stage import Run
 from nicc.training.start import start_from
-from tests.conftest import ROOT, psnr
+from tests.conftest import ROOT, TINY, psnr
 from tests.training.conftest import entries
 
-TINY = Architecture(
-    latent_channels=32,
-    hyper_channels=32,
-    groups=(0, 3, 8, 16, 32),
-    phases=(4, 2, 1, 1),
-    bands=(1, 5, 4),
-    context_groups=2,
-    analysis_width=16,
-    analysis_depth=1,
-)
 SCHEDULE = Schedule(steps=30, entropy_steps=12, batch=2, crop=64, log_every=5, validate_every=1000)
 CONFIG = TrainingConfig("tiny", 1, TINY, SCHEDULE)
 

@@ -39,24 +39,32 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN and s != ".nic")
 
 
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Pillow's own limit on the pixels of an image is lifted: callers compare the claimed size with theirs."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 def open_image(source: str | Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Reads an image file completely. Raises `ImageError` with the reason."""
-    pillows = Image.MAX_IMAGE_PIXELS
     try:
-        Image.MAX_IMAGE_PIXELS = None  # the limit is ours
-        image = Image.open(source)
-        if image.width * image.height > max_pixels:
-            raise ImageError(f"{image.width}x{image.height} are more pixels than the limit of {max_pixels}")
-        image.load()
-        return image
+        with _any_size():
+            image = Image.open(source)
+            if image.width * image.height > max_pixels:
+                raise ImageError(f"{image.width}x{image.height} are more pixels than the limit of {max_pixels}")
+            image.load()
+            return image
     except FileNotFoundError:
         raise ImageError("no such file") from None
     except Image.UnidentifiedImageError:
         raise ImageError("not an image that Pillow can read") from None
     except (OSError, ValueError, SyntaxError, EOFError) as e:
         raise ImageError(f"cannot be read as an image: {e}") from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = pillows
 
 
 def from_image(image: Image.Image, *, strip: bool = False, srgb: bool = False) -> tuple[Picture, list[str]]:
@@ -182,7 +190,7 @@ def _resolution(data: bytes) -> tuple[float, float] | None:
 def _alpha(data: bytes, size: tuple[int, int], window: tuple[int, int, int, int] | None, reduction: int) -> Image.Image:
     """The alpha plane of a picture of ``size``, or the part of it; refused before it is read if it does not fit."""
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as whole:
+        with _any_size(), Image.open(io.BytesIO(data), formats=["PNG"]) as whole:
             if whole.size != size or whole.mode not in ("L", "1"):
                 raise FormatError("damaged: the alpha plane is not one of the image's size")
             plane = whole.convert("L")

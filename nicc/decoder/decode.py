@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,8 +18,8 @@ from nicc.decoder import networks, ops, realism
 from nicc.decoder.latents import GROUP_ROWS, Grid, dequantise_z, read_group, read_z
 from nicc.errors import FormatError, ModelError
 from nicc.model import Head, Model, model_of_code
+from nicc.threads import one_blas_thread, processors
 
-MAX_THREADS = 8
 MEBI = 1 << 20
 PROGRAM_MEMORY = 80 * MEBI
 """Interpreter, libraries and model. These four are measured: docs/benchmarks.md, "Large images"."""
@@ -37,12 +36,8 @@ REALISM_TILE_POSITIONS = 2048
 """The same with a realism head, whose tiles overlap."""
 TILE_WIDTH = 64
 """Latent positions a tile is wide at most."""
-
-
-def processors() -> int:
-    """How many bands are rendered at once; best with one thread per matrix product."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, MAX_THREADS)
+TILES_TOGETHER = 2
+"""Small images have a multiple of so many tiles; not the number of processors, which pixels must not depend on."""
 
 
 @lru_cache
@@ -180,6 +175,7 @@ def synthesise(
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
+@one_blas_thread()
 def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray, reduction: int = 1) -> None:
     """Renders the inner part of ``padded`` latents to ``out``, in tiles on all threads."""
     margin, block = renderer.margin, PIXELS_PER_LATENT // reduction
@@ -210,7 +206,7 @@ def _tiles(h: int, w: int, positions: int) -> list[tuple[int, int, int, int]]:
     columns = -(-w // TILE_WIDTH)
     rows = -(-h * w // (columns * positions))
     if columns == 1:
-        rows = -(-rows // processors()) * processors()  # as many for every thread
+        rows = -(-rows // TILES_TOGETHER) * TILES_TOGETHER  # as many for every thread
     rows = min(h, rows)
     return [
         (i * h // rows, (i + 1) * h // rows, j * w // columns, (j + 1) * w // columns)
@@ -342,4 +338,5 @@ def _renderer(model: Model, header: Header, beta: float | None, rectifier: bool,
     beta = header.beta if beta is None else beta
     if not 0 <= beta <= 1:
         raise ValueError(f"beta {beta} is not within 0..1")
-    return Renderer(model, header.rate_point, beta, rectifier)
+    with one_blas_thread():
+        return Renderer(model, header.rate_point, beta, rectifier)

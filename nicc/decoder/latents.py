@@ -31,6 +31,7 @@ from nicc.decoder import networks, ops
 from nicc.entropy import SymbolReader, SymbolWriter
 from nicc.errors import FormatError
 from nicc.model import Model
+from nicc.threads import one_blas_thread
 
 Array = np.ndarray
 GROUP_ROWS = 64
@@ -109,6 +110,7 @@ def _lattices(h: int, w: int) -> list[Array]:
     return [position[i::2, j::2].reshape(-1) for i, j in QUADS]
 
 
+@one_blas_thread()
 def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int, visit: Visit) -> tuple[Array, Array]:
     """Visits every symbol of latent rows ``first``..``last``; returns symbols and latents.
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import nicc
 from nicc import FormatError, ModelError
+from nicc.container import BOX_ALPHA, pack, unpack, with_checksum
+from nicc.decoder.latents import Grid, read_z
+from nicc.model import load_model
 from tests.conftest import GOLDEN
 
 SMALL = (GOLDEN / "two-layer-astronaut-97x61-q0.nic").read_bytes()
@@ -57,3 +64,23 @@ def test_a_larger_size_in_the_header_is_refused_before_any_pixels():
     at = SMALL.index(bytes([97, 61]))
     for size in (b"\x62\x3d", b"\x61\x3e", b"\x90\x4e\x3d", b"\xff\xff\x03\xff\x0f"):
         assert outcome(SMALL[:at] + size + SMALL[at + 2 :]) is None
+
+
+def claimed_png(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size and that holds no pixels."""
+    facts = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    empty = b"IDAT" + zlib.compress(b"")
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (facts, empty, b"IEND")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("size", [(40000, 40000), (97, 61), (15000, 13000)])
+def test_an_alpha_box_that_claims_any_size_is_refused_in_a_line(size, recwarn):
+    """All checksums are right; Pillow has limits of its own, which warn or raise what is not ours."""
+    container = unpack(SMALL)
+    z = zlib.crc32(read_z(load_model(), container.header, container.z, Grid.of(container.header)).data)
+    bomb = pack(with_checksum(replace(container, extras={BOX_ALPHA: claimed_png(*size)}), z))
+    with pytest.raises(FormatError, match="alpha plane") as caught:
+        nicc.decode(bomb)
+    assert "\n" not in str(caught.value)
+    assert not recwarn.list

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
+from nicc.container import LARGEST_RATE_POINT
 from nicc.errors import ModelError
 
 PIXELS_PER_LATENT = 16
 LATENTS_PER_HYPER = 4
-PIXELS_PER_HYPER = PIXELS_PER_LATENT * LATENTS_PER_HYPER
-RATE_POINTS = 64
-ANCHORS = 8
-LAMBDA_MIN, LAMBDA_MAX = 0.00125, 0.08
+COLOUR_PHASES = 12
+"""Three colours at 2x2 pixels: channels of the linear branch of a two-layer synthesis."""
+ADAPTATION_LIMIT = 2.0
+"""Steps differ from the rate point's by at most this in the natural logarithm."""
 CDF_ROWS = 64
 SIGMA_MIN, SIGMA_MAX = 0.11, 256.0
 ROW_HIDDEN = 48
@@ -45,20 +47,35 @@ RENDERING = ("synthesis", "igdn", "rectifier", "inverse", "recon_offset")
 
 SYNTHESES = ("two-layer", "jpeg-like")
 ANALYSES = ("patch", "cnn", "elic")
+OBJECTIVES = ("mse", "visual")
 
 QUADS = ((0, 0), (1, 1), (0, 1), (1, 0))
 """Positions in order of decoding, by the parity of row and column: a checkerboard's one colour, then the other."""
 PHASES: dict[int, tuple[tuple[int, ...], ...]] = {1: ((0, 1, 2, 3),), 2: ((0, 1), (2, 3)), 4: ((0,), (1,), (2,), (3,))}
 """Quads that each phase decodes, by the number of phases of a channel group."""
 
+
+class Step(NamedTuple):
+    """One step of decoding: what is decoded, and what is known by then.
+
+    The receiver (`nicc.decoder.latents`) and training (`nicc.encoder.codec`) both follow the table
+    of these, `Architecture.steps`.
+    """
+
+    group: int
+    channels: slice
+    quads: tuple[int, ...]
+    """Positions, by their quads, that are decoded side by side."""
+    lead: int
+    """The quad whose biases hold."""
+    neighbours: str
+    """Which decoded neighbours of the group itself are known: none (""), "diagonal" or "cross"."""
+    network: tuple[int, int] | None
+    """Context group and phase whose network predicts the means; None for the groups after those."""
+
+
 LOG_ROW_STEP = math.log(SIGMA_MAX / SIGMA_MIN) / (CDF_ROWS - 1)
 """Natural logarithm of the ratio between the deviations of neighbouring CDF rows."""
-
-
-def rate_lambda(rate_point: float) -> float:
-    """Weight of the mean squared error (0..255 scale) against bits per pixel at a rate point 0..63."""
-    t = rate_point / (RATE_POINTS - 1)
-    return LAMBDA_MIN * (LAMBDA_MAX / LAMBDA_MIN) ** t
 
 
 @dataclass(frozen=True)
@@ -66,7 +83,12 @@ class Architecture:
     """Shapes of a model's networks. Two models with equal architectures differ in weights only.
 
     ``synthesis`` is ``two-layer`` or ``jpeg-like`` (Yang & Mandt 2023); ``kernel`` the size of its
-    first transposed convolution; ``hidden_channels`` and ``residual`` belong to the two-layer form.
+    first transposed convolution; ``hidden_channels`` and ``residual`` belong to the two-layer form,
+    whose non-linear branch sees the first ``main_channels`` latents only (0 for all).
+    ``rate_points`` are those of the weights ``lambda_min`` to ``lambda_max`` of the distortion, spaced
+    evenly in their logarithm; training knows ``anchors`` of them. ``objective`` is what the distortion
+    measures: squared error, or what people see (`nicc.training.visual`). With ``adaptive`` steps, the
+    gain of a latent depends on the hyper-latents and the context groups around it.
     ``groups`` are the bounds of the channel groups that are decoded one after another, each in 1, 2
     (checkerboard) or 4 ``phases``; ``bands`` the widths, per group but the last, of the channel bands
     whose magnitudes are summed. The first ``context_groups`` predict the means of what follows.
@@ -78,6 +100,13 @@ class Architecture:
     kernel: int = 14
     hidden_channels: int = 12
     residual: bool = True
+    main_channels: int = 0
+    rate_points: int = 64
+    anchors: int = 8
+    lambda_min: float = 0.00125
+    lambda_max: float = 0.08
+    objective: str = "mse"
+    adaptive: bool = False
     latent_channels: int = 256
     hyper_channels: int = 32
     groups: tuple[int, ...] = (0, 3, 8, 16, 32, 56, 88, 128, 256)
@@ -115,6 +144,14 @@ class Architecture:
             problems.append(f"rectifiers must be 0 to {MAX_RECTIFIERS}, their width positive")
         if self.synthesis == "two-layer" and self.hidden_channels < 12:
             problems.append("hidden_channels must be at least 12")
+        if not 0 <= self.main_channels < self.latent_channels or (self.main_channels and not self.residual):
+            problems.append("main_channels must be fewer than all, and 0 without a residual branch")
+        if not 2 <= self.anchors <= self.rate_points <= LARGEST_RATE_POINT + 1:
+            problems.append(f"rate_points must be at most {LARGEST_RATE_POINT + 1}, anchors 2 of them or more")
+        if not 0 < self.lambda_min < self.lambda_max:
+            problems.append("lambda_min must be positive and below lambda_max")
+        if self.objective not in OBJECTIVES:
+            problems.append(f"objective must be one of {', '.join(OBJECTIVES)}")
         if problems:
             raise ModelError("architecture: " + "; ".join(problems))
 
@@ -144,14 +181,38 @@ class Architecture:
         return PIXELS_PER_LATENT if self.synthesis == "jpeg-like" else PIXELS_PER_LATENT // 2
 
     @property
-    def synthesis_outputs(self) -> int:
-        """Channels that the first transposed convolution of the synthesis produces."""
-        return self.linear_outputs + (self.hidden_channels if self.residual else 0)
+    def linear_outputs(self) -> int:
+        """Outputs of the first convolution that start as the lapped transform: pixels, residual branch, or all."""
+        if self.synthesis == "jpeg-like":
+            return 3
+        return COLOUR_PHASES if self.residual else self.hidden_channels
 
     @property
-    def linear_outputs(self) -> int:
-        """Those of them that start as the lapped transform: pixels, residual branch, or all."""
-        return 3 if self.synthesis == "jpeg-like" else self.hidden_channels
+    def main(self) -> int:
+        """Latents that reach every output of the first transposed convolution; the rest reach the linear branch."""
+        return self.main_channels or self.latent_channels
+
+    def rate_lambda(self, rate_point: float) -> float:
+        """Weight of the distortion (mean squared error on the 0..255 scale) against bits per pixel."""
+        return float(self.lambda_min * (self.lambda_max / self.lambda_min) ** (rate_point / (self.rate_points - 1)))
+
+    @property
+    def anchor_points(self) -> list[float]:
+        """Rate points of the anchors; not all are whole numbers."""
+        return [a * (self.rate_points - 1) / (self.anchors - 1) for a in range(self.anchors)]
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """All steps in the order of decoding. Groups of one phase are coded in two halves, to save memory."""
+        steps = []
+        for group, phases in enumerate(self.phases):
+            channels = slice(self.groups[group], self.groups[group + 1])
+            for phase, quads in enumerate(PHASES[max(2, phases)]):
+                later = phase > 0 and phases > 1
+                neighbours = ("cross" if quads[0] >= 2 else "diagonal") if later else ""
+                network = (group, phase if phases > 1 else 0) if group < self.context_groups else None
+                steps.append(Step(group, channels, quads, quads[0] if later else 0, neighbours, network))
+        return tuple(steps)
 
     def bands_before(self, group: int) -> int:
         """Number of channel bands in the groups decoded before ``group``."""

@@ -17,6 +17,7 @@ MAGIC = b"\x8eNIC"
 VERSION = 1
 NAMED_MODEL = 0
 MAX_SIDE = 65535
+LARGEST_RATE_POINT = 127
 MAX_PIXELS = 1 << 30
 """What the format can hold."""
 DEFAULT_MAX_PIXELS = 178_956_970
@@ -46,8 +47,8 @@ class Header:
     """What a .nic file says about itself.
 
     ``model`` is a code of a shipped model, or a name; ``fingerprint`` identifies the arrays that
-    the receiver needs; ``rate_point`` is 0..63; ``beta`` the realism (0..1, in steps of 1/255)
-    that a decoder uses unless told otherwise.
+    the receiver needs; ``rate_point`` is 0..127, of which each model has its share; ``beta`` the
+    realism (0..1, in steps of 1/255) that a decoder uses unless told otherwise.
     """
 
     model: int | str
@@ -192,8 +193,8 @@ def _read_header(r: _Reader) -> tuple[Header, int, int]:
             f"size {width}x{height} is outside the limits: sides 1 to {MAX_SIDE}, at most {MAX_PIXELS} pixels"
         )
     rate_point, beta, flags = r.byte("rate point"), r.byte("beta"), r.byte("flags")
-    if rate_point > 63:
-        raise FormatError(f"damaged: rate point {rate_point} is above 63")
+    if rate_point > LARGEST_RATE_POINT:
+        raise FormatError(f"damaged: rate point {rate_point} is above {LARGEST_RATE_POINT}")
     if flags & ~KNOWN_FLAGS:
         raise FormatError(f"flags {flags & ~KNOWN_FLAGS:#04x} are unknown; update nicc")
     checksum = struct.unpack("<I", r.take(4, "symbol checksum"))[0]

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_arrays
 
 from nicc.architecture import CODING_FIELDS, HYPER_LIMIT, MAGNITUDE_UNIT, RENDERING, ROW_BITS, Architecture
+from nicc.arrays import check_arrays, macs_per_pixel
 from nicc.container import FINGERPRINT_BYTES
 from nicc.decoder.realism import HeadArchitecture
 from nicc.entropy import RowCoder, Table
@@ -92,7 +93,11 @@ class Model:
         self.version: int = description["version"]
         self.architecture = Architecture.from_dict(description["architecture"])
         self.arrays = arrays
-        self._check_rectifiers()
+        try:
+            check_arrays(self.architecture, arrays)
+            check_exactness(arrays, self.architecture)
+        except ModelError as e:
+            raise ModelError(f"model {self.name}: damaged: {e}") from None
         coding = {k: v for k, v in arrays.items() if not k.startswith(RENDERING)}
         self.coding_sha256 = digest(
             coding, {k: v for k, v in self.architecture.to_dict().items() if k in CODING_FIELDS}
@@ -112,17 +117,6 @@ class Model:
         self.params["parity"] = arrays["parity"].astype(np.float32)
         self.exact_dtype = exact_dtype
         self._z_tables: dict[int, list[Table]] = {}
-
-    def _check_rectifiers(self) -> None:
-        arch = self.architecture
-        width, channels = arch.rectifier_width, arch.latent_channels
-        shapes = {"in": (channels, width), "gate": (width, width), "out": (width, channels)}
-        shapes |= dict.fromkeys(("first", "second"), (9 * width, width))
-        for i in range(arch.rectifiers):
-            for part, shape in shapes.items():
-                name = f"rectifier{i}_{part}"
-                if name not in self.arrays or self.arrays[name].shape != shape:
-                    raise ModelError(f"model {self.name}: array {name} is missing or belongs to another model")
 
     @property
     def fingerprint(self) -> bytes:
@@ -161,32 +155,15 @@ class Model:
             self._z_tables[rate_point] = tables
         return self._z_tables[rate_point]
 
+    def active_groups(self, rate_point: int) -> int:
+        """Groups of channels that are coded at a rate point; the others are zero."""
+        if "active_groups" not in self.arrays:
+            return self.architecture.group_count
+        return int(self.arrays["active_groups"][rate_point])
+
     def macs_per_pixel(self) -> dict[str, float]:
-        """Multiply-accumulates per pixel at the receiver, by part, counted from the arrays."""
-        a = self.architecture
-        per_latent = 1 / 256
-        steps = {
-            "synthesis 1": self.arrays["synthesis_in"].size * per_latent,
-            "means": sum(
-                v.size / (a.phases[int(k[4 : k.index("_")])] if k[4].isdigit() else 1)
-                for k, v in self.arrays.items()
-                if k.startswith("mean")
-            )
-            * per_latent,
-            "cdf rows": sum(
-                v.size * (1 - 1 / a.phases[int(k[3 : k.index("_")])] if k.endswith("own") else 1)
-                for k, v in self.arrays.items()
-                if k.startswith("row") and k[3].isdigit()
-            )
-            * per_latent,
-        }
-        if a.rectifiers:
-            weights = (v.size for k, v in self.arrays.items() if k.startswith("rectifier") and k != "rectifier_bias")
-            steps["rectifier"] = sum(weights) * per_latent
-        if a.synthesis == "two-layer":
-            steps["inverse gdn"] = (self.arrays["igdn_gamma"].size + 2 * a.hidden_channels) / 4
-            steps["synthesis 2"] = self.arrays["synthesis_out"].size / 4
-        return {k: round(v, 1) for k, v in steps.items()}
+        """Multiply-accumulates per pixel at the receiver, by part, all groups of channels active."""
+        return macs_per_pixel(self.architecture)
 
 
 def check_exactness(params: dict[str, np.ndarray], architecture: Architecture) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 
 import typer
 
-from nicc.architecture import rate_lambda
 from nicc.cli import files
 from nicc.errors import ModelError
 
@@ -28,7 +27,7 @@ def describe(data: bytes) -> dict[str, Any]:
         "width": header.width,
         "height": header.height,
         "rate_point": header.rate_point,
-        "lambda": round(rate_lambda(header.rate_point), 6),
+        "lambda": None,
         "beta": round(header.beta, 3),
         "grey": header.grey,
         "bytes": len(data),
@@ -43,6 +42,7 @@ def describe(data: bytes) -> dict[str, Any]:
     except ModelError as e:
         facts["model_problem"] = str(e)
     else:
+        facts["lambda"] = round(model.architecture.rate_lambda(header.rate_point), 6)
         macs = model.macs_per_pixel()
         facts["decoder_macs_per_pixel"] = {**macs, "total": round(sum(macs.values()), 1)}
         if model.has_realism:

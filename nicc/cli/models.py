@@ -7,8 +7,6 @@ from typing import Any
 
 import typer
 
-from nicc.architecture import RATE_POINTS
-
 
 def installed() -> list[dict[str, Any]]:
     """Facts of every model that is found by name."""
@@ -29,7 +27,7 @@ def installed() -> list[dict[str, Any]]:
                 "name": name,
                 "version": model.version,
                 "fingerprint": model.fingerprint.hex(),
-                "rate_points": [0, RATE_POINTS - 1],
+                "rate_points": [0, model.architecture.rate_points - 1],
                 "macs_per_pixel": round(sum(model.macs_per_pixel().values())),
                 "realism_macs_per_pixel": head and round(head.macs_per_pixel(model.architecture.latent_channels)),
                 "gigapixels_trained": round(training.get("pixels", 0) / 1e9, 2),

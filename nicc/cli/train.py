@@ -29,17 +29,21 @@ def _seconds(text: str | None) -> float | None:
 
 def train(
     config: str = typer.Argument(
-        ..., metavar="CONFIG", help="A TOML file, or two-layer, jpeg-like, realism or rectify."
+        ..., metavar="CONFIG", help="A TOML file, or two-layer-visual, two-layer, jpeg-like, realism or rectify."
     ),
     data: list[Path] = typer.Option(..., "--data", exists=True, help="Folder or tar shard of photographs; repeatable."),
     out: Path | None = typer.Option(None, "--out", help="Folder of checkpoint and log; default runs/NAME."),
     validation: Path | None = typer.Option(None, "--validation", exists=True, help="Folder of validation images."),
     resume: bool = typer.Option(False, "--resume", help="Continue from the checkpoint in the folder."),
-    begin: Path | None = typer.Option(None, "--start", exists=True, help="Start from another model's checkpoint."),
+    begin: Path | None = typer.Option(
+        None, "--start", exists=True, help="Start from another model: its checkpoint, or its folder."
+    ),
     time_budget: str | None = typer.Option(None, "--time-budget", help="End after this time: 90, 30m, 1.5h."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
     compiled: bool = typer.Option(False, "--compile", help="Use torch.compile."),
-    amp: bool = typer.Option(True, help="bfloat16 where it does no harm."),
+    amp: bool | None = typer.Option(
+        None, "--amp/--no-amp", help="bfloat16 where it does no harm; by default where the processor is fast at it."
+    ),
     cache: Path = typer.Option(Path(".cache/nicc"), "--cache", help="Folder for decoded photographs."),
     export_to: Path | None = typer.Option(
         None, "--export", help="Afterwards, write the model, or the head of one, to this folder."

@@ -55,6 +55,8 @@ def model_for(container: Container) -> Model:
             f"the file needs model {model.name} with fingerprint {header.fingerprint.hex()}, "
             f"the installed version {model.version} has {model.fingerprint.hex()}"
         )
+    if header.rate_point >= model.architecture.rate_points:
+        raise FormatError(f"damaged: rate point {header.rate_point} is above {model.architecture.rate_points - 1}")
     return model
 
 
@@ -121,8 +123,9 @@ class Renderer:
             self.head = model.realism
             self.margin += realism.LATENT_REACH - 1
             self.tile_positions = REALISM_TILE_POSITIONS
-            point, b = (np.full((1, 1), v, np.float32) for v in (rate_point, beta))
-            self.condition = realism.conditions(ops, self.head.architecture, self.head.params, b, point)[0]
+            rate = rate_point / (self.architecture.rate_points - 1)
+            share, b = (np.full((1, 1), v, np.float32) for v in (rate, beta))
+            self.condition = realism.conditions(ops, self.head.architecture, self.head.params, b, share)[0]
             self.beta = np.float32(beta)
 
     def __call__(self, y: np.ndarray) -> np.ndarray:

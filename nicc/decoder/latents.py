@@ -1,13 +1,14 @@
 """From hyper-latent symbols to latents, step by step, for the receiver and the sender alike.
 
 A group of latent rows is decoded in steps: groups of channels, each in one to four phases of positions.
-Before every step the CDF rows (integers) and means (floats) of its symbols are
-computed from what is known; ``visit`` then returns the symbols: the receiver decodes them, the
-sender quantises and writes them. Both run this same code, so they cannot disagree.
+Before every step (`Architecture.steps`) the CDF rows (integers), means and gains (floats) of its
+symbols are computed from what is known; ``visit`` then returns the symbols: the receiver decodes
+them, the sender quantises and writes them. Both run this same code, so they cannot disagree.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -20,11 +21,11 @@ from nicc.architecture import (
     HYPER_UNIT,
     LATENTS_PER_HYPER,
     MAGNITUDE_UNIT,
-    PHASES,
     QUADS,
     RECON_CLASSES,
     ROW_BITS,
     ROW_HIDDEN,
+    Step,
 )
 from nicc.container import Header
 from nicc.decoder import networks, ops
@@ -39,8 +40,23 @@ GROUP_ROWS = 64
 
 ROWS_AT_ONCE = 16
 
-Visit = Callable[[Array, Array, slice, Array], Array]
-"""(rows uint8, means float32, channels, positions) to symbols; both arrays ``(positions, channels)``."""
+
+class Visited(NamedTuple):
+    """One step of a walk, before its symbols are known. Arrays are ``(positions, channels)``."""
+
+    rows: Array
+    """CDF rows, uint8."""
+    means: Array
+    """float32, in quantisation steps."""
+    factor: Array
+    """Of the rate point's gain at every position, float32 ``(positions or 1, channels)``."""
+    channels: slice
+    at: Array
+    """Positions, as indices into the rows' positions in row-major order."""
+
+
+Visit = Callable[[Visited], Array]
+"""Symbols of a step, integers ``(positions, channels)``."""
 
 _MAGNITUDES = np.round(np.log2(1 + np.arange(16)) * MAGNITUDE_UNIT).astype(np.uint8)
 """Of symbols 0 to 15 and above, at most 16, so that the sum over four neighbours fits as well."""
@@ -110,99 +126,142 @@ def _lattices(h: int, w: int) -> list[Array]:
     return [position[i::2, j::2].reshape(-1) for i, j in QUADS]
 
 
+class _Walk:
+    """A walk over one group of latent rows. Positions are kept quad by quad, so that a phase is a slice."""
+
+    def __init__(self, model: Model, rate_point: int, z: Array, first: int, last: int, w: int) -> None:
+        self.arch, self.p, self.exact = model.architecture, model.params, model.exact_dtype
+        arch, p = self.arch, self.p
+        self.h, self.w, self.rate_point = last - first, w, rate_point
+        self.groups = model.active_groups(rate_point)
+        n, channels = self.h * w, arch.groups[self.groups]
+        self.lattices = _lattices(self.h, w)
+        self.order = np.concatenate(self.lattices)
+        self.ends = np.cumsum([0, *map(len, self.lattices)])
+        self.fine = upsample(z, first, last, w)
+        self.z = self.fine.reshape(n, -1)[self.order].astype(np.float32) / HYPER_UNIT
+        self.gain, self.inverse = p["gain"][rate_point], p["inverse"][rate_point]
+        self.scale = self.gain * p["deviation"]
+        self.symbols = np.empty((n, channels), np.int16)
+        self.y_hat = np.empty((n, channels), np.float32)
+        self.magnitudes = np.zeros((self.h, w, arch.groups[self.groups - 1]), np.uint8)
+        self.margin = max(map(arch.mean_reach, range(arch.context_groups)))
+        sides = 2 * self.margin
+        self.known = np.zeros((self.h + sides, w + sides, arch.context_channels), np.float32)
+        """Decoded latents of the context groups less the hyper-prior's mean, with a margin of zeros."""
+        self.inner = networks.inside(self.known, self.margin)
+        self.later: Array | None = None
+        """Hidden units that the context groups give all others, once these are decoded."""
+
+    def enter(self, group: int, channels: slice) -> None:
+        """What all steps of a group have in common."""
+        row_features = partial(networks.row_features, ops, self.arch, self.p, group)
+        known = self.magnitudes[..., : channels.start]
+        self.features = _by_rows(row_features, self.exact, self.fine, known)[self.order]
+        self.base = networks.mean_from_hyper(self.p, self.z, channels)
+        self.own = np.zeros((self.h * self.w, channels.stop - channels.start), np.uint8)
+        if group == self.arch.context_groups:
+            hidden = partial(networks.later_hidden, ops, self.p)
+            self.later = _by_rows(hidden, np.float32, self.inner)[self.order]
+
+    def rows(self, step: Step, here: slice) -> Array:
+        """CDF rows, uint8 ``(positions, channels)``."""
+        neighbours = None
+        if step.neighbours:
+            grid = self.own.reshape(self.h, self.w, -1)
+            sums = ops.cross_sum(grid) if step.neighbours == "cross" else ops.diagonal_sum(grid)
+            neighbours = sums.reshape(len(self.own), -1)[self.order[here]].astype(self.exact)
+        units = slice(step.group * ROW_HIDDEN, (step.group + 1) * ROW_HIDDEN)
+        bias, hidden_bias = (
+            self.p[f"{name}_bias"][self.rate_point, where] + self.p[f"{name}_phase"][step.lead, where]
+            for name, where in (("row", step.channels), ("row_hidden", units))
+        )
+        acc = networks.rows(ops, self.p, step.group, self.features[here], neighbours, bias, hidden_bias)
+        acc += 2.0 ** (ROW_BITS - 1)
+        acc *= 2.0**-ROW_BITS
+        np.floor(acc, out=acc)
+        np.clip(acc, 0, CDF_ROWS - 1, out=acc)
+        return acc.astype(np.uint8)
+
+    def means(self, step: Step, here: slice) -> Array:
+        """Means in units of each channel's deviation."""
+        channels = step.channels
+        if step.network is None:
+            assert self.later is not None
+            begin = channels.start - self.arch.context_channels
+            weights = self.p["mean_later_out"][:, begin : begin + channels.stop - channels.start]
+            return self.base[here] + self.later[here] @ weights
+        around = self.known[..., : channels.stop if step.network[1] else channels.start]
+        network = partial(networks.mean_context, ops, self.p, step.network)
+        reach = self.arch.mean_reach(step.group)
+        parts = [
+            _on_lattice(network, self.z[self.ends[q] : self.ends[q + 1]], around, self.margin, reach, q)
+            for q in step.quads
+            if len(self.lattices[q])
+        ]
+        return self.base[here] + np.concatenate(parts)
+
+    def gains(self, step: Step, here: slice) -> Array:
+        """Factors that adapt the rate point's gain to the place, ``(positions or 1, channels)``."""
+        if not self.arch.adaptive:
+            return np.ones((1, step.channels.stop - step.channels.start), np.float32)
+        hidden = None if self.later is None else self.later[here]
+        return networks.adaptation(ops, self.p, self.z[here], hidden, step.channels)
+
+    def store(self, step: Step, here: slice, s: Array, rows: Array, mean: Array, factor: Array) -> None:
+        """Takes in the symbols of a step; ``mean`` is overwritten."""
+        channels, at = step.channels, self.order[here]
+        self.symbols[here, channels] = s
+        size = np.abs(s)
+        self.own[at] = _MAGNITUDES[np.minimum(size, 15)]
+        decoded = mean
+        decoded += s
+        if step.network is not None:
+            d = decoded / (self.scale[channels] * factor) - self.base[here]
+            self.inner[at // self.w, at % self.w, channels] = d
+        flat, sizes = decoded.reshape(-1), size.reshape(-1)
+        hit = np.flatnonzero(sizes > 0)
+        kind = np.minimum(sizes[hit], RECON_CLASSES) - 1
+        flat[hit] -= np.sign(s.reshape(-1)[hit]) * self.p["recon_offset"][rows.reshape(-1)[hit], kind]
+        self.y_hat[here, channels] = decoded * (self.inverse[channels] / factor)
+
+    def leave(self, group: int, channels: slice) -> None:
+        if group < self.groups - 1:
+            self.magnitudes[..., channels] = self.own.reshape(self.h, self.w, -1)
+
+    def result(self) -> tuple[Array, Array]:
+        """Symbols and latents in the order of the image."""
+        for name in ("fine", "z", "magnitudes", "known", "inner", "later", "features", "base", "own"):
+            delattr(self, name)  # room for two copies
+        in_place = np.empty_like(self.order)
+        in_place[self.order] = np.arange(len(self.order))
+        shape = self.h, self.w, -1
+        return self.symbols[in_place].reshape(shape), self.y_hat[in_place].reshape(shape)
+
+
 @one_blas_thread()
 def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int, visit: Visit) -> tuple[Array, Array]:
     """Visits every symbol of latent rows ``first``..``last``; returns symbols and latents.
 
     ``z`` are the dequantised hyper-latents of the whole image. Symbols are int16 and latents
-    float32, both ``(last - first, w, C)``.
+    float32, both ``(last - first, w, C)``, C the channels that are active at the rate point: those
+    beyond are zero by definition.
     """
-    arch, p = model.architecture, model.params
-    exact = model.exact_dtype
-    h, c = last - first, arch.latent_channels
-    n = h * w
-    lattices = _lattices(h, w)
-    order = np.concatenate(lattices)  # what follows is kept in this order, so that a phase is a slice
-    ends = np.cumsum([0, *map(len, lattices)])
-    fine = upsample(z, first, last, w)
-    z_float = fine.reshape(n, -1)[order].astype(np.float32) / HYPER_UNIT
-    gain, inverse, deviation = p["gain"][rate_point], p["inverse"][rate_point], p["deviation"]
-    scale = gain * deviation
-    offsets = p["recon_offset"]
-    symbols = np.empty((n, c), np.int16)
-    y_hat = np.empty((n, c), np.float32)
-    magnitudes = np.zeros((h, w, arch.groups[-2]), np.uint8)
-    margin = max(map(arch.mean_reach, range(arch.context_groups)))
-    known = np.zeros((h + 2 * margin, w + 2 * margin, arch.context_channels), np.float32)
-    inner = known[margin : margin + h, margin : margin + w]
-    later = np.empty((n, 0), np.float32)
-
-    for group in range(arch.group_count):
-        low, high = arch.groups[group], arch.groups[group + 1]
-        channels = slice(low, high)
-        hidden_units = slice(group * ROW_HIDDEN, (group + 1) * ROW_HIDDEN)
-        row_features = partial(networks.row_features, ops, arch, p, group)
-        features = _by_rows(row_features, exact, fine, magnitudes[..., :low])[order]
-        base = networks.mean_from_hyper(p, z_float, channels)
-        own = np.zeros((n, high - low), np.uint8)
-        context = group < arch.context_groups
-        if group == arch.context_groups:
-            later = _by_rows(partial(networks.later_means, ops, p), np.float32, inner)
-        # one phase is coded in two halves, since what its symbols take is large
-        for phase, quads in enumerate(PHASES[max(2, arch.phases[group])]):
-            here = slice(ends[quads[0]], ends[quads[-1] + 1])
-            at = order[here]
-            if not len(at):
+    state = _Walk(model, rate_point, z, first, last, w)
+    steps = [s for s in state.arch.steps if s.group < state.groups]
+    for group, members in itertools.groupby(steps, lambda step: step.group):
+        channels = slice(state.arch.groups[group], state.arch.groups[group + 1])
+        state.enter(group, channels)
+        for step in members:
+            here = slice(state.ends[step.quads[0]], state.ends[step.quads[-1] + 1])
+            if here.start == here.stop:
                 continue
-            neighbours = None
-            step = phase if arch.phases[group] > 1 else 0
-            if step:
-                grid = own.reshape(h, w, -1)
-                sums = ops.cross_sum(grid) if quads[0] >= 2 else ops.diagonal_sum(grid)
-                neighbours = sums.reshape(n, -1)[at].astype(exact)
-            lead = quads[0] if step else 0
-            bias, hidden_bias = (
-                p[f"{name}_bias"][rate_point, where] + p[f"{name}_phase"][lead, where]
-                for name, where in (("row", channels), ("row_hidden", hidden_units))
-            )
-            acc = networks.rows(ops, p, group, features[here], neighbours, bias, hidden_bias)
-            acc += 2.0 ** (ROW_BITS - 1)
-            acc *= 2.0**-ROW_BITS
-            np.floor(acc, out=acc)
-            np.clip(acc, 0, CDF_ROWS - 1, out=acc)
-            rows = acc.astype(np.uint8)
-
-            mean = base[here]
-            if context:
-                around = known[..., : high if step else low]
-                network = partial(networks.mean_context, ops, p, (group, step))
-                parts = [
-                    _on_lattice(network, z_float[ends[q] : ends[q + 1]], around, margin, arch.mean_reach(group), q)
-                    for q in quads
-                    if len(lattices[q])
-                ]
-                mean = mean + np.concatenate(parts)
-            else:
-                mean = mean + later[at, low - arch.context_channels : high - arch.context_channels]
-            mean_scaled = mean * scale[channels]
-
-            s = visit(rows, mean_scaled, channels, at)
-            symbols[here, channels] = s
-            size = np.abs(s)
-            own[at] = _MAGNITUDES[np.minimum(size, 15)]
-            decoded = mean_scaled + s
-            if context:
-                inner[at // w, at % w, channels] = decoded / scale[channels] - base[here]
-            hit = np.flatnonzero(size.reshape(-1) > 0)
-            kind = np.minimum(size.reshape(-1)[hit], RECON_CLASSES) - 1
-            decoded.reshape(-1)[hit] -= np.sign(s.reshape(-1)[hit]) * offsets[rows.reshape(-1)[hit], kind]
-            y_hat[here, channels] = decoded * inverse[channels]
-        if high <= arch.groups[-2]:
-            magnitudes[..., channels] = own.reshape(h, w, -1)
-    del fine, z_float, magnitudes, known, inner, later, features, base, own  # room for two copies
-    in_place = np.empty_like(order)
-    in_place[order] = np.arange(n)
-    return symbols[in_place].reshape(h, w, c), y_hat[in_place].reshape(h, w, c)
+            rows, factor = state.rows(step, here), state.gains(step, here)
+            mean = state.means(step, here) * (state.scale[channels] * factor)
+            s = visit(Visited(rows, mean, factor, channels, state.order[here]))
+            state.store(step, here, s, rows, mean, factor)
+        state.leave(group, channels)
+    return state.result()
 
 
 def _on_lattice(network: Callable[[Array], Array], z: Array, known: Array, margin: int, reach: int, quad: int) -> Array:
@@ -246,8 +305,8 @@ def read_group(
     """Decodes one group of latent rows: its symbols and latents, as `walk` returns them."""
     reader = SymbolReader(stream)
 
-    def visit(rows: Array, means: Array, channels: slice, at: Array) -> Array:
-        s = model.row_coder.read(reader, rows)
+    def visit(here: Visited) -> Array:
+        s = model.row_coder.read(reader, here.rows)
         if s.size and (s.min() < -32767 or s.max() > 32767):
             raise FormatError("damaged: a symbol is out of range")
         return s

@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nicc.architecture import PIXELS_PER_LATENT, RECTIFIER_REACH, Architecture
+from nicc.architecture import (
+    ADAPTATION_LIMIT,
+    COLOUR_PHASES,
+    PIXELS_PER_LATENT,
+    RECTIFIER_REACH,
+    Architecture,
+)
 
 Array = Any
 Params = Mapping[str, Array]
@@ -20,8 +26,9 @@ def synthesis(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
     """Pixels of the latents ``y``.
 
     ``y`` has shape ``(..., h + 2, w + 2, C)``: the latents to render with a margin of one
-    position on every side (neighbours, or `mirror` at the border of the image). The result has
-    shape ``(..., 16 h, 16 w, 3)``, RGB around 0..1, not clipped.
+    position on every side (neighbours, or `mirror` at the border of the image). The model's
+    last channels may be left out; they are zero then. The result has shape ``(..., 16 h, 16 w, 3)``,
+    RGB around 0..1, not clipped.
     """
     if arch.synthesis == "jpeg-like":
         return _jpeg_like(ops, p, y)
@@ -30,7 +37,8 @@ def synthesis(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
 
 def _jpeg_like(ops: Any, p: Params, y: Array) -> Array:
     """One transposed convolution (Yang & Mandt 2023, section 3.2, "JPEG-like")."""
-    return ops.transposed_conv(y, p["synthesis_in"], PIXELS_PER_LATENT, 0) + p["synthesis_bias"]
+    weights = [p["synthesis_in"][: y.shape[-1]]]
+    return ops.transposed_conv(y, weights, PIXELS_PER_LATENT, 0) + p["synthesis_bias"]
 
 
 def _two_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
@@ -39,11 +47,14 @@ def _two_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
     Yang & Mandt 2023, section 3.2, "two-layer"; kernels 14 and 6 stand for 13 and 5, so that the
     sampling grids of pixels, hidden layer and latents stay centred on each other.
     """
-    hidden = ops.transposed_conv(y, p["synthesis_in"], PIXELS_PER_LATENT // 2, 1)
-    n = arch.hidden_channels
+    n, channels, main = arch.hidden_channels, y.shape[-1], arch.main
+    weights = [p["synthesis_in"][:channels]]
+    if channels > main:
+        weights.append(p["synthesis_more"][: channels - main])
+    hidden = ops.transposed_conv(y, weights, PIXELS_PER_LATENT // 2, 1)
     x = ops.igdn(hidden[..., :n], p["igdn_beta"], p["igdn_gamma"])
     if arch.residual:
-        x += hidden[..., n:]
+        x[..., :COLOUR_PHASES] += hidden[..., n:]
     x = ops.subpixel_conv(x, p["synthesis_out"])
     x += p["synthesis_bias"]
     return x
@@ -87,7 +98,7 @@ def mirror(ops: Any, p: Params, y: Array, margin: int, top: bool = True, bottom:
     those of the image, with the sign of each channel's parity.
     """
     h, w = y.shape[-3:-1]
-    parity = p["parity"]
+    parity = p["parity"][:, : y.shape[-1]]
 
     def column(j: int) -> Array:
         at, flipped = _mirrored(j, w)
@@ -131,9 +142,27 @@ def mean_context(ops: Any, p: Params, step: tuple[int, int], features: Array) ->
     return x[..., :channels] + ops.relu(x[..., channels:] + p[f"{name}_bias"]) @ p[f"{name}_out"]
 
 
-def later_means(ops: Any, p: Params, d: Array) -> Array:
-    """What the context groups, ``d`` ``(..., h, w, C)``, add to the means of all others: one hidden layer."""
-    return ops.relu(ops.window(d) @ p["mean_later_in"] + p["mean_later_bias"]) @ p["mean_later_out"]
+def later_hidden(ops: Any, p: Params, d: Array) -> Array:
+    """Hidden units, ``(..., h, w, mean_hidden)``, by which the context groups ``d`` shape all others.
+
+    Times ``mean_later_out``, they are added to the means; times ``gain_later``, to the logarithm of
+    the gain (`adaptation`).
+    """
+    return ops.relu(ops.window(d) @ p["mean_later_in"] + p["mean_later_bias"])
+
+
+def adaptation(ops: Any, p: Params, z: Array, hidden: Array | None, channels: slice) -> Array:
+    """Factors of the gain of ``channels`` at every position: finer steps where errors show.
+
+    Adaptive quantisation without side information: a linear map of the upsampled hyper-latents and,
+    for the groups after the context groups, of `later_hidden`, whose channels begin where the
+    context ends. Symbols are rounded after it, so it never touches the entropy coder.
+    """
+    x = z @ p["gain_z"][:, channels]
+    if hidden is not None:
+        first = p["gain_z"].shape[-1] - p["gain_later"].shape[-1]
+        x = x + hidden @ p["gain_later"][:, channels.start - first : channels.stop - first]
+    return ops.exp_within(x, ADAPTATION_LIMIT)
 
 
 # --- rows of the CDF table: integers, identical on every machine ----------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from nicc.architecture import ANCHORS, PIXELS_PER_LATENT, RATE_POINTS
+from nicc.architecture import PIXELS_PER_LATENT
 from nicc.decoder.networks import inside
 from nicc.errors import ModelError
 
@@ -27,8 +27,8 @@ LATENT_REACH, PIXEL_REACH = 4, 2
 OCTAVES = 3
 """Of the sines and cosines that beta and rate point become. Ten, as in the paper, left neighbouring betas
 with unrelated detail after a thousand steps: LPIPS rose and fell along beta."""
-TABLE_STEPS = 9
-"""Entries of a conditioning table, from beta 0 to `LARGEST_BETA`."""
+TABLE_STEPS, RATE_STEPS = 9, 8
+"""Entries of the conditioning tables, from beta 0 to `LARGEST_BETA` and from the lowest rate point to the highest."""
 CONDITIONS = ("fourier", "table")
 
 
@@ -80,7 +80,7 @@ class HeadArchitecture:
             "pixel_out": (9 * pixel, cells),
         }
         if self.condition == "table":
-            return shapes | {"beta_table": (TABLE_STEPS, total), "rate_table": (ANCHORS, total)}
+            return shapes | {"beta_table": (TABLE_STEPS, total), "rate_table": (RATE_STEPS, total)}
         width = self.condition_width
         return shapes | {
             "condition_in": (4 * OCTAVES, width),
@@ -105,15 +105,14 @@ def paper_beta(beta: Array) -> Array:
     return 2.56 * beta * beta
 
 
-def conditions(ops: Any, head: HeadArchitecture, p: Params, beta: Array, rate_point: Array) -> Array:
+def conditions(ops: Any, head: HeadArchitecture, p: Params, beta: Array, rate: Array) -> Array:
     """What is added to the conditioned layers, ``(N, total)``.
 
-    ``beta``, 0..`LARGEST_BETA`, and ``rate_point``, 0..63, are ``(N, 1)``.
+    ``beta``, 0..`LARGEST_BETA`, and ``rate``, the rate point as a share of the highest, are ``(N, 1)``.
     """
-    rate = rate_point / (RATE_POINTS - 1)
     if head.condition == "table":
         beta_weights = ops.hats(beta * ((TABLE_STEPS - 1) / LARGEST_BETA), TABLE_STEPS)
-        return beta_weights @ p["beta_table"] + ops.hats(rate * (ANCHORS - 1), ANCHORS) @ p["rate_table"]
+        return beta_weights @ p["beta_table"] + ops.hats(rate * (RATE_STEPS - 1), RATE_STEPS) @ p["rate_table"]
     x = ops.concat([ops.waves(beta / LARGEST_BETA, OCTAVES), ops.waves(rate, OCTAVES)], -1)
     x = ops.relu(x @ p["condition_in"] + p["condition_in_bias"])
     x = ops.relu(x @ p["condition_hidden"] + p["condition_hidden_bias"])
@@ -131,7 +130,7 @@ def detail(ops: Any, head: HeadArchitecture, p: Params, y: Array, x: Array, cond
     for width in head.conditioned:
         bias.append(condition[..., begin : begin + width])
         begin += width
-    a = y @ p["latent_in"] + bias[0]
+    a = y @ p["latent_in"][: y.shape[-1]] + bias[0]
     a = inside(a, 1) + ops.conv3(ops.relu(a), p["latent_first"]) + bias[1]
     a = inside(a, 1) + ops.conv3(ops.relu(a), p["latent_second"])
     per_latent = PIXELS_PER_LATENT // GRID

@@ -6,6 +6,7 @@ sender has: the analysis, quantisation that lets gradients through, and likeliho
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,21 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nicc.architecture import (
-    ANCHORS,
     CDF_ROWS,
     HYPER_LIMIT,
     HYPER_UNIT,
     LATENTS_PER_HYPER,
     LOG_ROW_STEP,
     MAGNITUDE_UNIT,
-    PHASES,
     QUADS,
-    RATE_POINTS,
     RECON_CLASSES,
     ROW_HIDDEN,
     SIGMA_MIN,
     Architecture,
-    rate_lambda,
 )
 from nicc.decoder import networks
 from nicc.encoder import ops
@@ -140,91 +137,120 @@ def latent_code(
 ) -> LatentCode:
     """The receiver's way from hyper-latents and symbols to latents, differentiable.
 
-    ``z`` are upsampled hyper-latents in nats, ``v`` latents times gain, ``(N, h, w, C)``;
+    ``z`` are upsampled hyper-latents in nats, ``v`` latents times the rate point's gain, ``(N, h, w, C)``;
     ``quantise`` turns residuals of some channels into symbols. With ``relaxed``, symbols may lie
     between integers, and their magnitudes as context carry gradients.
     """
-    h, w = v.shape[1:3]
-    quad = quads(h, w, v.device)
-    gain, dev = rate.gain, p["deviation"]
-    base = networks.mean_from_hyper(p, z) * dev
-    base_scaled = base * gain
-
-    # means and symbols, step by step; d is the decoded deviation from the hyper-prior's mean
-    to_d = 1 / (gain * dev)
-    known: list[Tensor] = []
-    symbols: list[Tensor] = []
-    means: list[Tensor] = []
-    for group in range(arch.context_groups):
-        sl = slice(arch.groups[group], arch.groups[group + 1])
-        scale, base_here = gain[..., sl] * dev[sl], base_scaled[..., sl]
-        s = d = mean = torch.zeros_like(base_here)
-        for phase, members in enumerate(PHASES[arch.phases[group]]):
-            here = (quad >= members[0]) & (quad <= members[-1])
-            around = [*known, d] if phase else known
-            features = [z, ops.window(torch.cat(around, -1), arch.mean_reach(group))] if around else [z]
-            extra = networks.mean_context(ops, p, (group, phase), torch.cat(features, -1))
-            mean = torch.where(here, base_here + extra * scale, mean)
-            s = torch.where(here, quantise(v[..., sl] - mean, sl), s)
-            d = torch.where(here, (s + mean - base_here) * to_d[..., sl], d)
-        known.append(d)
-        symbols.append(s)
-        means.append(mean)
-    sl = slice(arch.context_channels, None)
-    extra = networks.later_means(ops, p, torch.cat(known, -1))
-    mean = base_scaled[..., sl] + extra * gain[..., sl] * dev[sl]
-    s = torch.cat([*symbols, quantise(v[..., sl] - mean, sl)], -1)
-    mean = torch.cat([*means, mean], -1)
-
+    s, mean, v, factor = _symbols(arch, p, rate, z, v, quantise)
     size = s.abs().clamp_max(15)
     if relaxed:
         m = torch.log2(1 + size)
     else:
         m = (torch.log2(1 + size.detach()) * MAGNITUDE_UNIT).round() / MAGNITUDE_UNIT
+    row = _rows(arch, p, rate, z, m)
+    y_hat = (s - _moved(p, s.detach(), row, relaxed) + mean) / (rate.gain * factor) * rate.inverse
+    return LatentCode(y_hat, s, v - mean, row)
+
+
+def _symbols(
+    arch: Architecture,
+    p: dict[str, Tensor],
+    rate: RateTables,
+    z: Tensor,
+    v: Tensor,
+    quantise: Callable[[Tensor, slice], Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor | float]:
+    """Symbols, means, scaled latents and the gains' factors, step by step."""
+    quad = quads(v.shape[1], v.shape[2], v.device)
+    base = networks.mean_from_hyper(p, z) * p["deviation"]
+    known: list[Tensor] = []
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def scaled(channels: slice, hidden: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Factors, deviations in steps, and latents in steps."""
+        factor = torch.ones_like(v[..., channels])
+        if arch.adaptive:
+            factor = networks.adaptation(ops, p, z, hidden, channels)
+        scale = rate.gain[..., channels] * factor
+        return factor, scale * p["deviation"][channels], v[..., channels] * factor
+
+    steps = [step for step in arch.steps if step.network]
+    for _, members in itertools.groupby(steps, lambda step: step.group):
+        d: Tensor | None = None  # the decoded deviation from the hyper-prior's mean
+        for step in members:
+            sl = step.channels
+            if d is None:
+                factor, scale, target = scaled(sl, None)
+                start = base[..., sl] / p["deviation"][sl] * scale
+                s = d = mean = torch.zeros_like(start)
+            here = (quad >= step.quads[0]) & (quad <= step.quads[-1])
+            assert step.network is not None
+            around = [*known, d] if step.network[1] else known
+            features = [z, ops.window(torch.cat(around, -1), arch.mean_reach(step.group))] if around else [z]
+            extra = networks.mean_context(ops, p, step.network, torch.cat(features, -1))
+            mean = torch.where(here, start + extra * scale, mean)
+            s = torch.where(here, quantise(target - mean, sl), s)
+            d = torch.where(here, (s + mean - start) / scale, d)
+        assert d is not None
+        known.append(d)
+        parts.append((s, mean, target, factor))
+    sl = slice(arch.context_channels, arch.latent_channels)
+    hidden = networks.later_hidden(ops, p, torch.cat(known, -1))
+    factor, scale, target = scaled(sl, hidden)
+    mean = base[..., sl] / p["deviation"][sl] * scale + (hidden @ p["mean_later_out"]) * scale
+    parts.append((quantise(target - mean, sl), mean, target, factor))
+    s, mean, target, factor = (torch.cat(part, -1) for part in zip(*parts, strict=True))
+    return s, mean, target, factor if arch.adaptive else 1.0
+
+
+def _rows(arch: Architecture, p: dict[str, Tensor], rate: RateTables, z: Tensor, m: Tensor) -> Tensor:
+    """Real-valued CDF rows of all symbols from hyper-latents and magnitudes."""
+    quad = quads(m.shape[1], m.shape[2], m.device)
     rows = []
-    for group in range(arch.group_count):
-        sl = slice(arch.groups[group], arch.groups[group + 1])
+    for group, members in itertools.groupby(arch.steps, lambda step: step.group):
+        steps = list(members)
+        sl = steps[0].channels
         hs = slice(group * ROW_HIDDEN, (group + 1) * ROW_HIDDEN)
         f = networks.row_features(ops, arch, p, group, z, m)
         own = None
-        if arch.phases[group] > 1:
-            own = ops.cross_sum(m[..., sl]) * (quad >= 2)
-            if arch.phases[group] > 2:
-                own = own + ops.diagonal_sum(m[..., sl]) * (quad == 1)
-        # every phase has the biases of its first quad
-        lead = torch.tensor([members[0] for members in PHASES[arch.phases[group]] for _ in members], device=v.device)
+        if any(step.neighbours for step in steps):
+            sums = {"cross": ops.cross_sum, "diagonal": ops.diagonal_sum}
+            own = sum(
+                sums[step.neighbours](m[..., sl]) * ((quad >= step.quads[0]) & (quad <= step.quads[-1]))
+                for step in steps
+                if step.neighbours
+            )
+        lead = torch.tensor([step.lead for step in steps for _ in step.quads], device=m.device)
         at = lead[quad[..., 0]]
         bias, hidden = rate.row_bias[..., sl][:, at], rate.hidden_bias[..., hs][:, at]
         rows.append(networks.rows(ops, p, group, f, own, bias, hidden))
-    row = bound(torch.cat(rows, -1), 0, CDF_ROWS - 1)
+    return bound(torch.cat(rows, -1), 0, CDF_ROWS - 1)
 
+
+def _moved(p: dict[str, Tensor], s: Tensor, row: Tensor, relaxed: bool) -> Tensor:
+    """How far each symbol's point of reconstruction lies from it towards zero."""
     index = row.detach().round().long() * RECON_CLASSES
     offsets = p["recon_offset"].reshape(-1, 1)
 
     def offset(k: Tensor) -> Tensor:
-        """How far a symbol is moved towards zero."""
         return torch.sign(k) * F.embedding(index + (k.abs() >= 2), offsets)[..., 0]
 
-    at = s.detach()
-    if relaxed:
-        low = at.floor()
-        moved = torch.lerp(offset(low), offset(low + 1), at - low)
-    else:
-        moved = offset(at)
-    y_hat = (s - moved + mean) / gain * rate.inverse
-    return LatentCode(y_hat, s, v - mean, row)
+    if not relaxed:
+        return offset(s)
+    low = s.floor()
+    return torch.lerp(offset(low), offset(low + 1), s - low)
 
 
-def lambdas(rate_point: Tensor) -> Tensor:
-    """Weights of the mean squared error at real rate points."""
-    low, high = rate_lambda(0), rate_lambda(RATE_POINTS - 1)
-    return low * torch.exp(rate_point / (RATE_POINTS - 1) * math.log(high / low))
+def lambdas(arch: Architecture, rate_point: Tensor) -> Tensor:
+    """Weights of the distortion at real rate points."""
+    slope = math.log(arch.lambda_max / arch.lambda_min) / (arch.rate_points - 1)
+    return arch.lambda_min * torch.exp(rate_point * slope)
 
 
-def at_rate(table: Tensor, rate_point: Tensor) -> Tensor:
+def at_rate(arch: Architecture, table: Tensor, rate_point: Tensor) -> Tensor:
     """Rows of an anchor table, interpolated at rate points ``(N,)``: ``(N, 1, 1, columns)``."""
-    t = rate_point * (ANCHORS - 1) / 63
-    low = t.floor().clamp(0, ANCHORS - 2).long()
+    t = rate_point * (arch.anchors - 1) / (arch.rate_points - 1)
+    low = t.floor().clamp(0, arch.anchors - 2).long()
     share = (t - low)[:, None]
     return (table[low] * (1 - share) + table[low + 1] * share)[:, None, None]
 
@@ -254,7 +280,7 @@ def thresholds(code: LatentCode, distortion_weight: float) -> Tensor:
 
 
 class Codec(nn.Module):
-    """A variable-rate model. Rate points are real numbers 0..63, one per sample."""
+    """A variable-rate model. Rate points are real numbers from 0 on, one per sample."""
 
     deviation: Tensor
     hyper_offset: Tensor
@@ -269,7 +295,7 @@ class Codec(nn.Module):
         self.analysis = Analysis(arch)
         self.hyper_analysis = HyperAnalysis(arch)
         p: dict[str, Tensor] = {
-            "synthesis_linear": torch.zeros(c, arch.kernel, arch.kernel, arch.linear_outputs),
+            "synthesis_linear": torch.zeros(arch.main, arch.kernel, arch.kernel, arch.linear_outputs),
             "synthesis_bias": torch.zeros(3),
             "mean_z": torch.zeros(cz, c),
             "mean_later_in": torch.randn(9 * arch.context_channels, mh) * (9 * arch.context_channels) ** -0.5,
@@ -292,7 +318,11 @@ class Codec(nn.Module):
                 "synthesis_out": torch.zeros(3, 3, n, 12),
             }
             if arch.residual:
-                p["synthesis_main"] = torch.zeros(c, arch.kernel, arch.kernel, n)
+                p["synthesis_main"] = torch.zeros(arch.main, arch.kernel, arch.kernel, n)
+        if arch.main < c:
+            p["synthesis_more"] = torch.zeros(c - arch.main, arch.kernel, arch.kernel, arch.linear_outputs)
+        if arch.adaptive:
+            p |= {"gain_z": torch.zeros(cz, c), "gain_later": torch.zeros(mh, c - arch.context_channels)}
         p |= rectifier_parameters(c, arch.rectifiers, arch.rectifier_width)
         for i in range(arch.group_count):
             size = g[i + 1] - g[i]
@@ -303,16 +333,16 @@ class Codec(nn.Module):
             p[f"row{i}_out"] = torch.zeros(ROW_HIDDEN, size)
         self.p = nn.ParameterDict({k: nn.Parameter(v) for k, v in p.items()})
         row_hidden = arch.group_count * ROW_HIDDEN
-        self.log_gain = nn.Parameter(torch.zeros(ANCHORS, c))
-        self.log_inverse = nn.Parameter(torch.zeros(ANCHORS, c))
+        self.log_gain = nn.Parameter(torch.zeros(arch.anchors, c))
+        self.log_inverse = nn.Parameter(torch.zeros(arch.anchors, c))
         """Logarithm of (dequantisation step times quantisation gain)."""
-        self.log_hyper_gain = nn.Parameter(torch.full((ANCHORS, cz), math.log(3.0)))
-        self.row_bias = nn.Parameter(torch.zeros(ANCHORS, c))
+        self.log_hyper_gain = nn.Parameter(torch.full((arch.anchors, cz), math.log(3.0)))
+        self.row_bias = nn.Parameter(torch.zeros(arch.anchors, c))
         self.row_phase = nn.Parameter(torch.zeros(len(QUADS), c))
-        self.hidden_bias = nn.Parameter(torch.zeros(ANCHORS, row_hidden))
+        self.hidden_bias = nn.Parameter(torch.zeros(arch.anchors, row_hidden))
         self.hidden_phase = nn.Parameter(torch.zeros(len(QUADS), row_hidden))
         if arch.rectifiers:
-            self.rectifier_bias = nn.Parameter(torch.zeros(ANCHORS, arch.rectifiers * 3 * arch.rectifier_width))
+            self.rectifier_bias = nn.Parameter(torch.zeros(arch.anchors, arch.rectifiers * 3 * arch.rectifier_width))
         self.recon_offset = nn.Parameter(torch.zeros(CDF_ROWS, RECON_CLASSES))
         """How far inside its interval a symbol of magnitude 1, or 2 and more, is reconstructed."""
         self.register_buffer("deviation", torch.ones(c))
@@ -332,13 +362,16 @@ class Codec(nn.Module):
 
     def rate(self, rate_point: Tensor) -> RateTables:
         """What depends on rate points ``(N,)``."""
-        bias, hidden = at_rate(self.row_bias, rate_point), at_rate(self.hidden_bias, rate_point)
+
+        def at(table: Tensor) -> Tensor:
+            return at_rate(self.arch, table, rate_point)
+
         return RateTables(
-            at_rate(self.log_gain, rate_point).exp(),
-            at_rate(self.log_inverse, rate_point).exp(),
-            bias[:, 0] + self.row_phase,
-            hidden[:, 0] + self.hidden_phase,
-            at_rate(self.rectifier_bias, rate_point) if self.arch.rectifiers else None,
+            at(self.log_gain).exp(),
+            at(self.log_inverse).exp(),
+            at(self.row_bias)[:, 0] + self.row_phase,
+            at(self.hidden_bias)[:, 0] + self.hidden_phase,
+            at(self.rectifier_bias) if self.arch.rectifiers else None,
         )
 
     def hyper(self, y: Tensor) -> Tensor:

@@ -11,11 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nicc.architecture import HYPER_UNIT, LATENTS_PER_HYPER, PIXELS_PER_LATENT, rate_lambda
+from nicc.architecture import HYPER_UNIT, LATENTS_PER_HYPER, PIXELS_PER_LATENT, Architecture
 from nicc.container import Header, pack
 from nicc.decoder.decode import decode_pixels
-from nicc.decoder.latents import Grid, dequantise_z, walk
-from nicc.encoder.encode import DISTORTION_WEIGHT, NEAREST, Encoding, Quantiser, encode_latents, quantise_z
+from nicc.decoder.latents import Grid, Visited, dequantise_z, walk
+from nicc.encoder.encode import (
+    DISTORTION_WEIGHT,
+    NEAREST,
+    Encoding,
+    Quantiser,
+    encode_latents,
+    quantise_z,
+    residual,
+)
 from nicc.encoder.iterative import (
     Diverged,
     Interrupted,
@@ -58,9 +66,9 @@ class Settings:
     lagrangian: float | None = None
     keep_on_interrupt: bool = False
 
-    @property
-    def weight(self) -> float:
-        return self.lagrangian if self.lagrangian is not None else rate_lambda(self.rate_point)
+    def weight(self, arch: Architecture) -> float:
+        """Weight of the distortion against bits per pixel."""
+        return self.lagrangian if self.lagrangian is not None else arch.rate_lambda(self.rate_point)
 
 
 def choose_device(name: str) -> str:
@@ -123,7 +131,7 @@ class Result:
     def cost(self) -> float:
         """Bits + lambda * squared error, per pixel."""
         pixels = self.picture.pixels.shape[0] * self.picture.pixels.shape[1]
-        return len(self.data) * 8 / pixels + self.settings.weight * self.mse
+        return len(self.data) * 8 / pixels + self.settings.weight(self.model.architecture) * self.mse
 
 
 def encode(
@@ -161,7 +169,9 @@ def _encode(
     analysed: Sequence[Latents | None],
 ) -> list[Result]:
     # the plain encoder weighs distortion for the rate point's own lambda
-    rounding = DISTORTION_WEIGHT * settings.weight / rate_lambda(settings.rate_point)
+    rounding = (
+        DISTORTION_WEIGHT * settings.weight(model.architecture) / model.architecture.rate_lambda(settings.rate_point)
+    )
 
     def coded(picture: Picture, latents: Latents, weight: float) -> Result:
         encoding = encode_latents(model, _header(model, picture, settings), *latents, picture.extras, weight)
@@ -216,12 +226,13 @@ def _starting_point(model: Model, header: Header, analysed: Latents) -> Latents:
     y = np.empty_like(analysed.y)
     for first, last in grid.row_groups():
         v = (analysed.y[first:last] * gain).reshape(-1, y.shape[-1])
-        moved = np.empty_like(v)
+        moved = v.copy()
 
-        def visit(rows: np.ndarray, means: np.ndarray, channels: slice, at: np.ndarray) -> np.ndarray:
-            residual = v[at, channels] - means  # noqa: B023
-            s = quantise(residual, rows)
-            moved[at, channels] = means + s + np.clip(residual - s, -START_INSIDE, START_INSIDE)  # noqa: B023
+        def visit(here: Visited) -> np.ndarray:
+            x = residual(v, here)  # noqa: B023
+            s = quantise(x, here.rows)
+            inside = here.means + s + np.clip(x - s, -START_INSIDE, START_INSIDE)
+            moved[here.at, here.channels] = inside / here.factor  # noqa: B023
             return s
 
         walk(model, r, z_int, first, last, grid.w, visit)
@@ -244,8 +255,8 @@ def _decoded_rows(model: Model, header: Header, latents: Latents, first: int, la
     v = (latents.y[first:last] * model.params["gain"][r]).reshape(-1, latents.y.shape[-1])
     quantise = Quantiser(model, NEAREST)
 
-    def visit(rows: np.ndarray, means: np.ndarray, channels: slice, at: np.ndarray) -> np.ndarray:
-        return quantise(v[at, channels] - means, rows)
+    def visit(here: Visited) -> np.ndarray:
+        return quantise(residual(v, here), here.rows)
 
     return walk(model, r, z_int, first, last, latents.y.shape[1], visit)[1]
 
@@ -275,12 +286,12 @@ def _iterate(
     for group, (first, last) in enumerate(bounds):
         beginning, ending = group == 0, group == len(bounds) - 1
         z_rows = slice(first // LATENTS_PER_HYPER, -(-last // LATENTS_PER_HYPER))
-        no_y, no_z = all_y[:, :0], all_z[:, :0]
+        no_y, no_z = all_y[:, :0, :, : receiver.active_channels(r)], all_z[:, :0]
         problem = Problem(
             receiver,
             _pixels(pictures, first - (not beginning), last + (not ending), receiver),
             r,
-            settings.weight,
+            settings.weight(model.architecture),
             Surroundings(
                 _tensor(receiver, no_y if beginning else rows_of(group - 1)[:, -beyond:]),
                 _tensor(receiver, no_y if ending else rows_of(group + 1)[:, :beyond]),

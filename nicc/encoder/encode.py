@@ -9,7 +9,7 @@ import numpy as np
 
 from nicc.architecture import HYPER_UNIT
 from nicc.container import Container, Group, Header, with_checksum
-from nicc.decoder.latents import Grid, dequantise_z, walk, write_z
+from nicc.decoder.latents import Grid, Visited, dequantise_z, walk, write_z
 from nicc.encoder.transform import transform_of
 from nicc.entropy import FREQUENCY_BITS, SymbolWriter
 from nicc.images import Picture
@@ -76,6 +76,11 @@ def quantise_z(model: Model, rate_point: int, z: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(z / steps), low, high).astype(np.int16)
 
 
+def residual(v: np.ndarray, here: Visited) -> np.ndarray:
+    """What a step rounds: latents times the rate point's gain ``(positions, C)``, adapted, less their means."""
+    return v[here.at, here.channels] * here.factor - here.means
+
+
 def encode_latents(
     model: Model,
     header: Header,
@@ -100,12 +105,12 @@ def encode_latents(
         writer = SymbolWriter()
         v = (y[first:last] * model.params["gain"][r]).reshape(-1, y.shape[-1])
 
-        def visit(rows: np.ndarray, means: np.ndarray, channels: slice, at: np.ndarray) -> np.ndarray:
+        def visit(here: Visited) -> np.ndarray:
             nonlocal bits
-            s = quantise(v[at, channels] - means, rows)  # noqa: B023 - used within this iteration
-            model.row_coder.write(writer, s, rows)  # noqa: B023
-            coded = rows > 0
-            bits += float(quantise.cost(s[coded], rows[coded].astype(np.int64)).sum())
+            s = quantise(residual(v, here), here.rows)  # noqa: B023 - used within this iteration
+            model.row_coder.write(writer, s, here.rows)  # noqa: B023
+            coded = here.rows > 0
+            bits += float(quantise.cost(s[coded], here.rows[coded].astype(np.int64)).sum())
             return s
 
         symbols, _ = walk(model, r, z_int, first, last, grid.w, visit)
@@ -132,7 +137,7 @@ def encode_picture(
     device: str = "cpu",
     distortion_weight: float = DISTORTION_WEIGHT,
 ) -> Encoding:
-    """Codes a picture at a rate point 0..63; ``distortion_weight`` as in `encode_latents`."""
+    """Codes a picture at a rate point; ``distortion_weight`` as in `encode_latents`."""
     height, width, _ = picture.pixels.shape
     header = Header(model.code, model.fingerprint, width, height, rate_point, beta, picture.grey)
     y, z = transform_of(model, device)(picture.pixels)

@@ -182,8 +182,9 @@ class Problem:
         skipped = around.z_above.shape[1] * LATENTS_PER_HYPER
         upsampled = upsample(nats, skipped + v.shape[1], v.shape[2])[:, skipped:]
         code = self.receiver.code(upsampled, v, self.rate, lambda x, _: quantise(x))
-        bits = self.receiver.symbol_bits(code).sum((1, 2, 3)) + bits_z.sum((1, 2, 3))
-        y = torch.cat([around.y_above, code.y_hat, around.y_below], 1)
+        active = self.receiver.active_channels(self.rate_point)
+        bits = self.receiver.symbol_bits(code)[..., :active].sum((1, 2, 3)) + bits_z.sum((1, 2, 3))
+        y = torch.cat([around.y_above, code.y_hat[..., :active], around.y_below], 1)
         ends = (side.shape[1] < reach(self.receiver.arch) for side in (around.y_above, around.y_below))
         decoded = self.receiver.synthesise(y, self.rate, *ends).clamp(0, 1)
         h, w = self.pixels.shape[2:]

@@ -21,6 +21,11 @@ def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
+def exp_within(x: Tensor, limit: float) -> Tensor:
+    """exp(x), x clipped to -limit..limit."""
+    return x.clamp(-limit, limit).exp()
+
+
 def hats(x: Tensor, count: int) -> Tensor:
     """Weights ``(..., count)`` that interpolate linearly between 0, 1, ... count - 1 at ``x`` ``(..., 1)``."""
     return F.relu(1 - (x - torch.arange(count, device=x.device, dtype=x.dtype)).abs())
@@ -76,13 +81,19 @@ def diagonal_sum(x: Tensor) -> Tensor:
     return p[..., :-2, :-2, :] + p[..., :-2, 2:, :] + p[..., 2:, :-2, :] + p[..., 2:, 2:, :]
 
 
-def transposed_conv(x: Tensor, weight: Tensor, stride: int, margin: int) -> Tensor:
+def transposed_conv(x: Tensor, weights: list[Tensor], stride: int, margin: int) -> Tensor:
     """Transposed convolution of ``(N, h + 2, w + 2, C)`` with ``(C, k, k, D)`` over the inner positions.
 
-    Returns ``(N, stride h + 2 margin, stride w + 2 margin, D)``: what the inner positions cover,
+    ``weights`` are one array, or two: a second ``(C', k, k, D')`` for the last C' channels adds to the
+    last D' outputs. Returns ``(N, stride h + 2 margin, stride w + 2 margin, D)``: what the inner positions cover,
     less their overhang, and ``margin`` samples around it.
     """
-    y = F.conv_transpose2d(x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), stride=stride)
+    weight, x = weights[0], x.permute(0, 3, 1, 2)
+    y = F.conv_transpose2d(x[:, : len(weight)], weight.permute(0, 3, 1, 2), stride=stride)
+    for more in weights[1:]:
+        added = F.conv_transpose2d(x[:, -len(more) :], more.permute(0, 3, 1, 2), stride=stride)
+        others = y.shape[1] - added.shape[1]
+        y = torch.cat([y[:, :others], y[:, others:] + added], 1)
     cut = stride + (weight.shape[1] - stride) // 2 - margin
     return y[..., cut : y.shape[-2] - cut, cut : y.shape[-1] - cut].permute(0, 2, 3, 1)
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nicc.architecture import CDF_ROWS, HIDDEN_BITS, HYPER_UNIT, MAGNITUDE_UNIT, ROW_BITS, Z_SYMBOL_LIMIT
+from nicc.architecture import CDF_ROWS, HYPER_UNIT, Z_SYMBOL_LIMIT
+from nicc.arrays import integer_unit, receiver_arrays
 from nicc.decoder import networks
 from nicc.encoder import ops
 from nicc.encoder.codec import LatentCode, RateTables, latent_code
@@ -63,20 +64,14 @@ class Receiver:
 
     def __init__(self, model: Model, device: str = "cpu") -> None:
         self.model, self.arch, self.device = model, model.architecture, device
-        row_unit = 2.0**-ROW_BITS
+        specs = receiver_arrays(self.arch)
         self.p: dict[str, Tensor] = {}
         for name, array in model.params.items():
-            a = torch.tensor(np.asarray(array, np.float32), device=device)  # a copy: scaled below
-            if name.startswith("row") and name[3].isdigit():
-                if name.endswith("_out"):
-                    a *= 2.0 ** (HIDDEN_BITS - ROW_BITS)
-                else:
-                    a *= row_unit * MAGNITUDE_UNIT
-                    if name.endswith("_in"):
-                        a[: self.arch.hyper_channels] *= HYPER_UNIT / MAGNITUDE_UNIT
-            self.p[name] = a
-        biases = [(self.p.pop(f"{name}bias"), self.p.pop(f"{name}phase")) for name in ("row_", "row_hidden_")]
-        self.row_bias, self.hidden_bias = ((table[:, None] + phase) * row_unit for table, phase in biases)
+            unit = integer_unit(self.arch, name) if name in specs and name.startswith("row") else 1.0
+            self.p[name] = torch.tensor(np.asarray(array * unit, np.float32), device=device)
+        self.row_bias, self.hidden_bias = (
+            self.p.pop(f"{name}_bias")[:, None] + self.p.pop(f"{name}_phase") for name in ("row", "row_hidden")
+        )
         self._z_steps = torch.tensor(model.arrays["z_steps"].astype(np.float32) / HYPER_UNIT, device=device)
         self.bits = torch.from_numpy(bit_table(model)).to(device)
 
@@ -90,6 +85,10 @@ class Receiver:
             self.hidden_bias[r].reshape(-1, *self.hidden_bias.shape[1:]),
             p["rectifier_bias"][r] if self.arch.rectifiers else None,
         )
+
+    def active_channels(self, rate_point: int) -> int:
+        """Channels that are coded at a rate point."""
+        return self.arch.groups[self.model.active_groups(rate_point)]
 
     def z_steps(self, rate_point: int | Tensor) -> Tensor:
         """Nats per hyper-latent symbol, ``(Cz,)`` or ``(N, 1, 1, Cz)``."""

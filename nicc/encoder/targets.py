@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from nicc.architecture import RATE_POINTS, rate_lambda
+from nicc.architecture import Architecture
 from nicc.encoder.effort import INTERRUPTED, Report, Result, Settings, analyse, encode
 from nicc.encoder.encode import DISTORTION_WEIGHT
 from nicc.encoder.iterative import Schedule
@@ -69,14 +69,15 @@ def encode_to_target(
     The rate point is searched with plain encodings; with iterations, the first run is corrected by
     shorter ones that go on from it. ``settings.rate_point`` is ignored.
     """
+    arch = model.architecture
     analysed = analyse(model, picture, settings)
     plain = replace(settings, schedule=replace(settings.schedule, steps=0))
-    knob, found = _search(target, lambda t: encode(model, picture, _at(plain, t), analysed=analysed))
+    knob, found = _search(arch, target, lambda t: encode(model, picture, _at(arch, plain, t), analysed=analysed))
     if not settings.schedule.steps:
         return found
     best: Result | None = None
     slope, last, moved = target.slope, 0.0, 0.0
-    at = _at(settings, knob)
+    at = _at(arch, settings, knob)
     result = encode(model, picture, at, report, analysed=analysed)
     for correction in range(CORRECTIONS + 1):
         options = [result]
@@ -94,7 +95,7 @@ def encode_to_target(
         moved, last = miss / slope, miss
         knob += moved
         # the same rate point, so that the latents still lie on its grid; only the weight moves
-        at = replace(at, lagrangian=_weight(knob), schedule=_shorter(settings.schedule))
+        at = replace(at, lagrangian=arch.rate_lambda(knob), schedule=_shorter(settings.schedule))
         result = encode(model, picture, at, report, result.latents, analysed)
     return best if best is not None and target.better(best, found) else found
 
@@ -119,18 +120,14 @@ def _shorter(schedule: Schedule) -> Schedule:
     return replace(schedule, steps=max(1, round(schedule.steps * WARM_SHARE)))
 
 
-def _weight(t: float) -> float:
-    return rate_lambda(0) * (rate_lambda(1) / rate_lambda(0)) ** t
-
-
-def _at(settings: Settings, t: float) -> Settings:
+def _at(arch: Architecture, settings: Settings, t: float) -> Settings:
     """Settings of a real rate point."""
-    return replace(settings, rate_point=max(0, math.ceil(t)), lagrangian=_weight(t))
+    return replace(settings, rate_point=max(0, math.ceil(t)), lagrangian=arch.rate_lambda(t))
 
 
-def _search(target: Target, code: Callable[[float], Result]) -> tuple[float, Result]:
+def _search(arch: Architecture, target: Target, code: Callable[[float], Result]) -> tuple[float, Result]:
     """Bisection over whole rate points, then between two of them. Sizes and PSNR rise with t, nearly."""
-    last = RATE_POINTS - 1
+    last = arch.rate_points - 1
     by_size = target.size is not None
     lowest, highest = code(LOWEST), code(last)
     if by_size and not target.met(lowest):

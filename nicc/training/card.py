@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nicc.architecture import ANCHORS, RATE_POINTS, rate_lambda
 from nicc.container import pack, unpack
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder.encode import encode_picture
@@ -38,14 +37,14 @@ def coded_table(model: Model, images: Sequence[Path]) -> list[tuple[int, float, 
         with Image.open(path) as image:
             pixels.append(np.asarray(image.convert("RGB")))
     table = []
-    for r in range(0, RATE_POINTS, (RATE_POINTS - 1) // (ANCHORS - 1)):
+    for r in (round(point) for point in model.architecture.anchor_points):
         bpp, psnr = [], []
         for x in pixels:
             data = pack(encode_picture(model, Picture(x), r).container)
             mse = np.mean((decode_pixels(unpack(data), model).astype(np.float64) - x) ** 2)
             bpp.append(len(data) * 8 / (x.shape[0] * x.shape[1]))
             psnr.append(10 * np.log10(255**2 / max(mse, 1e-9)))
-        table.append((r, rate_lambda(r), float(np.mean(bpp)), float(np.mean(psnr))))
+        table.append((r, model.architecture.rate_lambda(r), float(np.mean(bpp)), float(np.mean(psnr))))
     return table
 
 
@@ -58,7 +57,8 @@ def model_card(model: Model, data: Sequence[Path], image_count: int, validation:
         f"# {model.name}, version {model.version}",
         "",
         f"{arch.synthesis} synthesis, kernel {arch.kernel}, {arch.latent_channels} latent channels, "
-        f"`{arch.analysis}` analysis; one model for rate points 0 to 63. Fingerprint `{model.fingerprint.hex()}`.",
+        f"`{arch.analysis}` analysis; one model for rate points 0 to {arch.rate_points - 1}. "
+        f"Fingerprint `{model.fingerprint.hex()}`.",
         "",
         f"Decoder: {sum(macs.values()):.0f} MAC per pixel ({', '.join(f'{k} {v:.0f}' for k, v in macs.items())}).",
         "",

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
+from nicc.architecture import Architecture
 from nicc.decoder.networks import inside
 
 
@@ -25,7 +26,7 @@ class FactorizedCodec:
 
     def __init__(self, model: FactorizedPrior) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.channels = model.M
+        self.arch, self.channels = Architecture(), model.M
         self.deviation = torch.ones(model.M)
 
     @torch.no_grad()

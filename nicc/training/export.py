@@ -14,19 +14,16 @@ from safetensors.numpy import save as save_arrays
 
 from nicc.architecture import (
     CDF_ROWS,
-    HIDDEN_BITS,
     HYPER_UNIT,
-    MAGNITUDE_UNIT,
-    RATE_POINTS,
-    ROW_BITS,
     SIGMA_MAX,
     SIGMA_MIN,
     Z_SYMBOL_LIMIT,
     Architecture,
 )
-from nicc.decoder.latents import dequantise_z, walk
+from nicc.arrays import integer_unit, receiver_arrays
+from nicc.decoder.latents import Visited, dequantise_z, walk
 from nicc.encoder.codec import TAIL_WEIGHT, TAIL_WIDTH, Codec, at_rate
-from nicc.encoder.encode import Quantiser, quantise_z
+from nicc.encoder.encode import Quantiser, quantise_z, residual
 from nicc.encoder.transform import SCALE_SUFFIX, encoder_state
 from nicc.errors import ModelError
 from nicc.images import write_atomically
@@ -37,7 +34,9 @@ from nicc.training.objective import HyperPrior, RateDistortion
 
 ROW_SPREADS = 6.0
 """Deviations that a row's table covers before the escape."""
-REFIT_CROPS, REFIT_SIZE, REFIT_ROUNDS = 96, 256, 2
+REFIT_CROPS, REFIT_SIZE, REFIT_ROUNDS = 202, 256, 2
+NEGLIGIBLE = 2e-5
+"""Share of symbols that are not zero up to which a group of channels is left out at a rate point."""
 PSEUDO_COUNT = 1000.0
 """Weight of the parametric distribution against counted symbols when a row is refitted."""
 
@@ -75,8 +74,11 @@ def _row_tables(pmfs: list[np.ndarray]) -> dict[str, np.ndarray]:
 @torch.no_grad()
 def _z_tables(codec: Codec, prior: HyperPrior) -> dict[str, np.ndarray]:
     """Hyper-latent tables of all rate points from the trained density."""
-    steps = torch.stack([at_rate(codec.log_hyper_gain, torch.tensor([float(r)])) for r in range(RATE_POINTS)])
-    steps = (HYPER_UNIT / steps.reshape(RATE_POINTS, -1).exp()).round().clamp(1, 65535)
+    arch = codec.arch
+    steps = torch.stack(
+        [at_rate(arch, codec.log_hyper_gain, torch.tensor([float(r)])) for r in range(arch.rate_points)]
+    )
+    steps = (HYPER_UNIT / steps.reshape(arch.rate_points, -1).exp()).round().clamp(1, 65535)
     k = torch.arange(-Z_SYMBOL_LIMIT, Z_SYMBOL_LIMIT + 1)
     sizes, lows, frequencies = [], [], []
     for step in steps:
@@ -89,7 +91,7 @@ def _z_tables(codec: Codec, prior: HyperPrior) -> dict[str, np.ndarray]:
             sizes.append(high - low + 1)
             lows.append(low - Z_SYMBOL_LIMIT)
             frequencies.append(quantised_frequencies(pmf[low : high + 1, channel]))
-    shape = (RATE_POINTS, -1)
+    shape = (arch.rate_points, -1)
     return {
         "z_steps": steps.numpy().astype(np.uint16),
         "z_sizes": np.array(sizes, np.uint16).reshape(shape),
@@ -102,30 +104,24 @@ def _z_tables(codec: Codec, prior: HyperPrior) -> dict[str, np.ndarray]:
 def decoder_arrays(model: RateDistortion) -> dict[str, np.ndarray]:
     """The receiver's arrays, CDF tables not yet refitted."""
     codec, arch = model.codec, model.codec.arch
-    points = [torch.tensor([float(r)]) for r in range(RATE_POINTS)]
+    points = [torch.tensor([float(r)]) for r in range(arch.rate_points)]
 
     def table(t: torch.Tensor) -> np.ndarray:
-        return torch.cat([at_rate(t, r)[:, 0, 0] for r in points]).numpy().astype(np.float64)
+        return torch.cat([at_rate(arch, t, r)[:, 0, 0] for r in points]).numpy().astype(np.float64)
 
-    def integers(values: np.ndarray, bits: int, kind: type = np.int16) -> np.ndarray:
-        scaled = np.rint(values * 2.0**bits)
-        if np.abs(scaled).max(initial=0) > np.iinfo(kind).max:
-            raise ModelError(f"a weight of the CDF rows is too large for {np.dtype(kind).name}")
-        return scaled.astype(kind)
+    def integers(values: torch.Tensor, name: str) -> np.ndarray:
+        kind = np.iinfo(specs[name].kind)
+        scaled = np.rint(values.numpy().astype(np.float64) / integer_unit(arch, name))
+        if np.abs(scaled).max(initial=0) > kind.max:
+            raise ModelError(f"a weight of the CDF rows is too large for {kind.dtype.name}")
+        return scaled.astype(kind.dtype)
 
+    specs = receiver_arrays(arch)
     arrays: dict[str, np.ndarray] = {}
     for name, value in codec.params().items():
         if name in ("parity", "bands"):
             continue
-        a = value.numpy()
-        if not name.startswith("row"):
-            arrays[name] = a.astype(np.float32 if a.ndim == 1 else np.float16)
-            continue
-        scale = np.full((len(a), 1), 1 / MAGNITUDE_UNIT)
-        if name.endswith("_in"):
-            scale[: arch.hyper_channels] = 1 / HYPER_UNIT
-        bits = ROW_BITS - HIDDEN_BITS if name.endswith("_out") else ROW_BITS
-        arrays[name] = integers(a if name.endswith("_out") else a * scale, bits)
+        arrays[name] = integers(value, name) if name.startswith("row") else value.numpy().astype(specs[name].kind)
     gain = table(codec.log_gain)
     arrays |= {
         "parity": codec.parity.numpy().astype(np.int8),
@@ -133,10 +129,10 @@ def decoder_arrays(model: RateDistortion) -> dict[str, np.ndarray]:
         "recon_offset": codec.recon_offset.numpy(),
         "gain": np.exp(gain).astype(np.float32),
         "inverse": np.exp(table(codec.log_inverse) - gain).astype(np.float32),
-        "row_bias": integers(table(codec.row_bias), ROW_BITS, np.int32),
-        "row_phase": integers(codec.row_phase.numpy(), ROW_BITS, np.int32),
-        "row_hidden_bias": integers(table(codec.hidden_bias), ROW_BITS, np.int32),
-        "row_hidden_phase": integers(codec.hidden_phase.numpy(), ROW_BITS, np.int32),
+        "row_bias": integers(torch.from_numpy(table(codec.row_bias)), "row_bias"),
+        "row_phase": integers(codec.row_phase, "row_phase"),
+        "row_hidden_bias": integers(torch.from_numpy(table(codec.hidden_bias)), "row_hidden_bias"),
+        "row_hidden_phase": integers(codec.hidden_phase, "row_hidden_phase"),
     }
     if arch.rectifiers:
         arrays["rectifier_bias"] = table(codec.rectifier_bias).astype(np.float16)
@@ -163,42 +159,66 @@ def encoder_arrays(codec: Codec) -> dict[str, np.ndarray]:
     return arrays
 
 
-def refit_rows(
+class _Counter:
+    """Codes crops and counts symbols: by CDF row, and how often channel groups are not zero by rate point."""
+
+    def __init__(self, model: Model, pmfs: list[np.ndarray]) -> None:
+        arch = model.architecture
+        self.model, self.quantise = model, Quantiser(model)
+        self.rows = [np.zeros(len(p)) for p in pmfs]
+        self.coded, self.positions = np.zeros((arch.rate_points, arch.group_count)), np.zeros(arch.rate_points)
+
+    def code(self, y: np.ndarray, z: np.ndarray, rate_point: int) -> None:
+        """Codes latents ``(h, w, C)`` with hyper-latents in nats."""
+        model, groups = self.model, self.model.architecture.groups
+        v = (y * model.params["gain"][rate_point]).reshape(-1, y.shape[-1])
+
+        def visit(here: Visited) -> np.ndarray:
+            s = self.quantise(residual(v, here), here.rows)
+            self.coded[rate_point, groups.index(here.channels.start)] += np.count_nonzero(s)
+            for row in np.unique(here.rows[here.rows > 0]):
+                m = int(self.quantise.limit[row])
+                mine = s[here.rows == row]
+                inside = np.clip(np.where(np.abs(mine) <= m, mine, m + 1) + m, 0, 2 * m + 1)
+                self.rows[row] += np.bincount(inside, minlength=2 * m + 2)
+            return s
+
+        z_int = dequantise_z(model, rate_point, quantise_z(model, rate_point, z))
+        walk(model, rate_point, z_int, 0, len(y), y.shape[1], visit)
+        self.positions[rate_point] += len(v)
+
+    def active_groups(self) -> np.ndarray:
+        """Channel groups that each rate point needs: more at higher ones, those that are coded now and then."""
+        arch = self.model.architecture
+        active = np.full(arch.rate_points, arch.context_groups, np.uint8)
+        for group in range(arch.context_groups, arch.group_count):
+            size = arch.groups[group + 1] - arch.groups[group]
+            share = np.cumsum(self.coded[:, group]) / np.maximum(np.cumsum(self.positions) * size, 1)
+            active[share > NEGLIGIBLE] = group + 1
+        return np.maximum.accumulate(active)
+
+
+def refit_tables(
     description: dict[str, Any], arrays: dict[str, np.ndarray], codec: Codec, photos: Photos
 ) -> dict[str, np.ndarray]:
-    """Row tables from the symbols that the rows really code on training crops, all rate points."""
+    """Row tables from the symbols that the rows really code on training crops, and the groups that rates need."""
     rng = np.random.default_rng(7)
     crops = torch.tensor(photos.crops(rng, REFIT_CROPS, REFIT_SIZE)).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         y = torch.cat([codec.analysis(x) for x in crops.split(8)])
         z = codec.hyper(y).numpy()
-    y_all = y.numpy()
+    points = rng.permutation(np.arange(REFIT_CROPS) % codec.arch.rate_points)
     start = row_pmfs()
     pmfs = start
     for _ in range(REFIT_ROUNDS):
-        model = Model(description, arrays | _row_tables(pmfs))
-        quantise = Quantiser(model)
-        counts = [np.zeros(len(p)) for p in start]
-        limits = quantise.limit
-        for n in range(len(y_all)):
-            r = int(rng.integers(RATE_POINTS))
-            v = (y_all[n] * model.params["gain"][r]).reshape(-1, y_all.shape[-1])
-
-            def visit(rows: np.ndarray, means: np.ndarray, channels: slice, at: np.ndarray) -> np.ndarray:
-                s = quantise(v[at, channels] - means, rows)  # noqa: B023
-                for row in np.unique(rows[rows > 0]):
-                    m = int(limits[row])  # noqa: B023
-                    inside = np.clip(np.where(np.abs(s[rows == row]) <= m, s[rows == row], m + 1) + m, 0, 2 * m + 1)
-                    counts[row] += np.bincount(inside, minlength=2 * m + 2)  # noqa: B023
-                return s
-
-            z_int = dequantise_z(model, r, quantise_z(model, r, z[n]))
-            walk(model, r, z_int, 0, y_all.shape[1], y_all.shape[2], visit)
+        counter = _Counter(Model(description, arrays | _row_tables(pmfs)), start)
+        for latents, hyper, point in zip(y.numpy(), z, points.tolist(), strict=True):
+            counter.code(latents, hyper, point)
         pmfs = [start[0]]
-        for count, pmf in zip(counts[1:], start[1:], strict=True):
+        for count, pmf in zip(counter.rows[1:], start[1:], strict=True):
             even = np.append((count[:-1] + count[-2::-1]) / 2, count[-1])
             pmfs.append((even + PSEUDO_COUNT * pmf) / (even.sum() + PSEUDO_COUNT))
-    return _row_tables(pmfs)
+    return _row_tables(pmfs) | {"active_groups": counter.active_groups()}
 
 
 def export(
@@ -218,7 +238,7 @@ def export(
     arrays = decoder_arrays(trained)
     encoder = encoder_arrays(trained.codec)
     trained.codec.load_state_dict(encoder_state(encoder), strict=False)
-    arrays |= refit_rows(description, arrays, trained.codec, photos)
+    arrays |= refit_tables(description, arrays, trained.codec, photos)
     description |= {
         "decoder_sha256": digest(arrays, arch.to_dict()),
         "encoder_sha256": digest(encoder, arch.to_dict()),

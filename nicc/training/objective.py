@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nicc.encoder.codec import LIKELIHOOD_FLOOR, Codec, at_rate, row_likelihood, ste_round, thresholds
 from nicc.encoder.encode import DISTORTION_WEIGHT
+from nicc.encoder.visual import raw_difference, score, visual_distortion
 
 COST_EXPONENT = 0.43
 """The cost bpp + lambda MSE grows about as this power of lambda; losses are divided by it."""
@@ -62,11 +63,15 @@ class HyperPrior(nn.Module):
 
 
 class Outcome(NamedTuple):
-    """Per sample, ``(N,)``: bits per pixel of y and z, and mean squared error on the 0..255 scale."""
+    """Per sample, ``(N,)``: bits per pixel of y and z, mean squared error on the 0..255 scale, distortion."""
 
     bpp_y: Tensor
     bpp_z: Tensor
     mse: Tensor
+    distortion: Tensor
+    """What the model's objective weighs: the squared error, or the visual distortion on its scale."""
+    score: Tensor
+    """SSIMULACRA 2 of a visual objective, else zero."""
 
 
 class RateDistortion(nn.Module):
@@ -87,7 +92,7 @@ class RateDistortion(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             y = y.float()
             z = codec.hyper(y)
-            hyper_gain = at_rate(codec.log_hyper_gain, rate_point).exp()
+            hyper_gain = at_rate(codec.arch, codec.log_hyper_gain, rate_point).exp()
             z_rounded = ste_round(z * hyper_gain) / hyper_gain
             z_rate = z + (torch.rand_like(z) - 0.5) / hyper_gain if noise else z_rounded
             bits_z = -torch.log2(self.prior(z_rate, hyper_gain)).sum((1, 2, 3))
@@ -109,11 +114,14 @@ class RateDistortion(nn.Module):
                 bits_y = bits_y + soft - soft.detach()
                 if self.training:
                     codec.count_symbols(code.symbols, code.rows)
-            if phase is Phase.ENTROPY:
-                mse = torch.zeros_like(bits_y)
-            else:
-                mse = (codec.synthesise(code.y_hat, rate_point) - x).square().mean((1, 2, 3)) * 255**2
-        return Outcome(bits_y / pixels, bits_z / pixels, mse)
+            mse = distortion = points = torch.zeros_like(bits_y)
+            if phase is not Phase.ENTROPY:
+                decoded = codec.synthesise(code.y_hat, rate_point)
+                mse = distortion = (decoded - x).square().mean((1, 2, 3)) * 255**2
+                if codec.arch.objective == "visual":
+                    raw = raw_difference(x, decoded)
+                    distortion, points = visual_distortion(mse, raw), score(raw.detach())
+        return Outcome(bits_y / pixels, bits_z / pixels, mse, distortion, points)
 
 
 def cost_weights(lambdas: Tensor) -> Tensor:
@@ -122,11 +130,11 @@ def cost_weights(lambdas: Tensor) -> Tensor:
 
 
 def loss(outcome: Outcome, lambdas: Tensor) -> Tensor:
-    """Mean of bpp + lambda MSE, every rate point weighted to count alike."""
-    cost = outcome.bpp_y + outcome.bpp_z + lambdas * outcome.mse
+    """Mean of bpp + lambda distortion, every rate point weighted to count alike."""
+    cost = outcome.bpp_y + outcome.bpp_z + lambdas * outcome.distortion
     return (cost * cost_weights(lambdas)).mean()
 
 
-def log_cost(bpp: Tensor, mse: Tensor, lambdas: Tensor) -> float:
-    """The number to steer by: mean over rate points of log(bpp + lambda MSE)."""
-    return float(torch.log(bpp + lambdas * mse).mean())
+def log_cost(bpp: Tensor, distortion: Tensor, lambdas: Tensor) -> float:
+    """The number to steer by: mean over rate points of log(bpp + lambda distortion)."""
+    return float(torch.log(bpp + lambdas * distortion).mean())

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nicc.architecture import ANCHORS, RATE_POINTS, RENDERING, Architecture
+from nicc.architecture import RENDERING, Architecture
 from nicc.encoder.codec import Codec, lambdas
 from nicc.errors import ModelError
 from nicc.training.config import Schedule, TrainingConfig
+from nicc.training.growth import start_from
 from nicc.training.objective import Outcome, Phase, RateDistortion, log_cost, loss
 from nicc.training.optimizer import MuonAdam
-from nicc.training.stage import CHECKPOINT, Average, Report, Run, Stage, drive
-from nicc.training.start import start, start_from
-
-ANCHOR_POINTS = [a * (RATE_POINTS - 1) / (ANCHORS - 1) for a in range(ANCHORS)]
+from nicc.training.restore import checkpoint_of
+from nicc.training.stage import CHECKPOINT, WARM_UP, Average, Report, Run, Stage, drive
+from nicc.training.start import start
 
 
 def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
@@ -34,6 +34,7 @@ def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
     linear = {
         "codec.analysis.linear.weight",
         "codec.p.synthesis_linear",
+        "codec.p.synthesis_more",
         "codec.p.synthesis_out",
         "codec.p.synthesis_bias",
     }
@@ -55,6 +56,8 @@ def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
             muon, rate = "inputs first", s.matrix_rate
         if leaf[-1] == "synthesis_main":
             rate = s.linear_rate * 4
+        elif leaf[-1].startswith("gain_"):
+            rate = s.rate / 2
         elif leaf[-1] == "recon_offset" or leaf[-1].startswith("igdn"):
             rate = s.rate / 3
         if leaf[1] in ("analysis", "log_gain"):
@@ -70,17 +73,18 @@ def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def validate(model: RateDistortion, images: Tensor) -> dict[str, Any]:
-    """Rate and distortion of rounded latents at the eight anchors, and the mean log cost."""
+    """Rate and distortion of rounded latents at the anchors, and the mean log cost."""
     table, costs = [], []
+    arch = model.codec.arch
     model.eval()
-    for point in ANCHOR_POINTS:
+    for point in arch.anchor_points:
         parts = [model(x, torch.full((len(x),), point, device=x.device), Phase.PREDICTIVE) for x in images.split(8)]
         bpp = torch.cat([o.bpp_y + o.bpp_z for o in parts])
-        mse = torch.cat([o.mse for o in parts])
-        lam = lambdas(torch.full_like(bpp, point))
-        costs.append(log_cost(bpp, mse, lam))
+        mse, distortion, points = (torch.cat([getattr(o, k) for o in parts]) for k in ("mse", "distortion", "score"))
+        costs.append(log_cost(bpp, distortion, lambdas(arch, torch.full_like(bpp, point))))
         psnr = 10 * torch.log10(255**2 / mse)
-        table.append({"rate_point": point, "bpp": float(bpp.mean()), "psnr": float(psnr.mean())})
+        row = {"rate_point": point, "bpp": float(bpp.mean()), "psnr": float(psnr.mean())}
+        table.append(row | ({"ssimulacra2": float(points.mean())} if arch.objective == "visual" else {}))
     model.train()
     return {"cost": float(np.mean(costs)), "table": table}
 
@@ -118,8 +122,10 @@ class Trainer(Stage):
 
     def _start(self) -> None:
         if self.run.begin:
-            other = torch.load(self.run.begin, map_location="cpu", weights_only=True)
-            start_from(self.model, other["average"], Architecture.from_dict(other["architecture"]))
+            other = checkpoint_of(self.run.begin, self.photos)
+            start_from(
+                self.model, other["average"], Architecture.from_dict(other["architecture"]), self.photos, self.s.overlap
+            )
             self.step, self.seconds, self.pixels = other["step"], other["seconds"], other["pixels"]
         else:
             start(self.model.codec, self.model.prior, self.photos, self.s.overlap, self.s.seed)
@@ -135,15 +141,15 @@ class Trainer(Stage):
 
     def train_step(self) -> dict[str, float]:
         s, phase, decay = self.s, self.phase, self.decay
-        since = self.step - (0 if phase is Phase.ENTROPY else s.entropy_steps)
-        warm = min(1.0, (since + 1) / 100)
+        # the transforms join after the entropy phase, warming up anew
+        warm = self.warmth if phase is Phase.ENTROPY else min(self.warmth, (self.step - s.entropy_steps + 1) / WARM_UP)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * decay * warm if phase.value in group["phases"] else 0.0
         x = self.crops()
-        rate_point = torch.rand(s.batch, device=self.device) * (RATE_POINTS - 1)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.run.amp):
+        rate_point = torch.rand(s.batch, device=self.device) * (self.config.architecture.rate_points - 1)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
             outcome = self.parallel(x, rate_point, phase)
-        objective = loss(outcome, lambdas(rate_point))
+        objective = loss(outcome, lambdas(self.config.architecture, rate_point))
         norm = self.update(self.model, self.optimizer, objective)
         self.average.update(self.model, self.step)
         outcome = Outcome(*(part.detach() for part in outcome))
@@ -152,6 +158,7 @@ class Trainer(Stage):
             "bpp": float((outcome.bpp_y + outcome.bpp_z).mean()),
             "bpp_z": float(outcome.bpp_z.mean()),
             "mse": float(outcome.mse.mean()),
+            "distortion": float(outcome.distortion.mean()),
             "gradient": float(norm),
         }
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from nicc.architecture import PIXELS_PER_LATENT, RATE_POINTS
+from nicc.architecture import PIXELS_PER_LATENT
 from nicc.decoder import realism
 from nicc.decoder.networks import inside
 from nicc.decoder.realism import LARGEST_BETA, LATENT_REACH, PIXEL_REACH, HeadArchitecture
@@ -61,13 +61,14 @@ class RealismHead(nn.Module):
         values["latent_in"] /= deviation.cpu()[:, None]
         self.p = nn.ParameterDict({k: nn.Parameter(v) for k, v in values.items()})
 
-    def forward(self, y: Tensor, x: Tensor, beta: Tensor, rate_point: Tensor) -> Tensor:
+    def forward(self, y: Tensor, x: Tensor, beta: Tensor, rate: Tensor) -> Tensor:
         """Pixels ``(N, H, W, 3)`` around 0..1: those inside ``x``, with detail.
 
-        ``y`` and ``x`` as `nicc.decoder.realism.detail` takes them, beta 0..`LARGEST_BETA` and rate points ``(N,)``.
+        ``y`` and ``x`` as `nicc.decoder.realism.detail` takes them, beta 0..`LARGEST_BETA` and the
+        rate point as a share of the highest ``(N,)``.
         """
         p = dict(self.p.items())
-        condition = realism.conditions(ops, self.head, p, beta[:, None], rate_point[:, None].float())
+        condition = realism.conditions(ops, self.head, p, beta[:, None], rate[:, None])
         detail = realism.detail(ops, self.head, p, y, x, condition[:, None, None])
         return inside(x, PIXEL_REACH * PIXELS_PER_LATENT) + beta[:, None, None, None] * detail
 
@@ -152,11 +153,11 @@ class Trainer(Stage):
             group["lr"] = group["base"] * decay * min(1.0, (self.step + 1) / 100)
         self.adversary.param_groups[0]["lr"] = s.discriminator_rate * decay
         x = self.crops()
-        point = torch.randint(RATE_POINTS, (s.batch,), device=self.device)
+        point = torch.randint(self.model.architecture.rate_points, (s.batch,), device=self.device)
         beta = torch.rand(s.batch, device=self.device) * LARGEST_BETA
         decoded = self.base.decode(x, point)
         adversarial = self.progress >= 1 - s.adversarial_share
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.run.amp):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
             fake = self.render(decoded, beta, point)
             distance = self.lpips[self.step % len(self.lpips)](*self._shifted(x, fake)).float()
             fake = fake.float()
@@ -195,7 +196,8 @@ class Trainer(Stage):
         with torch.no_grad():
             y = self.base.padded(decoded, LATENT_REACH)
             x = self.base.synthesise(inside(y, LATENT_REACH - PIXEL_REACH - 1))
-        return (head or self.head)(y, x, beta, point).permute(0, 3, 1, 2)
+        rate = point / (self.model.architecture.rate_points - 1)
+        return (head or self.head)(y, x, beta, rate).permute(0, 3, 1, 2)
 
     def averaged(self) -> RealismHead:
         head = RealismHead(self.config.head, self.model.architecture.latent_channels, torch.ones(1)).to(self.device)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 
-from nicc.architecture import ANCHORS, RATE_POINTS, RECTIFIER_REACH
+from nicc.architecture import RECTIFIER_REACH, Architecture
 from nicc.decoder import networks
 from nicc.encoder import ops
 from nicc.encoder.codec import at_rate, lambdas, rectifier_parameters
@@ -53,6 +53,8 @@ class Quantised(Protocol):
 class Codec(Protocol):
     """A frozen codec whose synthesis is trained on; latents are ``(N, h, w, C)``."""
 
+    arch: Architecture
+    """Of which only the rates matter here."""
     channels: int
     deviation: Tensor
     """Typical size of each channel, ``(C,)``."""
@@ -108,7 +110,7 @@ class Rectified(nn.Module):
         self.synthesis = nn.ParameterDict({k: nn.Parameter(v) for k, v in codec.start().items()})
         own = rectifier_parameters(codec.channels, rectifiers, width)
         self.rectifier = nn.ParameterDict({k: nn.Parameter(v.to(codec.deviation.device)) for k, v in own.items()})
-        self.bias = nn.Parameter(torch.zeros(ANCHORS, 3 * rectifiers * width, device=codec.deviation.device))
+        self.bias = nn.Parameter(torch.zeros(codec.arch.anchors, 3 * rectifiers * width, device=codec.deviation.device))
 
     def arrays(self) -> dict[str, Tensor]:
         """Rectifier arrays by the names of `nicc.decoder.networks`, for latents as they are."""
@@ -120,7 +122,7 @@ class Rectified(nn.Module):
     def forward(self, quantised: Quantised, rate_point: Tensor) -> tuple[Tensor, Tensor]:
         """Rectified latents, with a margin of one, and pixels."""
         y = self.codec.pad(quantised.y_hat, 1 + RECTIFIER_REACH * self.rectifiers)
-        bias = at_rate(self.bias, rate_point.float())
+        bias = at_rate(self.codec.arch, self.bias, rate_point.float())
         y = networks.rectify(ops, self, self.arrays(), y, bias, quantised.step)
         return y, self.codec.synthesise(dict(self.synthesis.items()), y)
 
@@ -193,7 +195,7 @@ class Trainer(Stage):
         for group in candidate.optimizer.param_groups:
             group["lr"] = group["base"] * self.decay
         x = self.crops()
-        point = torch.from_numpy(self.rng.integers(0, RATE_POINTS, self.s.batch)).to(self.device)
+        point = torch.from_numpy(self.rng.integers(0, self.codec.arch.rate_points, self.s.batch)).to(self.device)
         quantised = self.codec.quantise(x, point)
         rectified, decoded = candidate.model(quantised, point)
         mse = (decoded - x).square().mean((1, 2, 3)) * 255**2
@@ -201,7 +203,7 @@ class Trainer(Stage):
         if candidate.alpha:
             inner = networks.inside(rectified, 1)
             error = distance(self.s.distance, quantised.latents / quantised.step, inner / quantised.step)
-        objective = (_weights(point) * mse + candidate.alpha * error).mean()
+        objective = (_weights(self.codec.arch, point) * mse + candidate.alpha * error).mean()
         self.update(candidate.model, candidate.optimizer, objective)
         candidate.average.update(candidate.model, self.step)
         if self.exploring:
@@ -231,7 +233,7 @@ class Trainer(Stage):
         for n, x in enumerate(self.scoring.split(4)):
             point = torch.full((len(x),), VALIDATION_POINTS[n % 4], device=self.device)
             _, decoded = model(self.codec.quantise(x, point), point)
-            total += float((_weights(point) * (decoded - x).square().mean((1, 2, 3)) * 255**2).sum())
+            total += float((_weights(self.codec.arch, point) * (decoded - x).square().mean((1, 2, 3)) * 255**2).sum())
         return total / len(self.scoring)
 
     def averaged(self, candidate: Candidate) -> Rectified:
@@ -263,9 +265,9 @@ class Trainer(Stage):
         }
 
 
-def _weights(rate_point: Tensor) -> Tensor:
+def _weights(arch: Architecture, rate_point: Tensor) -> Tensor:
     """Weight of each sample's MSE."""
-    weights = lambdas(rate_point.float())
+    weights = lambdas(arch, rate_point.float())
     return weights * cost_weights(weights)
 
 
@@ -285,17 +287,17 @@ def export(checkpoint: Path, model: Model) -> Model:
     if len(saved["candidates"]) > 1:
         raise ModelError(f"{checkpoint}: alpha is still explored; train on with --resume")
     assert model.folder
-    rectifiers, width = saved["config"]["rectifiers"], saved["config"]["width"]
+    arch, rectifiers, width = model.architecture, saved["config"]["rectifiers"], saved["config"]["width"]
     trained = Rectified(NiccCodec(model), rectifiers, width)
     trained.load_state_dict(saved["candidates"][0]["average"])
     arrays = {k: v for k, v in model.arrays.items() if not k.startswith("rectifier")}
     tensors = {**dict(trained.synthesis.items()), **trained.arrays()}
     if rectifiers:
-        tensors["rectifier_bias"] = at_rate(trained.bias, torch.arange(RATE_POINTS).float())[:, 0, 0]
+        tensors["rectifier_bias"] = at_rate(arch, trained.bias, torch.arange(arch.rate_points).float())[:, 0, 0]
     for name, value in tensors.items():
         a = value.detach().numpy()
         arrays[name] = a.astype(np.float32 if a.ndim == 1 else np.float16)
-    architecture = replace(model.architecture, rectifiers=rectifiers, rectifier_width=width).to_dict()
+    architecture = replace(arch, rectifiers=rectifiers, rectifier_width=width).to_dict()
     description = {
         **model.description,
         "version": model.version + 1,

@@ -27,6 +27,8 @@ CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 """Copy of the checkpoint whose averaged weights did best on the validation photographs in this run."""
 LOG = "log.jsonl"
+WARM_UP = 100
+"""Steps."""
 VALIDATION_CROP = 384
 
 Report = Callable[[dict[str, Any], float], None]
@@ -48,9 +50,15 @@ class Run:
     """Seconds after which training ends; the learning rate then falls with time, not with steps."""
     device: str = "cpu"
     compile: bool = False
-    amp: bool = True
+    amp: bool | None = None
+    """bfloat16 where it does no harm; None where the processor computes it at least as fast as float32."""
     perceptual: Path | None = None
     """Folder with the features of LPIPS networks, ``alexnet_features.pth`` and the like."""
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 pays; processors that only emulate it take five times as long."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class Stage(ABC):
@@ -67,6 +75,7 @@ class Stage(ABC):
             torch.cuda.set_device(self.device)
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
+        self.amp = fast_bfloat16(self.device) if run.amp is None else run.amp
         torch.manual_seed(schedule.seed)
         self.photos = Photos(run.data, run.cache)
         self.step, self.seconds, self.pixels = 0, 0.0, 0  # of all training that the weights have seen
@@ -91,7 +100,7 @@ class Stage(ABC):
             self.step, self.seconds, self.pixels = saved["step"], saved["seconds"], saved["pixels"]
         torch.manual_seed(self.timing.seed + 1000 * self.rank + self.step)
         self.rng = np.random.default_rng([self.timing.seed, self.rank, self.step])
-        self.begun = time.monotonic()
+        self.begun, self.first_step = time.monotonic(), self.step
 
     @property
     def elapsed(self) -> float:
@@ -99,9 +108,13 @@ class Stage(ABC):
 
     @property
     def progress(self) -> float:
-        """Share of the schedule that is done, 0..1, by steps or by the time budget."""
-        by_steps = self.step / self.timing.steps
-        return max(by_steps, self.elapsed / self.run.time_budget) if self.run.time_budget else by_steps
+        """Share of the schedule that is done, 0..1: of the time budget, or of the steps if there is none."""
+        return self.elapsed / self.run.time_budget if self.run.time_budget else self.step / self.timing.steps
+
+    @property
+    def warmth(self) -> float:
+        """By which learning rates rise in a run's first steps: a fresh optimizer's are its wildest."""
+        return min(1.0, (self.step - self.first_step + 1) / WARM_UP)
 
     @property
     def decay(self) -> float:
@@ -211,7 +224,7 @@ def drive(stage: Stage, report: Report | None = None) -> Path:
         if report:
             report(entry, stage.progress)
 
-    if images is not None and stage.step == 0:
+    if images is not None and stage.step == stage.first_step:
         log({"validation": stage.validate(images)})
     while not stage.done:
         for key, value in stage.train_step().items():

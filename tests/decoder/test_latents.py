@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from nicc.architecture import HYPER_UNIT
 from nicc.container import Header
+from nicc.decoder import networks, ops
 from nicc.decoder.latents import Grid, upsample, walk
 from nicc.encoder.codec import Codec, latent_code
 from nicc.encoder.receiver import receiver_of
@@ -16,6 +17,7 @@ from nicc.model import Model
 from nicc.training.export import decoder_arrays
 from nicc.training.objective import RateDistortion
 from tests.conftest import TINY
+from tests.test_arrays import LARGER
 
 
 @pytest.mark.parametrize(("first", "last", "w"), [(0, 9, 14), (0, 12, 16), (4, 11, 13), (8, 9, 1)])
@@ -43,7 +45,8 @@ def test_every_symbol_is_visited_once_and_context_matters(model):
         seen = np.zeros((7, 10, arch.latent_channels), int)
         rows_seen = np.zeros_like(seen)
 
-        def visit(rows, means, channels, at):
+        def visit(here):
+            rows, means, channels, at = here.rows, here.means, here.channels, here.at
             assert rows.shape == means.shape == (len(at), channels.stop - channels.start)
             assert rows.dtype == np.uint8
             assert rows.max() <= 63
@@ -62,16 +65,20 @@ def test_every_symbol_is_visited_once_and_context_matters(model):
     assert loud[..., first:].mean() > quiet[..., first:].mean() + 3
 
 
-@pytest.fixture(scope="module")
-def random_model():
-    """A small model of random weights, with groups of four, two and one phases."""
+@pytest.fixture(scope="module", params=["fixed", "adaptive"])
+def random_model(request):
+    """A small model of random weights, with groups of four, two and one phases, with steps by place or without."""
     torch.manual_seed(0)
-    arch = replace(TINY, phases=(4, 2, 2, 1))
+    arch = replace(LARGER if request.param == "adaptive" else TINY)
+    arch = replace(arch, phases=(4, 2, 2, 1, 1)[: arch.group_count])
     codec = Codec(arch).eval()
     with torch.no_grad():
         for name, value in codec.named_parameters():
-            if name.startswith(("p.mean", "p.row")):
+            if name.startswith(("p.mean", "p.row", "p.gain")):
                 value.normal_(std=0.05)
+            elif name.startswith(("log_gain", "log_inverse")):
+                value.uniform_(-0.5, 0.5)
+        codec.recon_offset.copy_(torch.tensor([0.1, 0.05]))  # of all rows alike: real rows may round otherwise
         codec.row_bias.uniform_(10, 30)
         codec.row_phase.uniform_(-4, 4)
         codec.hidden_bias.uniform_(0, 4)
@@ -87,13 +94,14 @@ def test_the_walk_sees_what_training_sees(random_model, h, w):
     model, c = random_model, random_model.architecture.latent_channels
     z = rng.integers(-100, 100, (-(-h // 4), -(-w // 4), model.architecture.hyper_channels)).astype(np.int32)
     symbols = rng.integers(-4, 5, (h, w, c)).astype(np.int32)
-    rows, means = np.zeros((h * w, c)), np.zeros((h * w, c))
+    rows, means, factors = np.zeros((h * w, c)), np.zeros((h * w, c)), np.zeros((h * w, c))
 
-    def visit(at_rows, at_means, channels, at):
-        rows[at, channels], means[at, channels] = at_rows, at_means
-        return symbols.reshape(h * w, c)[at, channels]
+    def visit(here):
+        rows[here.at, here.channels], means[here.at, here.channels] = here.rows, here.means
+        factors[here.at, here.channels] = here.factor
+        return symbols.reshape(h * w, c)[here.at, here.channels]
 
-    found, _ = walk(model, 20, z, 0, h, w, visit)
+    found, y_hat = walk(model, 20, z, 0, h, w, visit)
     np.testing.assert_array_equal(found, symbols)
     receiver = receiver_of(model)
     fine = torch.tensor(upsample(z, 0, h, w)).float()[None] / HYPER_UNIT
@@ -107,7 +115,36 @@ def test_the_walk_sees_what_training_sees(random_model, h, w):
         lambda _, channels: given[..., channels],
     )
     np.testing.assert_allclose(-code.residual[0].numpy().reshape(h * w, c), means, atol=1e-4)
+    np.testing.assert_allclose(code.y_hat[0].numpy(), y_hat, atol=1e-4)
+    assert (factors.std() > 0.01) == model.architecture.adaptive
     real = code.rows[0].numpy().reshape(h * w, c)
     assert rows.std() > 2
     assert np.abs(means).max() > 0.1
     assert np.abs(rows - real).max() <= 0.75  # half a row, and what integers cost the hidden units
+
+
+def test_channels_beyond_a_rate_points_are_neither_coded_nor_computed(random_model):
+    arch = random_model.architecture
+    active = np.full(arch.rate_points, arch.group_count, np.uint8)
+    active[:30] = arch.context_groups
+    limited = Model(random_model.description, random_model.arrays | {"active_groups": active})
+    z = np.zeros((2, 2, arch.hyper_channels), np.int32)
+    visited = []
+
+    def visit(here):
+        visited.append(here.channels.stop)
+        return np.ones(here.rows.shape, np.int32)
+
+    all_symbols, all_latents = walk(random_model, 20, z, 0, 7, 6, visit)
+    visited.clear()
+    symbols, latents = walk(limited, 20, z, 0, 7, 6, visit)
+    assert max(visited) == symbols.shape[-1] == arch.context_channels < arch.latent_channels
+    np.testing.assert_array_equal(symbols, all_symbols[..., : arch.context_channels])
+    np.testing.assert_array_equal(latents, all_latents[..., : arch.context_channels])
+    # what is left out is zero: the same pixels
+    padded = np.zeros((9, 8, arch.latent_channels), np.float32)
+    padded[1:-1, 1:-1, : arch.context_channels] = latents
+    short = networks.synthesis(
+        ops, arch, limited.params, np.ascontiguousarray(padded[..., : arch.context_channels])
+    ).copy()
+    np.testing.assert_allclose(short, networks.synthesis(ops, arch, limited.params, padded), atol=1e-5)

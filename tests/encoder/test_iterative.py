@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nicc
-from nicc.architecture import rate_lambda
+from nicc.architecture import Architecture
 from nicc.container import Header
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder import effort
@@ -35,7 +35,7 @@ def problem_of(model, picture, point=POINT):
     y, z = transform_of(model)(picture.pixels)
     pixels = torch.tensor(picture.pixels).permute(2, 0, 1)[None].float() / 255
     nothing = (torch.zeros(1, 0, n.shape[1], n.shape[2]) for n in (y, y, z, z))
-    problem = Problem(receiver, pixels, point, rate_lambda(point), Surroundings(*nothing))
+    problem = Problem(receiver, pixels, point, Architecture().rate_lambda(point), Surroundings(*nothing))
     return problem, torch.tensor(y)[None] * problem.rate.gain, torch.tensor(z)[None] / problem.z_steps
 
 
@@ -131,7 +131,7 @@ def test_iterating_lowers_the_cost_of_real_files(model, picture):
         assert psnr(decoded, picture.pixels) == pytest.approx(result.psnr, abs=1e-6)
         assert result.cost == pytest.approx(
             len(result.data) * 8 / (100 * 140)
-            + rate_lambda(point) * np.mean((decoded - picture.pixels.astype(float)) ** 2)
+            + Architecture().rate_lambda(point) * np.mean((decoded - picture.pixels.astype(float)) ** 2)
         )
 
 
@@ -218,7 +218,10 @@ def test_no_joints_between_groups_of_rows(coffee):
     assert steps[-1] == (80, 80)
     errors = [np.square(np.asarray(nicc.decode(f)).astype(float) - tall).mean((1, 2)) for f in files]
     near = np.abs(np.arange(len(tall)) - 1023.5) < 16
-    costs = [len(f) * 8 / tall[..., 0].size + rate_lambda(25) * e.mean() for f, e in zip(files, errors, strict=True)]
+    costs = [
+        len(f) * 8 / tall[..., 0].size + Architecture().rate_lambda(25) * e.mean()
+        for f, e in zip(files, errors, strict=True)
+    ]
     assert costs[1] < 0.99 * costs[0]
     change = errors[1] / np.maximum(errors[0], 1)
     assert change[near].mean() < change[~near].mean() + 0.1

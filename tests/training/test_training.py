@@ -21,11 +21,11 @@ from nicc.encoder.codec import Codec
 from nicc.training.config import Schedule, TrainingConfig, load_config
 from nicc.training.data import Photos
 from nicc.training.export import decoder_arrays, export
+from nicc.training.growth import start_from
 from nicc.training.klt import lapped_klt, lapping
 from nicc.training.objective import RateDistortion
 from nicc.training.rate_distortion import train
 from nicc.training.stage import Run
-from nicc.training.start import start_from
 from tests.conftest import ROOT, TINY, psnr
 from tests.training.conftest import entries
 
@@ -131,7 +131,7 @@ def test_a_larger_analysis_starts_as_the_smaller_one():
     first.codec.analysis.out.data.fill_(0.5)
     grown = replace(TINY, analysis_width=TINY.analysis_width + 8, analysis_depth=TINY.analysis_depth + 2)
     second = RateDistortion(Codec(grown))
-    start_from(second, first.state_dict(), TINY)
+    start_from(second, first.state_dict(), TINY, None, 0)
     x = torch.rand(2, 3, 64, 96)
     y, expected = (model.codec.analysis(x) for model in (second, first))
     torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
@@ -142,7 +142,7 @@ def test_a_larger_analysis_starts_as_the_smaller_one():
     assert body[-1].weight.grad[:, TINY.analysis_width :].abs().max() > 0
     assert body[-2].second.weight.grad.abs().max() > 0
     with pytest.raises(ModelError, match="larger analysis"):
-        start_from(first, second.state_dict(), grown)
+        start_from(first, second.state_dict(), grown, None, 0)
 
 
 def test_two_processes_train_one_model(folder, tmp_path):

@@ -16,15 +16,15 @@ help:  ## List the targets.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.encode: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q -e '.[encode]' 'scikit-image>=0.22'
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q -e . 'scikit-image>=0.22'
 	@touch $@
 
 $(VENV)/.all: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q -e '.[all]'
 	@touch $@
 
-demo: $(VENV)/.encode  ## Install, then encode and decode a real photograph.
+demo: $(VENV)/.demo  ## Install, then encode and decode a real photograph.
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/.all  ## Install everything and run the tests.

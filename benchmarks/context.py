@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nicc.architecture import CDF_ROWS, PHASES
-from nicc.encoder.codec import quads, row_likelihood
+from nicc.encoder.latent_code import quads, row_likelihood
 from nicc.model import load_model
 from nicc.training.data import Photos
 from nicc.training.frozen import Frozen

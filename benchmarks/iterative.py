@@ -1,6 +1,6 @@
 """Iterative encoding on crops of validation photographs: cost against seconds, and the time of a step.
 
-    python benchmarks/iterative.py FOLDER [--steps 100,500,2000] [--points 9,27,45] [--images 3] [--variants]
+    python benchmarks/sga.py FOLDER [--steps 100,500,2000] [--points 9,27,45] [--images 3] [--variants]
         [--plot OUT.svg] [--json OUT]
 
 The cost is that of real files: bits + lambda * squared error per pixel, decoded by the receiver.
@@ -24,16 +24,17 @@ from PIL import Image
 from torch import Tensor
 
 import nicc
-from nicc.architecture import rate_lambda
 from nicc.container import Header
 from nicc.decoder import networks
-from nicc.encoder import effort, iterative, ops
-from nicc.encoder.codec import RateTables, ste_round, upsample
-from nicc.encoder.effort import Latents, Result, Settings
-from nicc.encoder.encode import DISTORTION_WEIGHT, NEAREST, encode_latents, encode_picture
-from nicc.encoder.iterative import Problem, Schedule
+from nicc.encoder import ops, sga
+from nicc.encoder.encode import Result, encode, encode_plainly
+from nicc.encoder.iterate import starting_point
+from nicc.encoder.latent_code import RateTables, ste_round, upsample
+from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, encode_latents
 from nicc.encoder.receiver import LARGEST, interpolated, receiver_of
-from nicc.encoder.transform import transform_of
+from nicc.encoder.settings import Schedule, Settings
+from nicc.encoder.sga import Problem
+from nicc.encoder.transform import Latents, transform_of
 from nicc.images import Picture
 from nicc.model import Model
 
@@ -90,10 +91,10 @@ def step_time(model: Model, picture: Picture, point: int, rounds: int = 12) -> N
         total = total + networks.later_means(ops, receiver.p, latents[..., : arch.context_channels]).sum()
         total.backward()
 
-    def mark(state: iterative.State, total: int) -> None:
+    def mark(state: sga.State, total: int) -> None:
         times["step"].append(time.perf_counter())
 
-    effort.encode(model, picture, Settings(point, Schedule(rounds)), mark)
+    encode(model, picture, Settings(point, Schedule(rounds)), mark)
     times["step"] = list(np.diff(times["step"]))
     for _ in range(rounds):
         begun = time.perf_counter()
@@ -113,14 +114,21 @@ def coordinates(model: Model, picture: Picture, point: int, sweeps: int = 20, sh
     settings = Settings(point, Schedule(0))
     height, width, _ = picture.pixels.shape
     header = Header(model.code, model.fingerprint, width, height, point, 0.0, False)
-    start = effort._starting_point(model, header, Latents(*transform_of(model)(picture.pixels)))
+    start = starting_point(model, header, Latents(*transform_of(model)(picture.pixels)))
     receiver = receiver_of(model)
     problem = _whole(model, picture, point)
     z = (torch.tensor(start.z)[None] / problem.z_steps).round()
     v = torch.tensor(start.y)[None] * problem.rate.gain
     symbols: Tensor | None = None
     energy = _energy(model, problem.rate)
-    curvature = 2 * rate_lambda(point) * 255**2 / 3 * energy * (problem.rate.inverse / problem.rate.gain) ** 2
+    curvature = (
+        2
+        * model.architecture.rate_lambda(point)
+        * 255**2
+        / 3
+        * energy
+        * (problem.rate.inverse / problem.rate.gain) ** 2
+    )
     generator = torch.Generator().manual_seed(0)
     nats = upsample(z * problem.z_steps, *v.shape[1:3])
     means = v
@@ -135,7 +143,7 @@ def coordinates(model: Model, picture: Picture, point: int, sweeps: int = 20, sh
         decoded = receiver.synthesise(code.y_hat, problem.rate)[..., :height, :width].clamp(0, 1)
         error = (decoded - problem.pixels).square().sum() * (255**2 / 3)
         others = interpolated(receiver.bits, code.rows, size).sum()
-        (gradient,) = torch.autograd.grad(rate_lambda(point) * error + others, symbols)
+        (gradient,) = torch.autograd.grad(model.architecture.rate_lambda(point) * error + others, symbols)
         with torch.no_grad():
             means = -code.residual
             rows = code.rows.round()
@@ -157,8 +165,8 @@ def _whole(model: Model, picture: Picture, point: int) -> Problem:
     y, z = transform_of(model)(picture.pixels[:16, :16])
     nothing = [torch.zeros(1, 0, -(-picture.pixels.shape[1] // n), c) for n, c in ((16, y.shape[2]), (64, z.shape[2]))]
     pixels = torch.tensor(picture.pixels).permute(2, 0, 1)[None].float() / 255
-    around = iterative.Surroundings(nothing[0], nothing[0], nothing[1], nothing[1])
-    return Problem(receiver_of(model), pixels, point, rate_lambda(point), around)
+    around = sga.Surroundings(nothing[0], nothing[0], nothing[1], nothing[1])
+    return Problem(receiver_of(model), pixels, point, model.architecture.rate_lambda(point), around)
 
 
 @torch.no_grad()
@@ -174,16 +182,14 @@ def _energy(model: Model, rate: RateTables) -> Tensor:
 
 def methods(steps: list[int], variants: bool) -> dict[str, Callable[[Model, Picture, int], Result]]:
     found: dict[str, Callable[[Model, Picture, int], Result]] = {
-        "plain": lambda m, p, r: effort.encode(m, p, Settings(r, Schedule(0))),
+        "plain": lambda m, p, r: encode(m, p, Settings(r, Schedule(0))),
         "nearest rounding": lambda m, p, r: plain(m, p, r, NEAREST),
         "linear analysis": linear,
         "coordinates": coordinates,
     }
     for n in steps:
-        for rounding in iterative.ROUNDINGS if variants else iterative.ROUNDINGS[:1]:
-            found[f"SGA {rounding} {n}"] = lambda m, p, r, n=n, k=rounding: effort.encode(
-                m, p, Settings(r, Schedule(n, k))
-            )
+        for rounding in sga.ROUNDINGS if variants else sga.ROUNDINGS[:1]:
+            found[f"SGA {rounding} {n}"] = lambda m, p, r, n=n, k=rounding: encode(m, p, Settings(r, Schedule(n, k)))
         if variants and n <= HOPELESS_STEPS:
             for name, function in (("straight-through", straight_through), ("annealed noise", annealed_noise)):
                 found[f"{name} {n}"] = lambda m, p, r, n=n, f=function: _patched(f, m, p, r, n)
@@ -191,17 +197,17 @@ def methods(steps: list[int], variants: bool) -> dict[str, Callable[[Model, Pict
 
 
 def _patched(function: Rounding, model: Model, picture: Picture, point: int, steps: int) -> Result:
-    original = iterative.round_softly
-    iterative.round_softly = function
+    original = sga.round_softly
+    sga.round_softly = function
     try:
-        return effort.encode(model, picture, Settings(point, Schedule(steps)))
+        return encode(model, picture, Settings(point, Schedule(steps)))
     finally:
-        iterative.round_softly = original
+        sga.round_softly = original
 
 
 def plain(model: Model, picture: Picture, point: int, weight: float = DISTORTION_WEIGHT) -> Result:
     """Symbols rounded by this weight of distortion, or to the nearest as most neural codecs do."""
-    encoding = encode_picture(model, picture, point, distortion_weight=weight)
+    encoding = encode_plainly(model, picture, point, distortion_weight=weight)
     return Result(model, picture, Settings(point, Schedule(0)), encoding)
 
 

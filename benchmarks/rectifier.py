@@ -26,8 +26,8 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor
 
 from nicc.decoder.decode import group_latents
-from nicc.encoder import effort
-from nicc.encoder.iterative import Schedule
+from nicc.encoder.encode import encode
+from nicc.encoder.settings import Schedule, Settings
 from nicc.images import Picture
 from nicc.model import Model, load_model
 from nicc.training import rectify
@@ -107,7 +107,7 @@ def iterated(model: Model, codec: rectify.NiccCodec, images: Tensor, steps: int)
         rate = codec.frozen.receiver.rate(torch.tensor([value]))
         for x in images.split(1):
             pixels = (x[0] * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-            result = effort.encode(model, Picture(pixels), effort.Settings(value, Schedule(steps)))
+            result = encode(model, Picture(pixels), Settings(value, Schedule(steps)))
             y_hat = torch.from_numpy(np.concatenate(list(group_latents(model, result.encoding.container))))[None]
             files.append(Files(value, x, Decoded(y_hat, y_hat, None, rate.inverse / rate.gain)))
     return files

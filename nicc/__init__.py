@@ -1,10 +1,10 @@
 """nicc: neural image compression with shallow, exact decoders.
 
 >>> import nicc
->>> data = nicc.encode(image, quality=40)      # needs nicc[encode], that is, PyTorch
->>> image = nicc.decode(data)                  # NumPy only
->>> nicc.inspect(data).rate_point
-40
+>>> data = nicc.encode(image, quality=60)
+>>> image = nicc.decode(data)
+>>> nicc.inspect(data).width
+768
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def encode(
     image: Image.Image,
     *,
     model: str = "two-layer",
-    quality: int | None = None,
+    quality: float | None = None,
     target_bpp: float | None = None,
     target_size: int | None = None,
     target_psnr: float | None = None,
@@ -54,7 +54,7 @@ def encode(
 ) -> bytes:
     """Compresses an image to the bytes of a .nic file.
 
-    ``quality`` is the rate point, 0 (smallest) to 63 (best), 32 by default. Instead of it, a target
+    ``quality`` goes from 0, smallest, to 100, best. Instead of it, a target
     can be given: ``target_bpp`` bits per pixel or ``target_size`` bytes at most, or ``target_psnr``
     dB at least. ``effort`` 0..3 iterates 0, 100, 500 or 2000 steps, ``sga_steps`` any number; the
     same ``seed`` on the same machine gives the same file. ``beta``, 0..1, is the realism that
@@ -62,36 +62,28 @@ def encode(
     profile, EXIF and XMP, ``srgb`` converts by the profile. ``device`` is auto, cpu or cuda.
 
     Raises `ImageError` for an image that cannot be coded, `ModelError` for an unknown or damaged
-    model, `NiccError` for a target that cannot be reached, `ValueError` for a number out of range,
-    and `ImportError` without PyTorch (``pip install nicc[encode]``).
+    model, `NiccError` for a target that cannot be reached and for iterating without PyTorch
+    (``pip install nicc[iterate]``), and `ValueError` for a number out of range.
     """
-    targets = [t for t in (quality, target_bpp, target_size, target_psnr) if t is not None]
-    if len(targets) > 1:
-        raise ValueError("give one of quality, target_bpp, target_size and target_psnr")
-    if quality is not None and not 0 <= quality <= 63:
-        raise ValueError(f"quality {quality} is not within 0..63")
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta {beta} is not within 0..1")
-    if not 0 <= effort <= 3:
-        raise ValueError(f"effort {effort} is not within 0..3")
-    if any(not 0 < t < float("inf") for t in targets[:1] if t is not quality):
-        raise ValueError(f"target {targets[0]} is not a positive number")
-    from nicc.encoder.effort import Settings, choose_device
-    from nicc.encoder.effort import encode as encode_picture
-    from nicc.encoder.iterative import Schedule
-    from nicc.encoder.targets import Target, encode_to_target
+    from nicc.encoder.encode import encode_picture
+    from nicc.encoder.settings import EFFORT_STEPS, Options
     from nicc.images import from_image
-    from nicc.model import load_model as load
-    from nicc.options import EFFORT_STEPS
 
+    if not 0 <= effort < len(EFFORT_STEPS):
+        raise ValueError(f"effort {effort} is not within 0..{len(EFFORT_STEPS) - 1}")
+    options = Options(
+        model=model,
+        quality=quality,
+        target_bpp=target_bpp,
+        target_size=target_size,
+        target_psnr=target_psnr,
+        steps=EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
+        seed=seed,
+        beta=beta,
+        device=device,
+    )
     picture, _ = from_image(image, strip=strip, srgb=srgb)
-    schedule = Schedule(EFFORT_STEPS[effort] if sga_steps is None else sga_steps, seed=seed)
-    settings = Settings(32 if quality is None else quality, schedule, beta, choose_device(device))
-    if quality is not None or not targets:
-        return encode_picture(load(model), picture, settings).data
-    if target_bpp is not None:
-        target_size = int(target_bpp * image.width * image.height / 8)
-    return encode_to_target(load(model), picture, Target(target_size, target_psnr), settings).data
+    return encode_picture(picture, options).data
 
 
 def decode(

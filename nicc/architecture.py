@@ -58,7 +58,7 @@ PHASES: dict[int, tuple[tuple[int, ...], ...]] = {1: ((0, 1, 2, 3),), 2: ((0, 1)
 class Step(NamedTuple):
     """One step of decoding: what is decoded, and what is known by then.
 
-    The receiver (`nicc.decoder.latents`) and training (`nicc.encoder.codec`) both follow the table
+    The receiver (`nicc.decoder.latents`) and training (`nicc.encoder.latent_code`) both follow the table
     of these, `Architecture.steps`.
     """
 

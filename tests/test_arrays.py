@@ -10,8 +10,8 @@ import torch
 
 from nicc import ModelError
 from nicc.arrays import check_arrays, macs_per_pixel, receiver_arrays
-from nicc.encoder.codec import Codec
 from nicc.model import Model, load_model
+from nicc.training.codec import Codec
 from nicc.training.export import decoder_arrays
 from nicc.training.objective import RateDistortion
 from tests.conftest import TINY

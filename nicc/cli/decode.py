@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from nicc.cli import files, many
+from nicc.cli.files import bytes_of
 from nicc.errors import NiccError
-from nicc.options import bytes_of
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,73 +12,42 @@ from typing import TYPE_CHECKING
 import typer
 
 from nicc.cli import files, many
+from nicc.cli.files import bytes_of
 from nicc.cli.progress import Bar
 from nicc.container import DEFAULT_MAX_PIXELS
-from nicc.errors import NiccError
+from nicc.encoder.settings import DEFAULT_QUALITY, DEVICES, EFFORT_STEPS, ROUNDINGS, Options
 from nicc.images import image_suffixes
-from nicc.options import DEVICES, EFFORT_STEPS, ROUNDINGS, bytes_of
 
 if TYPE_CHECKING:
-    from nicc.encoder.effort import Report, Result
-    from nicc.encoder.iterative import State
+    from nicc.encoder.encode import Result
+    from nicc.encoder.settings import Report, State
 
 MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to encode, the same for every input."""
+class Task:
+    """What is the same for every input: how to read it, and how to encode it."""
 
-    model: str
-    quality: int | None
-    target_bpp: float | None
-    target_size: int | None
-    target_psnr: float | None
-    steps: int
-    rounding: str
-    seed: int
-    beta: float
+    options: Options
     strip: bool
     srgb: bool
-    device: str
-    keep: bool = False
     max_pixels: int = DEFAULT_MAX_PIXELS
 
 
-def encode_bytes(data: bytes, options: Options, report: Report | None = None) -> tuple[Result, list[str]]:
+def encode_bytes(data: bytes, task: Task, report: Report | None = None) -> tuple[Result, list[str]]:
     """Encodes an image file; returns warnings as well. Raises `NiccError`."""
+    from nicc.encoder.encode import encode_picture
     from nicc.images import from_image, open_image
-    from nicc.model import load_model
 
-    picture, notes = from_image(
-        open_image(io.BytesIO(data), options.max_pixels), strip=options.strip, srgb=options.srgb
-    )
-    loaded = load_model(options.model)
-    try:
-        from nicc.encoder import effort as encoder
-        from nicc.encoder.iterative import Schedule
-        from nicc.encoder.targets import Target, encode_to_target
-    except ImportError as e:
-        raise NiccError(f"encoding needs {e.name}; install it with: pip install 'nicc[encode]'") from None
-    settings = encoder.Settings(
-        32 if options.quality is None else options.quality,
-        Schedule(options.steps, options.rounding, seed=options.seed),
-        options.beta,
-        encoder.choose_device(options.device),
-        keep_on_interrupt=options.keep,
-    )
-    size = options.target_size
-    if options.target_bpp is not None:
-        size = int(options.target_bpp * picture.pixels.shape[0] * picture.pixels.shape[1] / 8)
-    if size is None and options.target_psnr is None:
-        return encoder.encode(loaded, picture, settings, report), notes
-    return encode_to_target(loaded, picture, Target(size, options.target_psnr), settings, report), notes
+    picture, notes = from_image(open_image(io.BytesIO(data), task.max_pixels), strip=task.strip, srgb=task.srgb)
+    return encode_picture(picture, task.options, report), notes
 
 
-def encode_job(job: many.Job, options: Options) -> many.Done:
+def encode_job(job: many.Job, task: Task) -> many.Done:
     """One of many files."""
     data = job.source.read_bytes()
-    result, notes = encode_bytes(data, options)
+    result, notes = encode_bytes(data, task)
     files.write(job.output, result.data)
     height, width, _ = result.picture.pixels.shape
     return many.Done(len(data), len(result.data), height * width, tuple(f"warning: {n}" for n in notes))
@@ -88,7 +57,7 @@ def encode(
     sources: list[str] = typer.Argument(..., metavar="IN...", help="Images, or folders of them; - for standard input."),
     output: str | None = typer.Option(None, "-o", "--output", help="File, folder or -; default: IN with .nic."),
     quality: int | None = typer.Option(
-        None, "-q", "--quality", min=0, max=63, help="Rate point, 0 smallest to 63 best; default 32."
+        None, "-q", "--quality", min=0, max=100, help=f"0 smallest to 100 best; default {DEFAULT_QUALITY}."
     ),
     target_bpp: float | None = typer.Option(None, "--target-bpp", help="At most this many bits per pixel."),
     target_size: str | None = typer.Option(None, "--target-size", help="At most this size: 20000, 20kB, 20KiB."),
@@ -120,30 +89,39 @@ def encode(
     if device not in DEVICES:
         raise typer.BadParameter(f"{device!r} is not one of {', '.join(DEVICES)}", param_hint="--device")
     options = Options(
-        model, quality, target_bpp, size, target_psnr,
-        EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
-        sga_rounding, seed, beta, strip, srgb, device, keep, max_pixels,
-    )  # fmt: skip
+        model=model,
+        quality=quality,
+        target_bpp=target_bpp,
+        target_size=size,
+        target_psnr=target_psnr,
+        steps=EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
+        rounding=sga_rounding,
+        seed=seed,
+        beta=beta,
+        device=device,
+        keep_on_interrupt=keep,
+    )
+    task = Task(options, strip, srgb, max_pixels)
     if many.wanted(sources) or dask:
         plan = many.plan(sources, output, image_suffixes(), ".nic", force, skip_existing)
-        many.run(partial(encode_job, options=options), plan, jobs, quiet, dask)
+        many.run(partial(encode_job, task=task), plan, jobs, quiet, dask)
     else:
-        _encode_one(sources[0], output, options, force, verbose, quiet)
+        _encode_one(sources[0], output, task, force, verbose, quiet)
 
 
-def _encode_one(source: str, output: str | None, options: Options, force: bool, verbose: bool, quiet: bool) -> None:
+def _encode_one(source: str, output: str | None, task: Task, force: bool, verbose: bool, quiet: bool) -> None:
     begun = time.perf_counter()
     path = files.output_path(source, output, ".nic", force)
     data = files.read(source)
-    with files.naming(source), _Progress(not quiet and options.steps > 0 and sys.stderr.isatty()) as progress:
-        result, notes = encode_bytes(data, options, progress.report)
+    with files.naming(source), _Progress(not quiet and task.options.steps > 0 and sys.stderr.isatty()) as progress:
+        result, notes = encode_bytes(data, task, progress.report)
     for note in notes:
         files.say(f"nicc: {files.shown(source)}: warning: {note}", quiet)
     files.write(path, result.data)
     height, width, _ = result.picture.pixels.shape
     bpp = len(result.data) * 8 / (width * height)
     files.say(f"{path or 'standard output'}: {width}x{height}, {len(result.data)} bytes, {bpp:.3f} bpp", quiet)
-    from nicc.encoder.effort import NOT_LOWER
+    from nicc.encoder.encode import NOT_LOWER
 
     for note in result.notes:
         if verbose or note != NOT_LOWER:

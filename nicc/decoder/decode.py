@@ -6,7 +6,6 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from nicc.decoder import networks, ops, realism
 from nicc.decoder.latents import GROUP_ROWS, Grid, dequantise_z, read_group, read_z
 from nicc.errors import FormatError, ModelError
 from nicc.model import Head, Model, model_of_code
-from nicc.threads import one_blas_thread, processors
+from nicc.threads import one_blas_thread, pool, processors
 
 MEBI = 1 << 20
 PROGRAM_MEMORY = 80 * MEBI
@@ -38,12 +37,6 @@ TILE_WIDTH = 64
 """Latent positions a tile is wide at most."""
 TILES_TOGETHER = 2
 """Small images have a multiple of so many tiles; not the number of processors, which pixels must not depend on."""
-
-
-@lru_cache
-def _pool() -> ThreadPoolExecutor:
-    """Threads are kept, and with them the memory that they work in."""
-    return ThreadPoolExecutor(processors(), "nicc")
 
 
 def model_for(container: Container) -> Model:
@@ -200,7 +193,7 @@ def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray, reduction: 
     tiles = _tiles(h, w, renderer.tile_positions)
     if len(tiles) == 1:
         return render(tiles[0])
-    for _ in _pool().map(render, tiles):
+    for _ in pool().map(render, tiles):
         pass
 
 

@@ -22,6 +22,32 @@ def relu(x: Array) -> Array:
     return np.maximum(x, 0)
 
 
+def gelu(x: Array) -> Array:
+    """The Gaussian error linear unit in its tanh form; ``x`` is overwritten by intermediate values."""
+    inner = x * x
+    inner *= 0.044715
+    inner += 1
+    inner *= x
+    inner *= math.sqrt(2 / math.pi)
+    np.tanh(inner, out=inner)
+    inner += 1
+    x *= 0.5
+    inner *= x
+    return inner
+
+
+def log(x: Array) -> Array:
+    return np.log(x)
+
+
+def absolute(x: Array) -> Array:
+    return np.abs(x)
+
+
+def permute(x: Array, axes: tuple[int, ...]) -> Array:
+    return np.ascontiguousarray(x.transpose(axes))
+
+
 def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
@@ -71,7 +97,8 @@ def igdn(x: Array, beta: Array, gamma: Array) -> Array:
     return y
 
 
-def _padded(x: Array, margin: int) -> Array:
+def zero_pad(x: Array, margin: int) -> Array:
+    """``(h, w, C)`` with a margin of zeros on every side."""
     h, w, c = x.shape
     out = np.zeros((h + 2 * margin, w + 2 * margin, c), x.dtype)
     out[margin : margin + h, margin : margin + w] = x
@@ -80,7 +107,7 @@ def _padded(x: Array, margin: int) -> Array:
 
 def window(x: Array, reach: int = 1) -> Array:
     """``(h, w, k k C)``, k = 2 reach + 1: the surroundings of every position, zero outside."""
-    return lattice_window(_padded(x, reach), reach, reach)
+    return lattice_window(zero_pad(x, reach), reach, reach)
 
 
 def lattice_window(padded: Array, margin: int, reach: int, begin: tuple[int, int] = (0, 0), stride: int = 1) -> Array:
@@ -100,13 +127,13 @@ def lattice_window(padded: Array, margin: int, reach: int, begin: tuple[int, int
 
 def cross_sum(x: Array) -> Array:
     """``(h, w, C)``: the sum over the neighbours above, left, right and below."""
-    p = _padded(x, 1)
+    p = zero_pad(x, 1)
     return p[:-2, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:] + p[2:, 1:-1]
 
 
 def diagonal_sum(x: Array) -> Array:
     """``(h, w, C)``: the sum over the four diagonal neighbours."""
-    p = _padded(x, 1)
+    p = zero_pad(x, 1)
     return p[:-2, :-2] + p[:-2, 2:] + p[2:, :-2] + p[2:, 2:]
 
 

@@ -1,107 +1,29 @@
-"""Analysis transforms: pixels to latents y, and latents to hyper-latents z (PyTorch).
+"""Analysis transforms: pixels to latents y, and latents to hyper-latents z, described once for NumPy and PyTorch.
 
-Every analysis is a linear lapped transform plus a network whose output starts at zero, so that a
-model is a working codec before its first training step. Images are ``(N, 3, H, W)`` in 0..1 with
-H and W multiples of 16; latents are ``(N, h, w, C)``, channels last.
+The ``patch`` analysis is a linear lapped transform beside a residual network at 1/8 resolution; the
+hyper-analysis pools magnitudes over 64x64 pixels and adds what a small network finds. Functions take
+``ops``, `nicc.decoder.ops` or `nicc.encoder.ops`, and arrays laid out channels last, as in
+`nicc.decoder.networks`. Weights are stored as PyTorch's convolutions have them; `analysis_matrices`
+and `hyper_matrices` turn them into matrices ``(inputs, outputs)``.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from collections.abc import Mapping
+from typing import Any
 
 from nicc.architecture import LATENTS_PER_HYPER, PIXELS_PER_LATENT, Architecture
 
+Array = Any
+Params = Mapping[str, Array]
+
 LINEAR_KERNEL = 32
+LINEAR_MARGIN = (LINEAR_KERNEL - PIXELS_PER_LATENT) // 2
+"""Pixels around a block that the linear transform sees on every side."""
+PATCH = 8
 LOG_FLOOR = 0.03
 HYPER_BANDS = 20
 HYPER_MEANS = 8
-
-
-def mirror_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-    """Pads ``(N, C, H, W)`` by its mirror image, border samples repeated, by up to any width."""
-    x = _mirror_axis(x, left, right, -1)
-    return _mirror_axis(x, top, bottom, -2)
-
-
-def _mirror_axis(x: Tensor, before: int, after: int, axis: int) -> Tensor:
-    n = x.shape[axis]
-    index = torch.arange(-before, n + after, device=x.device) % (2 * n)
-    return x.index_select(axis, torch.minimum(index, 2 * n - 1 - index))
-
-
-class ResidualBlock(nn.Module):
-    """x + conv3(gelu(conv3(x)))."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.second.weight.data *= 0.3
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.gelu(self.first(x), approximate="tanh"))
-
-
-class Bottleneck(nn.Module):
-    """ELIC's residual bottleneck: 1x1 to half the width, 3x3, 1x1 back (He et al. 2022)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        half = width // 2
-        self.body = nn.Sequential(
-            nn.Conv2d(width, half, 1),
-            nn.ReLU(),
-            nn.Conv2d(half, half, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(half, width, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
-class Attention(nn.Module):
-    """Simplified attention: features gated by a mask (Cheng et al. 2020, section 3.3)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(*(Bottleneck(width) for _ in range(3)))
-        self.mask = nn.Sequential(*(Bottleneck(width) for _ in range(3)), nn.Conv2d(width, width, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.features(x) * torch.sigmoid(self.mask(x))
-
-
-def _patch(arch: Architecture) -> nn.Sequential:
-    """Patches of 8x8 pixels, residual blocks at 1/8 resolution, then a reduction by two."""
-    width = arch.analysis_width
-    return nn.Sequential(
-        nn.Conv2d(3, width, 8, 8),
-        *(ResidualBlock(width) for _ in range(arch.analysis_depth)),
-        nn.Conv2d(width, arch.latent_channels, 4, 2, 1),
-    )
-
-
-def _cnn(arch: Architecture) -> nn.Sequential:
-    """The mean-scale hyperprior's analysis: four convolutions 5x5, stride 2 (Minnen et al. 2018)."""
-    width = 256
-    layers: list[nn.Module] = []
-    for i in range(3):
-        layers += [nn.Conv2d(width if i else 3, width, 5, 2, 2), nn.GELU(approximate="tanh")]
-    return nn.Sequential(*layers, nn.Conv2d(width, arch.latent_channels, 5, 2, 2))
-
-
-def _elic(arch: Architecture) -> nn.Sequential:
-    """ELIC's analysis, as in Yang & Mandt 2023, section 4.1."""
-    width = 192
-    layers: list[nn.Module] = []
-    for i in range(3):
-        layers += [nn.Conv2d(width if i else 3, width, 5, 2, 2), *(Bottleneck(width) for _ in range(3))]
-        if i == 1:
-            layers.append(Attention(width))
-    return nn.Sequential(*layers, nn.Conv2d(width, arch.latent_channels, 5, 2, 2), Attention(arch.latent_channels))
 
 
 def reach(arch: Architecture) -> int:
@@ -111,68 +33,86 @@ def reach(arch: Architecture) -> int:
     return {"cnn": 2, "elic": 10}[arch.analysis]
 
 
-class Analysis(nn.Module):
-    """``(N, 3, H, W)`` in 0..1 to latents ``(N, H / 16, W / 16, C)``."""
-
-    colour: Tensor
-
-    def __init__(self, arch: Architecture) -> None:
-        super().__init__()
-        c = arch.latent_channels
-        self.linear = nn.Conv2d(3, c, LINEAR_KERNEL, PIXELS_PER_LATENT, bias=False)
-        self.body = {"patch": _patch, "cnn": _cnn, "elic": _elic}[arch.analysis](arch)
-        self.out = nn.Parameter(torch.zeros(c))
-        """Per-channel weight of the network beside the linear transform, zero at the start."""
-        self.register_buffer("colour", torch.zeros(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x - self.colour[:, None, None]
-        side = (LINEAR_KERNEL - PIXELS_PER_LATENT) // 2
-        with torch.autocast(x.device.type, enabled=False):  # eight bits of mantissa would cost rate
-            y = self.linear(mirror_pad(x, side, side, side, side))
-        return (y + self.body(x) * self.out[:, None, None]).permute(0, 2, 3, 1)
+def _cells(ops: Any, weight: Array, size: int) -> Array:
+    """A kernel ``(O, C, 2 size, 2 size)`` as a matrix for `_overlapping` patches."""
+    outputs, channels = weight.shape[:2]
+    parts = weight.reshape(outputs, channels, 2, size, 2, size)
+    return ops.permute(parts, (2, 4, 3, 5, 1, 0)).reshape(-1, outputs)
 
 
-def hyper_latents(network: HyperAnalysis, y: Tensor, deviation: Tensor, offset: Tensor) -> Tensor:
-    """Hyper-latents of latents ``(N, h, w, C)`` in nats, around zero.
+def _matrix(ops: Any, weight: Array) -> Array:
+    """A kernel ``(O, C, k, k)`` as a matrix, inputs in the order (row, column, channel)."""
+    return ops.permute(weight, (2, 3, 1, 0)).reshape(-1, weight.shape[0])
 
-    Latents are repeated at the border up to whole hyper-latents; the result is
-    ``(N, ceil(h / 4), ceil(w / 4), Cz)``.
+
+def linear_matrix(ops: Any, state: Params) -> Array:
+    """The lapped transform as a matrix, from the stored arrays of any analysis."""
+    return _cells(ops, state["linear.weight"], PIXELS_PER_LATENT)
+
+
+def analysis_matrices(ops: Any, state: Params, depth: int) -> dict[str, Array]:
+    """The ``patch`` analysis of ``depth`` residual blocks as matrices, from its stored arrays by name."""
+    p = {
+        "linear": linear_matrix(ops, state),
+        "colour": state["colour"],
+        "in": _matrix(ops, state["body.0.weight"]),
+        "in_bias": state["body.0.bias"],
+        "out": _cells(ops, state[f"body.{depth + 1}.weight"], 2),
+        "out_bias": state[f"body.{depth + 1}.bias"],
+        "scale": state["out"],
+    }
+    for i in range(depth):
+        for part in ("first", "second"):
+            p[f"{part}{i}"] = _matrix(ops, state[f"body.{i + 1}.{part}.weight"])
+            p[f"{part}{i}_bias"] = state[f"body.{i + 1}.{part}.bias"]
+    return p
+
+
+def _overlapping(ops: Any, x: Array, size: int) -> Array:
+    """Patches of 2 ``size`` samples a side, ``size`` apart: one less than there are cells of ``size``."""
+    c = ops.space_to_depth(x, size)
+    parts = [c[..., :-1, :-1, :], c[..., :-1, 1:, :], c[..., 1:, :-1, :], c[..., 1:, 1:, :]]
+    return ops.concat(parts, -1)
+
+
+def linear_latents(ops: Any, p: Params, x: Array) -> Array:
+    """The lapped transform of pixels ``(..., 16 h + 16, 16 w + 16, 3)``, `LINEAR_MARGIN` around: ``(..., h, w, C)``."""
+    return _overlapping(ops, x - p["colour"], PIXELS_PER_LATENT) @ p["linear"]
+
+
+def network_latents(ops: Any, p: Params, x: Array, depth: int) -> Array:
+    """What a residual network at 1/8 resolution adds to the latents of pixels ``(..., 16 h, 16 w, 3)``."""
+    a = ops.space_to_depth(x - p["colour"], PATCH) @ p["in"] + p["in_bias"]
+    for i in range(depth):
+        b = ops.gelu(ops.conv3(ops.zero_pad(a, 1), p[f"first{i}"]) + p[f"first{i}_bias"])
+        a = a + (ops.conv3(ops.zero_pad(b, 1), p[f"second{i}"]) + p[f"second{i}_bias"])
+    return (_overlapping(ops, ops.zero_pad(a, 1), 2) @ p["out"] + p["out_bias"]) * p["scale"]
+
+
+def hyper_matrices(ops: Any, state: Params) -> dict[str, Array]:
+    """The hyper-analysis as matrices, from its stored arrays by name."""
+    return {
+        "pooled": state["pooled"],
+        "first": ops.permute(state["first.weight"], (1, 0)),
+        "first_bias": state["first.bias"],
+        "second": _matrix(ops, state["second.weight"]),
+        "second_bias": state["second.bias"],
+        "third": ops.permute(state["third.weight"], (1, 0)),
+        "third_bias": state["third.bias"],
+    }
+
+
+def hyper_latents(ops: Any, p: Params, y: Array) -> Array:
+    """Hyper-latents ``(..., h / 4, w / 4, Cz)`` of latents in units of their deviations; h and w multiples of 4.
+
+    The first channels are interpretable: mean log magnitudes of bands of channels, then the means
+    of the strongest channels. A network adds to them.
     """
-    x = (y / deviation).permute(0, 3, 1, 2)
+    x = ops.concat([y, ops.log(ops.absolute(y) + LOG_FLOOR)], -1)
+    h, w, c = x.shape[-3:]
     k = LATENTS_PER_HYPER
-    x = F.pad(x, (0, -x.shape[3] % k, 0, -x.shape[2] % k), mode="replicate")
-    return network(x.permute(0, 2, 3, 1)) - offset
-
-
-class HyperAnalysis(nn.Module):
-    """Latents in units of their deviations, ``(N, h, w, C)``, to ``(N, h / 4, w / 4, Cz)``.
-
-    h and w are multiples of 4. The first channels are interpretable: mean log magnitudes of bands
-    of channels, then the means of the strongest channels. A network adds to them from zero.
-    """
-
-    def __init__(self, arch: Architecture) -> None:
-        super().__init__()
-        c, width = arch.latent_channels, 96
-        fixed = torch.zeros(2 * c, arch.hyper_channels)
-        edges = torch.linspace(0, c**0.5, HYPER_BANDS + 1).square().round().long()
-        for band in range(HYPER_BANDS):
-            first, last = int(edges[band]), max(int(edges[band]) + 1, int(edges[band + 1]))
-            fixed[c + first : c + last, band] = 1 / (last - first)
-        for i in range(min(HYPER_MEANS, arch.hyper_channels - HYPER_BANDS)):
-            fixed[i, HYPER_BANDS + i] = 1.0
-        self.pooled = nn.Parameter(fixed)
-        self.first = nn.Linear(2 * c, width)
-        self.second = nn.Conv2d(width, width, LATENTS_PER_HYPER, LATENTS_PER_HYPER)
-        self.third = nn.Linear(width, arch.hyper_channels)
-        nn.init.zeros_(self.third.weight)
-        nn.init.zeros_(self.third.bias)
-
-    def forward(self, y: Tensor) -> Tensor:
-        x = torch.cat([y, torch.log(y.abs() + LOG_FLOOR)], -1)
-        n, h, w, _ = x.shape
-        k = LATENTS_PER_HYPER
-        pooled = x.reshape(n, h // k, k, w // k, k, -1).mean((2, 4)) @ self.pooled
-        x = self.second(F.relu(self.first(x)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return pooled + self.third(F.relu(x))
+    cells = x.reshape(*x.shape[:-3], h // k, k, w // k, k, c)
+    pooled = cells.mean((-4, -2)) @ p["pooled"]
+    a = ops.relu(x @ p["first"] + p["first_bias"])
+    a = ops.relu(ops.space_to_depth(a, k) @ p["second"] + p["second_bias"])
+    return pooled + (a @ p["third"] + p["third_bias"])

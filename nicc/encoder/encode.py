@@ -1,144 +1,211 @@
-"""Pixels to a container: analysis, quantisation in the decoder's order, entropy coding."""
+"""A picture to a file, from top to bottom: analyse once, then round, iterate, or search for a target.
+
+Plain encoding is NumPy; iterating, and the visual distortion that it lowers, need PyTorch.
+"""
 
 from __future__ import annotations
 
-import zlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from nicc.architecture import HYPER_UNIT
-from nicc.container import Container, Group, Header, with_checksum
-from nicc.decoder.latents import Grid, Visited, dequantise_z, walk, write_z
-from nicc.encoder.transform import transform_of
-from nicc.entropy import FREQUENCY_BITS, SymbolWriter
+from nicc.container import Header, pack
+from nicc.decoder.decode import decode_pixels
+from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, encode_latents
+from nicc.encoder.settings import Options, Report, Schedule, Settings
+from nicc.encoder.targets import Target, encode_to_target
+from nicc.encoder.transform import Latents, transform_of
+from nicc.errors import ModelError, needs
 from nicc.images import Picture
-from nicc.model import Model
+from nicc.model import Model, load_model
 
-DISTORTION_WEIGHT = 9.0
-"""Weight of a squared rounding error (in quantisation steps) against bits when a symbol is rounded.
-
-At high rates, theory puts the optimum at 6 / ln 2 = 8.7. On the validation photographs the log cost
-is -0.428 at 8 and at 10, -0.422 at 13, -0.414 at 17.
-"""
-NEAREST = 1e9
-ESCAPE_BITS = 16
+INTERRUPTED = "interrupted; the best so far is written"
+NOT_LOWER = "iterating did not lower the cost; the plain encoding is written"
 
 
-class Encoding(NamedTuple):
-    """A container, and the model's own estimate of the bits of its symbols."""
+@dataclass
+class Result:
+    """An encoding, and what it costs when it is decoded again.
 
-    container: Container
-    estimated_bits: float
-
-
-class Quantiser:
-    """Rounds residuals to the cheaper of the two nearest symbols, counting bits and distortion."""
-
-    def __init__(self, model: Model, distortion_weight: float = DISTORTION_WEIGHT) -> None:
-        self.weight = distortion_weight
-        self.offsets = model.params["recon_offset"]
-        sizes = model.arrays["y_sizes"].astype(np.int64)
-        frequencies = np.maximum(model.arrays["y_frequencies"], 1)
-        self.bits = (FREQUENCY_BITS - np.log2(frequencies)).astype(np.float32)
-        ends = np.cumsum(sizes)
-        self.bits[ends[sizes > 0] - 1] += ESCAPE_BITS
-        self.limit = (sizes - 2) // 2
-        self.zero = ends - sizes + self.limit
-        """Index in ``bits`` of symbol 0 of every row."""
-
-    def cost(self, symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Bits of ``symbols``, whose rows are not 0."""
-        limit = self.limit[rows]
-        inside = np.abs(symbols) <= limit
-        return self.bits[self.zero[rows] + np.where(inside, symbols, limit + 1)]
-
-    def __call__(self, residual: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Symbols, int32, for real residuals under CDF rows of equal shape. Row 0 gives 0."""
-        s = np.rint(np.clip(residual, -32767, 32767)).astype(np.int32)
-        s[rows == 0] = 0
-        at = np.nonzero(s)
-        near, row, x = s[at], rows[at].astype(np.int64), np.abs(residual[at])
-        sign, near = np.sign(near), np.abs(near)
-        lower = near - 1
-        error = x - near + self.offsets[row, np.minimum(near, 2) - 1]
-        lower_error = x - lower + np.where(lower > 0, self.offsets[row, np.clip(lower, 1, 2) - 1], 0)
-        saved = self.cost(near * sign, row) - self.cost(lower * sign, row)
-        s[at] = sign * np.where(saved > self.weight * (lower_error**2 - error**2), lower, near)
-        return s
-
-
-def quantise_z(model: Model, rate_point: int, z: np.ndarray) -> np.ndarray:
-    """Hyper-latents in nats to symbols, int16, within the tables of the rate point."""
-    tables = model.z_tables(rate_point)
-    low, high = np.array([t.low for t in tables]), np.array([t.high for t in tables])
-    steps = model.arrays["z_steps"][rate_point].astype(np.float32) / HYPER_UNIT
-    return np.clip(np.rint(z / steps), low, high).astype(np.int16)
-
-
-def residual(v: np.ndarray, here: Visited) -> np.ndarray:
-    """What a step rounds: latents times the rate point's gain ``(positions, C)``, adapted, less their means."""
-    return v[here.at, here.channels] * here.factor - here.means
-
-
-def encode_latents(
-    model: Model,
-    header: Header,
-    y: np.ndarray,
-    z: np.ndarray,
-    extras: dict[int, bytes] | None = None,
-    distortion_weight: float = DISTORTION_WEIGHT,
-) -> Encoding:
-    """Codes latents ``(h, w, C)`` and hyper-latents in nats ``(zh, zw, Cz)``.
-
-    A ``distortion_weight`` of `NEAREST` rounds every symbol to the nearest.
+    ``notes`` say what a user should know, ``latents`` are those that an iteration reached.
     """
-    grid = Grid.of(header)
-    r = header.rate_point
-    z_symbols = quantise_z(model, r, z)
-    z_stream = write_z(model, r, z_symbols)
-    z_int = dequantise_z(model, r, z_symbols)
-    quantise = Quantiser(model, distortion_weight)
-    bits = z_bits(model, r, z_symbols)
-    groups = []
-    for first, last in grid.row_groups():
-        writer = SymbolWriter()
-        v = (y[first:last] * model.params["gain"][r]).reshape(-1, y.shape[-1])
 
-        def visit(here: Visited) -> np.ndarray:
-            nonlocal bits
-            s = quantise(residual(v, here), here.rows)  # noqa: B023 - used within this iteration
-            model.row_coder.write(writer, s, here.rows)  # noqa: B023
-            coded = here.rows > 0
-            bits += float(quantise.cost(s[coded], here.rows[coded].astype(np.int64)).sum())
-            return s
+    model: Model
+    picture: Picture
+    settings: Settings
+    encoding: Encoding
+    plain_cost: float | None = None
+    """Cost of the plain encoding, if this one was iterated."""
+    notes: tuple[str, ...] = ()
+    latents: Latents | None = None
 
-        symbols, _ = walk(model, r, z_int, first, last, grid.w, visit)
-        groups.append(Group(zlib.crc32(symbols.data), writer.finish()))
-    container = Container(header, 0, z_stream, tuple(groups), dict(extras or {}))
-    return Encoding(with_checksum(container, zlib.crc32(z_symbols.data)), bits)
+    @cached_property
+    def data(self) -> bytes:
+        """The file."""
+        return pack(self.encoding.container)
+
+    @cached_property
+    def decoded(self) -> np.ndarray:
+        """Pixels as a receiver gets them at beta 0."""
+        return decode_pixels(self.encoding.container, self.model, beta=0)
+
+    @cached_property
+    def mse(self) -> float:
+        """Mean squared error on the 0..255 scale."""
+        return mean_squared_error(self.picture.pixels, self.decoded)
+
+    @cached_property
+    def distortion(self) -> float:
+        """What the model's objective weighs. Raises `NiccError` if that needs PyTorch and it is missing."""
+        if self.model.architecture.objective == "mse":
+            return self.mse
+        with needs("iterate", "the visual distortion"):
+            from nicc.encoder.visual import distortion_of
+        return distortion_of(self.picture.pixels, self.decoded)
+
+    @property
+    def psnr(self) -> float:
+        return float(10 * np.log10(255**2 / self.mse)) if self.mse else 100.0
+
+    @property
+    def cost(self) -> float:
+        """Bits + lambda * distortion, per pixel."""
+        pixels = self.picture.pixels.shape[0] * self.picture.pixels.shape[1]
+        return len(self.data) * 8 / pixels + self.settings.weight(self.model.architecture) * self.distortion
+
+    def rounded_by(self, distortion_weight: float) -> Result:
+        """The latents that were reached, rounded anew, by another weight of distortion against bits."""
+        assert self.latents is not None
+        header, extras = self.encoding.container.header, self.picture.extras
+        encoding = encode_latents(self.model, header, *self.latents, extras, distortion_weight)
+        return Result(self.model, self.picture, self.settings, encoding, self.plain_cost, self.notes, self.latents)
 
 
-def z_bits(model: Model, rate_point: int, z: np.ndarray) -> float:
-    """Bits of hyper-latent symbols ``(zh, zw, Cz)`` by the model's tables."""
-    sizes = model.arrays["z_sizes"].astype(np.int64)
-    begin = int(sizes[:rate_point].sum())
-    starts = begin + np.cumsum(sizes[rate_point]) - sizes[rate_point]
-    index = starts + z.astype(np.int64) - model.arrays["z_lows"][rate_point]
-    frequencies = model.arrays["z_frequencies"][index]
-    return float((FREQUENCY_BITS - np.log2(frequencies)).sum())
+def mean_squared_error(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Of uint8 images of one shape, on the 0..255 scale."""
+    error = original.astype(np.float32) - decoded
+    return float(np.mean(np.square(error), dtype=np.float64))
 
 
-def encode_picture(
+def encode_picture(picture: Picture, options: Options, report: Report | None = None) -> Result:
+    """Encodes a picture as a user says. `nicc.encode`, the command line, Pillow and the bench all come here.
+
+    Raises `ModelError` for an unknown or damaged model, `NiccError` for a target that cannot be
+    reached and for what needs PyTorch where it is missing.
+    """
+    model = load_model(options.model)
+    device = "cpu"
+    if options.steps or options.device == "cuda":
+        with needs("iterate", "iterating" if options.steps else "encoding on CUDA"):
+            from nicc.encoder.iterate import choose_device
+        device = choose_device(options.device)
+    settings = Settings(
+        options.rate_point(model.architecture),
+        options.schedule(),
+        options.beta,
+        device,
+        keep_on_interrupt=options.keep_on_interrupt,
+    )
+    size = options.target_size
+    if options.target_bpp is not None:
+        size = int(options.target_bpp * picture.pixels.shape[0] * picture.pixels.shape[1] / 8)
+    if size is None and options.target_psnr is None:
+        return encode(model, picture, settings, report)
+    return encode_to_target(model, picture, Target(size, options.target_psnr), settings, report)
+
+
+def encode(
     model: Model,
     picture: Picture,
-    rate_point: int,
-    beta: float = 0.0,
-    device: str = "cpu",
-    distortion_weight: float = DISTORTION_WEIGHT,
+    settings: Settings,
+    report: Report | None = None,
+    start: Latents | None = None,
+    analysed: Latents | None = None,
+) -> Result:
+    """Encodes a picture at one rate point; an iterative encoding is kept only if its measured cost is lower.
+
+    ``start`` are latents of an earlier result at the same rate point to go on from,
+    ``analysed`` those of `analyse`, where a caller encodes one picture several times.
+    """
+    return _encode(model, [picture], settings, report, [start], [analysed])[0]
+
+
+def encode_batch(
+    model: Model, pictures: Sequence[Picture], settings: Settings, report: Report | None = None
+) -> list[Result]:
+    """`encode` of pictures of one size, iterated together. Raises `ValueError` if their sizes differ."""
+    if len({p.pixels.shape for p in pictures}) > 1:
+        raise ValueError("pictures of a batch must have one size")
+    nothing = [None] * len(pictures)
+    return _encode(model, pictures, settings, report, nothing, nothing) if pictures else []
+
+
+def encode_plainly(
+    model: Model, picture: Picture, rate_point: int, distortion_weight: float = DISTORTION_WEIGHT
 ) -> Encoding:
-    """Codes a picture at a rate point; ``distortion_weight`` as in `encode_latents`."""
+    """A picture's container at a rate point, without iterating; ``distortion_weight`` as in `encode_latents`."""
+    settings = Settings(rate_point, Schedule(0))
+    return _coded(model, picture, settings, analyse(model, picture, settings), distortion_weight).encoding
+
+
+def analyse(model: Model, picture: Picture, settings: Settings) -> Latents:
+    """The analysis transform's latents, the same at every rate point."""
+    return transform_of(model, settings.device)(picture.pixels)
+
+
+def header_of(model: Model, picture: Picture, settings: Settings) -> Header:
+    """Raises `ModelError` for a beta above 0 where the model has no realism head."""
+    if settings.beta and not model.has_realism:
+        raise ModelError(f"model {model.name} has no realism head; encode with beta 0")
     height, width, _ = picture.pixels.shape
-    header = Header(model.code, model.fingerprint, width, height, rate_point, beta, picture.grey)
-    y, z = transform_of(model, device)(picture.pixels)
-    return encode_latents(model, header, y, z, picture.extras, distortion_weight)
+    return Header(model.code, model.fingerprint, width, height, settings.rate_point, settings.beta, picture.grey)
+
+
+def _coded(model: Model, picture: Picture, settings: Settings, latents: Latents, weight: float) -> Result:
+    encoding = encode_latents(model, header_of(model, picture, settings), *latents, picture.extras, weight)
+    return Result(model, picture, settings, encoding)
+
+
+def _encode(
+    model: Model,
+    pictures: Sequence[Picture],
+    settings: Settings,
+    report: Report | None,
+    starts: Sequence[Latents | None],
+    analysed: Sequence[Latents | None],
+) -> list[Result]:
+    # the plain encoder weighs distortion for the rate point's own lambda
+    arch = model.architecture
+    rounding = DISTORTION_WEIGHT * settings.weight(arch) / arch.rate_lambda(settings.rate_point)
+    found = [a or analyse(model, p, settings) for p, a in zip(pictures, analysed, strict=True)]
+    plain = [_coded(model, p, settings, a, rounding) for p, a in zip(pictures, found, strict=True)]
+    if not settings.schedule.steps:
+        return plain
+    with needs("iterate", "iterating"):
+        from nicc.encoder.iterate import Kept, iterate, starting_point
+        from nicc.encoder.sga import Diverged
+    headers = [header_of(model, p, settings) for p in pictures]
+    note: tuple[str, ...] = ()
+    try:
+        begin = [s or starting_point(model, h, a) for h, s, a in zip(headers, starts, found, strict=True)]
+        reached = iterate(model, headers[0], pictures, settings, begin, report)
+    except Diverged as e:
+        for p in plain:
+            p.notes = (f"{e}; the plain encoding is written",)
+        return plain
+    except Kept as e:
+        reached = e.latents
+        note = (INTERRUPTED,)
+    results = []
+    for picture, latents, simple in zip(pictures, reached, plain, strict=True):
+        options = (_coded(model, picture, settings, latents, weight) for weight in (NEAREST, 3 * rounding))
+        best = min(options, key=lambda c: c.cost)
+        if best.cost < simple.cost:
+            best.plain_cost, best.notes = simple.cost, note
+        else:
+            best, best.notes = simple, (*note, NOT_LOWER)
+        best.latents = latents
+        results.append(best)
+    return results

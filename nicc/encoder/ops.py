@@ -17,6 +17,28 @@ def relu(x: Tensor) -> Tensor:
     return F.relu(x)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """The Gaussian error linear unit in its tanh form."""
+    return F.gelu(x, approximate="tanh")
+
+
+def log(x: Tensor) -> Tensor:
+    return torch.log(x)
+
+
+def absolute(x: Tensor) -> Tensor:
+    return x.abs()
+
+
+def permute(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return x.permute(axes)
+
+
+def zero_pad(x: Tensor, margin: int) -> Tensor:
+    """``(..., h, w, C)`` with a margin of zeros on every side."""
+    return F.pad(x, (0, 0, margin, margin, margin, margin))
+
+
 def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 

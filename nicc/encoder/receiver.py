@@ -1,6 +1,6 @@
 """A shipped model's receiver as a differentiable function, for iterative encoding.
 
-Same definition (`nicc.encoder.codec.latent_code`, `nicc.decoder.networks`), arrays of the shipped
+Same definition (`nicc.encoder.latent_code.latent_code`, `nicc.decoder.networks`), arrays of the shipped
 file: integers of the CDF rows as real numbers, and the bits of its coding tables, interpolated
 linearly between symbols and between rows.
 """
@@ -19,8 +19,8 @@ from nicc.architecture import CDF_ROWS, HYPER_UNIT, Z_SYMBOL_LIMIT
 from nicc.arrays import integer_unit, receiver_arrays
 from nicc.decoder import networks
 from nicc.encoder import ops
-from nicc.encoder.codec import LatentCode, RateTables, latent_code
-from nicc.encoder.encode import Quantiser
+from nicc.encoder.latent_code import LatentCode, RateTables, latent_code
+from nicc.encoder.quantise import Quantiser
 from nicc.entropy import FREQUENCY_BITS
 from nicc.model import Model
 
@@ -125,7 +125,7 @@ class Receiver:
         return networks.synthesis(ops, self.arch, self.p, y).permute(0, 3, 1, 2)
 
     def code(self, z: Tensor, v: Tensor, rate: RateTables, quantise: Callable[[Tensor, slice], Tensor]) -> LatentCode:
-        """`nicc.encoder.codec.latent_code`, relaxed, of upsampled hyper-latents in nats."""
+        """`nicc.encoder.latent_code.latent_code`, relaxed, of upsampled hyper-latents in nats."""
         return latent_code(self.arch, self.p, rate, z, v, quantise, relaxed=True)
 
     def symbol_bits(self, code: LatentCode) -> Tensor:

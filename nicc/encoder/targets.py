@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from nicc.architecture import Architecture
-from nicc.encoder.effort import INTERRUPTED, Report, Result, Settings, analyse, encode
-from nicc.encoder.encode import DISTORTION_WEIGHT
-from nicc.encoder.iterative import Schedule
+from nicc.encoder.quantise import DISTORTION_WEIGHT
+from nicc.encoder.settings import Report, Schedule, Settings
 from nicc.errors import NiccError
 from nicc.images import Picture
 from nicc.model import Model
+
+if TYPE_CHECKING:
+    from nicc.encoder.encode import Result
 
 LOWEST = -12.0
 """Below rate point 0 only the weight falls."""
@@ -69,6 +72,8 @@ def encode_to_target(
     The rate point is searched with plain encodings; with iterations, the first run is corrected by
     shorter ones that go on from it. ``settings.rate_point`` is ignored.
     """
+    from nicc.encoder.encode import INTERRUPTED, analyse, encode
+
     arch = model.architecture
     analysed = analyse(model, picture, settings)
     plain = replace(settings, schedule=replace(settings.schedule, steps=0))

@@ -1,83 +1,152 @@
-"""The sender's half of a shipped model: pixels to latents and hyper-latents, by PyTorch."""
+"""The sender's half of a shipped model: pixels to latents and hyper-latents, in NumPy.
+
+The ``patch`` analysis needs no PyTorch; larger analyses, and CUDA, go by `nicc.encoder.modules`.
+"""
 
 from __future__ import annotations
 
-import itertools
 from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 
 from nicc.architecture import LATENTS_PER_HYPER, PIXELS_PER_LATENT
-from nicc.encoder.analysis import Analysis, HyperAnalysis, hyper_latents, mirror_pad, reach
-from nicc.errors import ModelError
+from nicc.decoder import ops
+from nicc.encoder import analysis
+from nicc.errors import ModelError, needs
 from nicc.model import Model, read_part
+from nicc.threads import one_blas_thread, pool
 
-BAND_ROWS = 64
-"""About as many rows of latents are analysed at a time, so that memory stays bounded."""
+BAND_POSITIONS = 1024
+"""About as many latents are analysed at a time, in every thread, so that memory stays bounded."""
+LEAST_BANDS = 2
+"""Of an image that has the rows for it; not the number of processors, which files must not depend on."""
+LINEAR_POSITIONS = 512
+"""Latents at a time of the linear transform, whose patches are large."""
 SCALE_SUFFIX = ".scale"
 """Arrays of 8-bit integers have their scale per output under their name and this."""
 
 
-def encoder_state(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """The stored arrays of the sender as float32 tensors, 8-bit ones scaled."""
+class Latents(NamedTuple):
+    """Latents ``(h, w, C)`` and hyper-latents in nats ``(zh, zw, Cz)``, before rounding."""
+
+    y: np.ndarray
+    z: np.ndarray
+
+
+class Transform(Protocol):
+    """A model's analysis and hyper-analysis."""
+
+    def __call__(self, pixels: np.ndarray) -> Latents:
+        """Latents of uint8 pixels ``(height, width, 3)``.
+
+        The image is mirrored up to whole latents, the latents repeated up to whole hyper-latents.
+        """
+
+
+def encoder_arrays_of(model: Model) -> dict[str, np.ndarray]:
+    """The stored arrays of the sender as float32, 8-bit ones scaled. Raises `ModelError`."""
+    if model.folder is None:
+        raise ModelError(f"model {model.name} has no encoder side")
+    arrays = read_part(model.folder, model.description, "encoder")
+    return unscaled(arrays)
+
+
+def unscaled(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Stored arrays as float32, 8-bit ones times their scale per output."""
     state = {}
     for name, array in arrays.items():
         if name.endswith(SCALE_SUFFIX):
             continue
-        state[name] = torch.from_numpy(array.astype(np.float32))
+        state[name] = array.astype(np.float32)
         if array.dtype == np.int8:
-            scale = torch.from_numpy(arrays[name + SCALE_SUFFIX])
-            state[name] *= scale.reshape(-1, *[1] * (array.ndim - 1))
+            state[name] *= arrays[name + SCALE_SUFFIX].reshape(-1, *[1] * (array.ndim - 1))
     return state
 
 
-class Transform:
-    """Analysis and hyper-analysis with shipped weights."""
+def part_of(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays of one module, without its prefix."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
-    def __init__(self, model: Model, device: str = "cpu") -> None:
-        if model.folder is None:
-            raise ModelError(f"model {model.name} has no encoder side")
-        arrays = read_part(model.folder, model.description, "encoder")
-        state = encoder_state(arrays)
-        self.device = device
-        self.halo = reach(model.architecture)
-        self.analysis, self.hyper = Analysis(model.architecture), HyperAnalysis(model.architecture)
-        for prefix, module in (("analysis.", self.analysis), ("hyper_analysis.", self.hyper)):
-            part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            module.load_state_dict(part)
-            module.to(device).eval()
-        self.offset = state["hyper_offset"].to(device)
-        self.deviation = torch.from_numpy(model.arrays["deviation"]).to(device)
 
-    @torch.inference_mode()
-    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 ``(height, width, 3)`` to latents ``(h, w, C)`` and hyper-latents in nats ``(zh, zw, Cz)``.
+def bands(rows: int, columns: int) -> list[tuple[int, int]]:
+    """First and last + 1 row of latents of each band, whole hyper-latents high."""
+    count = max(LEAST_BANDS, round(rows * columns / BAND_POSITIONS))
+    per_band = -(-rows // (count * LATENTS_PER_HYPER)) * LATENTS_PER_HYPER
+    return [(first, min(rows, first + per_band)) for first in range(0, rows, per_band)]
 
-        The image is mirrored up to whole latents, the latents repeated up to whole hyper-latents.
-        """
-        rows = -(-len(pixels) // PIXELS_PER_LATENT)
-        count = max(1, round(rows / BAND_ROWS))
-        ends = [min(rows, -(-n * rows // (count * LATENTS_PER_HYPER)) * LATENTS_PER_HYPER) for n in range(count + 1)]
-        bands = [self._band(pixels, rows, first, last) for first, last in itertools.pairwise(ends)]
-        y, z = (np.concatenate(parts) if count > 1 else parts[0] for parts in zip(*bands, strict=True))
-        return y, z
 
-    def _band(self, pixels: np.ndarray, rows: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Some rows of latents, whole hyper-latents high, from their pixels and those around them."""
+class PatchTransform:
+    """The ``patch`` analysis with shipped weights, in bands on all threads."""
+
+    def __init__(self, model: Model) -> None:
+        state = encoder_arrays_of(model)
+        self.depth, self.halo = model.architecture.analysis_depth, analysis.reach(model.architecture)
+        self.p = analysis.analysis_matrices(ops, part_of(state, "analysis."), self.depth)
+        self.hyper = analysis.hyper_matrices(ops, part_of(state, "hyper_analysis."))
+        self.offset, self.deviation = state["hyper_offset"], model.arrays["deviation"]
+
+    @one_blas_thread()
+    def __call__(self, pixels: np.ndarray) -> Latents:
+        rows, columns = (-(-n // PIXELS_PER_LATENT) for n in pixels.shape[:2])
+        y = np.empty((rows, columns, len(self.deviation)), np.float32)
+        z_shape = tuple(-(-n // LATENTS_PER_HYPER) for n in (rows, columns))
+        z = np.empty((*z_shape, len(self.offset)), np.float32)
+
+        def work(band: tuple[int, int]) -> None:
+            first, last = band
+            y[first:last] = self._latents(pixels, rows, columns, first, last)
+            here = slice(first // LATENTS_PER_HYPER, -(-last // LATENTS_PER_HYPER))
+            z[here] = self._hyper_latents(y[first:last])
+
+        for _ in pool().map(work, bands(rows, columns)):
+            pass
+        return Latents(y, z)
+
+    def _latents(self, pixels: np.ndarray, rows: int, columns: int, first: int, last: int) -> np.ndarray:
+        """Rows of latents from their pixels and those around them."""
         begin, end = max(0, first - self.halo), min(rows, last + self.halo)
-        x = torch.tensor(pixels[begin * PIXELS_PER_LATENT : end * PIXELS_PER_LATENT], device=self.device)
-        x = x.permute(2, 0, 1)[None].float() / 255
-        x = mirror_pad(x, 0, -x.shape[3] % PIXELS_PER_LATENT, 0, -x.shape[2] % PIXELS_PER_LATENT)
-        y = self.analysis(x)[:, first - begin : last - begin]
-        return y[0].cpu().numpy(), self.hyper_latents(y)[0].cpu().numpy()
+        size = PIXELS_PER_LATENT
+        wide = mirrored(pixels, begin * size, end * size, columns * size)
+        y = analysis.network_latents(ops, self.p, wide, self.depth)[first - begin : last - begin]
+        at_once = max(1, LINEAR_POSITIONS // columns)
+        for top in range(first, last, at_once):
+            bottom = min(last, top + at_once)
+            margin = analysis.LINEAR_MARGIN
+            around = mirrored(pixels, top * size - margin, bottom * size + margin, columns * size, rows * size, margin)
+            y[top - first : bottom - first] += analysis.linear_latents(ops, self.p, around)
+        return y
 
-    def hyper_latents(self, y: torch.Tensor) -> torch.Tensor:
-        """Hyper-latents in nats of latents ``(N, h, w, C)``."""
-        return hyper_latents(self.hyper, y, self.deviation, self.offset)
+    def _hyper_latents(self, y: np.ndarray) -> np.ndarray:
+        h, w, _ = y.shape
+        padded = np.pad(y / self.deviation, ((0, -h % LATENTS_PER_HYPER), (0, -w % LATENTS_PER_HYPER), (0, 0)), "edge")
+        return analysis.hyper_latents(ops, self.hyper, padded) - self.offset
 
 
-@lru_cache(maxsize=2)
+def mirrored(
+    pixels: np.ndarray, top: int, bottom: int, width: int, height: int | None = None, margin: int = 0
+) -> np.ndarray:
+    """Rows ``top``..``bottom`` of an image as float32 in 0..1, mirrored beyond its borders.
+
+    First the image is mirrored up to ``height`` and ``width``, then by ``margin`` on every side.
+    """
+    height = bottom if height is None else height
+    rows = _reflected(_reflected(np.arange(top, bottom), height), len(pixels))
+    columns = _reflected(_reflected(np.arange(-margin, width + margin), width), pixels.shape[1])
+    return pixels[rows][:, columns].astype(np.float32) / 255
+
+
+def _reflected(index: np.ndarray, n: int) -> np.ndarray:
+    """Indices into ``n`` samples that are mirrored, borders repeated, to and fro."""
+    index = index % (2 * n)
+    return np.minimum(index, 2 * n - 1 - index)
+
+
+@lru_cache(maxsize=4)
 def transform_of(model: Model, device: str = "cpu") -> Transform:
-    """The transform of a loaded model, cached."""
-    return Transform(model, device)
+    """The transform of a loaded model, cached. Raises `NiccError` if it needs PyTorch and that is missing."""
+    if model.architecture.analysis == "patch" and device == "cpu":
+        return PatchTransform(model)
+    with needs("iterate", f"the analysis {model.architecture.analysis} on {device}"):
+        from nicc.encoder.torch_transform import TorchTransform
+    return TorchTransform(model, device)

@@ -10,8 +10,10 @@ the squared error's place, so that lambda keeps its meaning; like that, it adds 
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -193,12 +195,12 @@ def raw_difference(original: Tensor, decoded: Tensor) -> Tensor:
     Both images are ``(N, 3, H, W)`` sRGB around 0..1, 8 pixels a side or more; what is outside 0..1 is clipped.
     Gradients reach ``decoded``.
     """
-    weights = torch.tensor(WEIGHTS, device=original.device).reshape(3, SCALES, 2, 3)
+    scales = sum(math.ceil(min(original.shape[2:]) / 2**scale) >= SMALLEST for scale in range(SCALES))
+    # small images have fewer scales, and the metric then takes its list of weights without gaps
+    weights = torch.tensor(WEIGHTS, device=original.device).reshape(-1, 2, 3)[: 3 * scales].reshape(3, scales, 2, 3)
     a, b = (_linear(x.clamp(0, 1)).contiguous(memory_format=torch.channels_last) for x in (original, decoded))
     total = torch.zeros(len(a), device=a.device)
-    for scale in range(SCALES):
-        if min(a.shape[2:]) < SMALLEST:
-            break
+    for scale in range(scales):
         x, y = _xyb(a), _xyb(b)
         stacked = torch.cat([x, y, x * x, y * y, x * y], 1).contiguous(memory_format=torch.channels_last)
         mean_x, mean_y, xx, yy, xy = _blur(stacked).split(3, 1)
@@ -208,7 +210,7 @@ def raw_difference(original: Tensor, decoded: Tensor) -> Tensor:
         for i, part in enumerate(((1 - similar * structure).clamp_min(0), edges.clamp_min(0), (-edges).clamp_min(0))):
             for norm, value in enumerate(_means(part)):
                 total = total + value @ weights[:, scale, norm, i]
-        if scale + 1 < SCALES:
+        if scale + 1 < scales:
             a, b = (F.avg_pool2d(t, 2, ceil_mode=True, count_include_pad=False) for t in (a, b))
     return total * SUM_SCALE
 
@@ -225,3 +227,10 @@ def visual_distortion(mse: Tensor, raw: Tensor) -> Tensor:
     ``raw`` is the `raw_difference` of the same images, ``(N,)``.
     """
     return (1 - VISUAL_SHARE) * mse + VISUAL_SHARE * MSE_PER_RAW * raw
+
+
+def distortion_of(original: np.ndarray, decoded: np.ndarray) -> float:
+    """`visual_distortion` of two uint8 images ``(height, width, 3)``."""
+    x, y = (torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255 for pixels in (original, decoded))
+    with torch.inference_mode():
+        return float(visual_distortion((x - y).square().mean((1, 2, 3)) * 255**2, raw_difference(x, y)))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nicc.container import pack, unpack
 from nicc.decoder.decode import decode_pixels
-from nicc.encoder.encode import encode_picture
+from nicc.encoder.encode import encode_plainly
 from nicc.images import Picture
 from nicc.model import Model
 
@@ -40,7 +40,7 @@ def coded_table(model: Model, images: Sequence[Path]) -> list[tuple[int, float, 
     for r in (round(point) for point in model.architecture.anchor_points):
         bpp, psnr = [], []
         for x in pixels:
-            data = pack(encode_picture(model, Picture(x), r).container)
+            data = pack(encode_plainly(model, Picture(x), r).container)
             mse = np.mean((decode_pixels(unpack(data), model).astype(np.float64) - x) ** 2)
             bpp.append(len(data) * 8 / (x.shape[0] * x.shape[1]))
             psnr.append(10 * np.log10(255**2 / max(mse, 1e-9)))

@@ -22,13 +22,15 @@ from nicc.architecture import (
 )
 from nicc.arrays import integer_unit, receiver_arrays
 from nicc.decoder.latents import Visited, dequantise_z, walk
-from nicc.encoder.codec import TAIL_WEIGHT, TAIL_WIDTH, Codec, at_rate
-from nicc.encoder.encode import Quantiser, quantise_z, residual
-from nicc.encoder.transform import SCALE_SUFFIX, encoder_state
+from nicc.encoder.latent_code import TAIL_WEIGHT, TAIL_WIDTH
+from nicc.encoder.quantise import Quantiser, quantise_z, residual
+from nicc.encoder.torch_transform import encoder_state
+from nicc.encoder.transform import SCALE_SUFFIX
 from nicc.errors import ModelError
 from nicc.images import write_atomically
 from nicc.model import Model, check_exactness, digest
 from nicc.training.card import model_card
+from nicc.training.codec import Codec, at_rate
 from nicc.training.data import SUFFIXES, Photos
 from nicc.training.objective import HyperPrior, RateDistortion
 

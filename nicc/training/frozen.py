@@ -9,10 +9,10 @@ from torch import Tensor
 
 from nicc.decoder import networks
 from nicc.encoder import ops
-from nicc.encoder.codec import LatentCode, RateTables, round_above, thresholds, upsample
-from nicc.encoder.encode import DISTORTION_WEIGHT
+from nicc.encoder.latent_code import LatentCode, RateTables, round_above, thresholds, upsample
+from nicc.encoder.quantise import DISTORTION_WEIGHT
 from nicc.encoder.receiver import receiver_of
-from nicc.encoder.transform import transform_of
+from nicc.encoder.torch_transform import torch_transform_of
 from nicc.model import Model
 
 
@@ -43,7 +43,7 @@ class Frozen:
 
     def __init__(self, model: Model, device: str = "cpu") -> None:
         self.model, self.arch = model, model.architecture
-        self.transform, self.receiver = transform_of(model, device), receiver_of(model, device)
+        self.transform, self.receiver = torch_transform_of(model, device), receiver_of(model, device)
 
     @torch.no_grad()
     def code(self, x: Tensor, rate_point: Tensor) -> Coded:

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from nicc.architecture import CDF_ROWS, LOG_ROW_STEP, SIGMA_MIN, Architecture
 from nicc.encoder.analysis import LINEAR_KERNEL
-from nicc.encoder.codec import Codec, row_likelihood, upsample
+from nicc.encoder.latent_code import row_likelihood, upsample
 from nicc.errors import ModelError
+from nicc.training.codec import Codec
 from nicc.training.data import Photos
 from nicc.training.klt import lapped_klt
 from nicc.training.objective import RateDistortion

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nicc.encoder.codec import LIKELIHOOD_FLOOR, Codec, at_rate, row_likelihood, ste_round, thresholds
-from nicc.encoder.encode import DISTORTION_WEIGHT
+from nicc.encoder.latent_code import LIKELIHOOD_FLOOR, row_likelihood, ste_round, thresholds
+from nicc.encoder.quantise import DISTORTION_WEIGHT
 from nicc.encoder.visual import raw_difference, score, visual_distortion
+from nicc.training.codec import Codec, at_rate
 
 COST_EXPONENT = 0.43
 """The cost bpp + lambda MSE grows about as this power of lambda; losses are divided by it."""

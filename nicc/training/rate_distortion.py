@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from nicc.architecture import RENDERING, Architecture
-from nicc.encoder.codec import Codec, lambdas
 from nicc.errors import ModelError
+from nicc.training.codec import Codec, lambdas
 from nicc.training.config import Schedule, TrainingConfig
 from nicc.training.growth import start_from
 from nicc.training.objective import Outcome, Phase, RateDistortion, log_cost, loss

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from nicc.architecture import RECTIFIER_REACH, Architecture
 from nicc.decoder import networks
 from nicc.encoder import ops
-from nicc.encoder.codec import at_rate, lambdas, rectifier_parameters
 from nicc.errors import ModelError
 from nicc.images import write_atomically
 from nicc.model import Model, digest, load_model, read_part
+from nicc.training.codec import at_rate, lambdas, rectifier_parameters
 from nicc.training.config import RectifyConfig
 from nicc.training.frozen import Frozen
 from nicc.training.objective import cost_weights

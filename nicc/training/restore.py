@@ -11,10 +11,10 @@ from torch import Tensor
 
 from nicc.architecture import CDF_ROWS, HYPER_UNIT
 from nicc.arrays import integer_unit
-from nicc.encoder.codec import COUNTED, Codec
-from nicc.encoder.transform import encoder_state
+from nicc.encoder.torch_transform import encoder_state
 from nicc.errors import ModelError
 from nicc.model import Model, load_model, read_part
+from nicc.training.codec import COUNTED, Codec
 from nicc.training.data import Photos
 from nicc.training.objective import RateDistortion
 from nicc.training.start import fit_prior_to

@@ -11,7 +11,8 @@ from torch import Tensor
 from nicc.architecture import LOG_ROW_STEP, SIGMA_MIN, Architecture
 from nicc.encoder import ops
 from nicc.encoder.analysis import HYPER_BANDS, HYPER_MEANS, LINEAR_KERNEL
-from nicc.encoder.codec import Codec, upsample
+from nicc.encoder.latent_code import upsample
+from nicc.training.codec import Codec
 from nicc.training.data import Photos
 from nicc.training.klt import lapped_klt
 from nicc.training.objective import HyperPrior, RateDistortion

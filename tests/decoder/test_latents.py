@@ -11,9 +11,10 @@ from nicc.architecture import HYPER_UNIT
 from nicc.container import Header
 from nicc.decoder import networks, ops
 from nicc.decoder.latents import Grid, upsample, walk
-from nicc.encoder.codec import Codec, latent_code
+from nicc.encoder.latent_code import latent_code
 from nicc.encoder.receiver import receiver_of
 from nicc.model import Model
+from nicc.training.codec import Codec
 from nicc.training.export import decoder_arrays
 from nicc.training.objective import RateDistortion
 from tests.conftest import TINY

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from nicc.architecture import Architecture
 from nicc.decoder import networks, ops, realism
 from nicc.encoder import ops as torch_ops
-from nicc.encoder.codec import Codec
+from nicc.training.codec import Codec
 
 ARCHITECTURES = [
     Architecture(),

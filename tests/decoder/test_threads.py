@@ -13,6 +13,7 @@ from PIL import Image
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import nicc
+from nicc import threads
 from nicc.decoder import decode as decoder
 from nicc.threads import one_blas_thread
 from tests.conftest import MODELS, ROOT
@@ -45,8 +46,8 @@ def files(coffee, tmp_path_factory):
 
 
 def test_threads_of_blas_do_not_change_pixels(files, tmp_path):
-    def run(arguments, threads, core):
-        settings = {"OPENBLAS_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)} | (
+    def run(arguments, count, core):
+        settings = {"OPENBLAS_NUM_THREADS": count, "PYTHONPATH": str(ROOT)} | (
             {"OPENBLAS_CORETYPE": core} if core else {}
         )
         done = subprocess.run(
@@ -61,16 +62,16 @@ def test_threads_of_blas_do_not_change_pixels(files, tmp_path):
         return done.stdout
 
     for core in ("", "Haswell"):  # the kernels in which the difference was first seen
-        library = {run(["-c", CHILD, *map(str, files)], threads, core) for threads in ("1", "2", "4")}
+        library = {run(["-c", CHILD, *map(str, files)], count, core) for count in ("1", "2", "4")}
         assert len(library) == 1
         assert len(library.pop().split()) == 3 * len(files)
-    for threads in ("1", "2"):
-        out = tmp_path / threads
-        run(["-m", "nicc", "decode", *map(str, files), "-o", str(out), "--quiet", "-j", threads], threads, "")
+    for jobs in ("1", "2"):
+        out = tmp_path / jobs
+        run(["-m", "nicc", "decode", *map(str, files), "-o", str(out), "--quiet", "-j", jobs], jobs, "")
     for path in files:
         expected = np.asarray(nicc.decode(path.read_bytes()))
-        for threads in ("1", "2"):
-            with Image.open(tmp_path / threads / f"{path.stem}.png") as image:
+        for jobs in ("1", "2"):
+            with Image.open(tmp_path / jobs / f"{path.stem}.png") as image:
                 np.testing.assert_array_equal(np.asarray(image), expected)
 
 
@@ -79,9 +80,10 @@ def test_processors_do_not_change_pixels(files, monkeypatch):
     expected = np.asarray(nicc.decode(data))
     for count in (1, 3, 8):
         monkeypatch.setattr(decoder, "processors", lambda count=count: count)
-        decoder._pool.cache_clear()
+        monkeypatch.setattr(threads, "processors", lambda count=count: count)
+        threads.pool.cache_clear()
         np.testing.assert_array_equal(np.asarray(nicc.decode(data)), expected)
-    decoder._pool.cache_clear()
+    threads.pool.cache_clear()
 
 
 def blas_threads() -> list[int]:

@@ -8,8 +8,9 @@ import torch
 
 from nicc.architecture import ANALYSES, Architecture
 from nicc.encoder import transform
-from nicc.encoder.analysis import Analysis, HyperAnalysis, mirror_pad
-from nicc.encoder.codec import Codec, bound, row_likelihood, ste_round
+from nicc.encoder.latent_code import bound, row_likelihood, ste_round
+from nicc.encoder.modules import Analysis, HyperAnalysis, mirror_pad
+from nicc.training.codec import Codec
 
 
 @pytest.mark.parametrize("kind", ["patch", "cnn", "elic"])

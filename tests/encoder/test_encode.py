@@ -7,7 +7,8 @@ from PIL import Image
 
 import nicc
 from nicc.container import pack
-from nicc.encoder.encode import Quantiser, encode_picture
+from nicc.encoder.encode import encode_plainly
+from nicc.encoder.quantise import Quantiser
 from nicc.encoder.transform import transform_of
 from nicc.images import Picture, from_image
 from nicc.model import load_model
@@ -17,7 +18,7 @@ from tests.conftest import psnr
 @pytest.mark.parametrize("quality", [8, 32, 56])
 def test_files_are_as_small_as_the_model_says(model, astronaut, coffee, quality):
     for image in (astronaut, coffee):
-        encoding = encode_picture(model, from_image(image)[0], quality)
+        encoding = encode_plainly(model, from_image(image)[0], quality)
         assert len(pack(encoding.container)) <= 1.01 * encoding.estimated_bits / 8 + 40
         assert encoding.estimated_bits > 1000
 
@@ -54,8 +55,8 @@ def test_encoding_is_repeatable_and_any_thread_count_decodes(astronaut):
     try:
         for n in (1, 2):
             torch.set_num_threads(n)
-            data = pack(encode_picture(model, picture, 40).container)
-            assert data == pack(encode_picture(model, picture, 40).container)
+            data = pack(encode_plainly(model, picture, 40).container)
+            assert data == pack(encode_plainly(model, picture, 40).container)
             decoded.append(np.asarray(nicc.decode(data)))
     finally:
         torch.set_num_threads(threads)
@@ -117,5 +118,5 @@ def test_kodak_files_are_as_small_as_the_model_says(model, kodak):
         with Image.open(path) as image:
             picture = Picture(np.asarray(image.convert("RGB")))
         for quality in (8, 32, 56):
-            encoding = encode_picture(model, picture, quality)
+            encoding = encode_plainly(model, picture, quality)
             assert len(pack(encoding.container)) <= 1.01 * encoding.estimated_bits / 8 + 40

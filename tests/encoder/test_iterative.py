@@ -12,12 +12,13 @@ import nicc
 from nicc.architecture import Architecture
 from nicc.container import Header
 from nicc.decoder.decode import decode_pixels
-from nicc.encoder import effort
-from nicc.encoder.effort import INTERRUPTED, NOT_LOWER, Latents, Settings, encode, encode_batch
-from nicc.encoder.encode import NEAREST, encode_latents, quantise_z
-from nicc.encoder.iterative import Interrupted, Problem, Schedule, State, Surroundings, optimise, round_softly
+from nicc.encoder import iterate as iterating
+from nicc.encoder.encode import INTERRUPTED, NOT_LOWER, encode, encode_batch
+from nicc.encoder.quantise import NEAREST, encode_latents, quantise_z
 from nicc.encoder.receiver import bit_table, interpolated, receiver_of
-from nicc.encoder.transform import transform_of
+from nicc.encoder.settings import Schedule, Settings, State
+from nicc.encoder.sga import Interrupted, Problem, Surroundings, optimise, round_softly
+from nicc.encoder.transform import Latents, transform_of
 from nicc.images import Picture
 from nicc.model import load_model
 from tests.conftest import psnr
@@ -143,10 +144,10 @@ def test_the_same_seed_gives_the_same_file(picture):
 def test_a_result_that_is_no_better_is_not_kept(picture, monkeypatch):
     plain = encode(load_model(), picture, Settings(20, Schedule(0)))
 
-    def worse(model, pictures, settings, starts, report):
+    def worse(model, header, pictures, settings, starts, report):
         return [Latents(s.y + 0.01 * np.sign(s.y), s.z) for s in starts]
 
-    monkeypatch.setattr(effort, "_iterate", worse)
+    monkeypatch.setattr(iterating, "iterate", worse)
     result = encode(load_model(), picture, Settings(20, Schedule(5)))
     assert result.data == plain.data
     assert result.notes == (NOT_LOWER,)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nicc
-from nicc.options import bytes_of
+from nicc.cli.files import bytes_of
 from tests.conftest import psnr
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from nicc import ModelError
-from nicc.encoder.codec import Codec
-from nicc.encoder.encode import encode_picture
+from nicc.encoder.encode import encode_plainly
 from nicc.images import Picture
 from nicc.model import load_model
+from nicc.training.codec import Codec
 from nicc.training.data import Photos
 from nicc.training.growth import start_from
 from nicc.training.objective import Phase, RateDistortion
@@ -39,7 +39,7 @@ def test_a_shipped_folder_is_the_codec_it_came_from(model, coffee, crops):
     for point in (9, 36, 63):
         with torch.no_grad():
             outcome = restored(x, torch.tensor([float(point)]), Phase.PREDICTIVE)
-        bpp = encode_picture(model, Picture(pixels), point).estimated_bits / pixels[..., 0].size
+        bpp = encode_plainly(model, Picture(pixels), point).estimated_bits / pixels[..., 0].size
         assert float(outcome.bpp_y + outcome.bpp_z) == pytest.approx(bpp, rel=0.08)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import nicc
 from nicc import ImageError, ModelError
-from nicc.encoder.codec import Codec
+from nicc.training.codec import Codec
 from nicc.training.config import Schedule, TrainingConfig, load_config
 from nicc.training.data import Photos
 from nicc.training.export import decoder_arrays, export

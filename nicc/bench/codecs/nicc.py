@@ -10,6 +10,8 @@ from PIL import Image
 import nicc
 from nicc.bench.codecs.base import Codec, Unavailable
 from nicc.container import pack
+from nicc.encoder.settings import Options
+from nicc.errors import NiccError, needs
 from nicc.images import Picture
 from nicc.model import load_model, model_folders
 
@@ -23,13 +25,13 @@ def model_names() -> list[str]:
 
 
 class NiccCodec(Codec):
-    """A model, by ``nicc-NAME`` or ``nicc:FOLDER``; quality is the rate point.
+    """A model, by ``nicc-NAME`` or ``nicc:FOLDER``; quality goes from 0 to 100.
 
     The suffix ``-sgaN`` encodes with N steps of iterative encoding, ``-nearest`` rounds to the nearest
     symbols, as most neural codecs do, where nicc chooses them by bits and distortion.
     """
 
-    qualities = (0, 9, 18, 27, 36, 45, 54, 63)
+    qualities = (0, 14, 29, 43, 57, 71, 86, 100)
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -46,12 +48,13 @@ class NiccCodec(Codec):
             self.description += ", nearest symbols"
 
     def prepare(self, *, only_decoding: bool = False) -> None:
-        if only_decoding:
+        if only_decoding or not self.steps:
             return
         try:
-            import nicc.encoder.encode  # noqa: F401
-        except ImportError as e:
-            raise Unavailable(f"encoding needs {e.name}; install it with: pip install 'nicc[encode]'") from None
+            with needs("iterate", "iterating"):
+                import nicc.encoder.iterate  # noqa: F401
+        except NiccError as e:
+            raise Unavailable(str(e)) from None
 
     def identity(self) -> str:
         weights = f"{self.model.sha256} {self.model.description['encoder_sha256']}"
@@ -59,12 +62,14 @@ class NiccCodec(Codec):
 
     def encode(self, pixels: np.ndarray, quality: float) -> bytes:
         if self.nearest:
-            from nicc.encoder.encode import NEAREST, encode_picture
+            from nicc.encoder.encode import encode_plainly
+            from nicc.encoder.quantise import NEAREST
 
             picture = Picture(pixels)
-            return pack(encode_picture(self.model, picture, int(quality), distortion_weight=NEAREST).container)
+            rate_point = Options(quality=quality).rate_point(self.model.architecture)
+            return pack(encode_plainly(self.model, picture, rate_point, NEAREST).container)
         image = Image.fromarray(pixels)
-        return nicc.encode(image, model=self.source, quality=int(quality), sga_steps=self.steps)
+        return nicc.encode(image, model=self.source, quality=quality, sga_steps=self.steps)
 
     def decode(self, data: bytes) -> np.ndarray:
         return np.asarray(nicc.decode(data))

@@ -3,7 +3,7 @@
 Stochastic Gumbel annealing (Yang, Bamler & Mandt 2020): every latent is rounded up or down at
 random, softly, the more decidedly the lower the temperature; Adam moves latents and hyper-latents
 to lower bits + lambda * squared error. The start is what the plain encoder would write. What counts
-in the end is the file, see `nicc.encoder.effort`.
+in the end is the file, see `nicc.encoder.encode`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from nicc.architecture import LATENTS_PER_HYPER, Z_SYMBOL_LIMIT, Architecture
-from nicc.encoder.codec import RateTables, upsample
+from nicc.encoder.latent_code import RateTables, upsample
 from nicc.encoder.receiver import Receiver, interpolated
+from nicc.encoder.settings import Schedule, State
 from nicc.errors import NiccError
-from nicc.options import ROUNDINGS
 
 SIGMOID_SCALE = 2.3
 """SGA+ (Perugachi-Diaz et al. 2024): the factor of the sigmoid-scaled logit."""
@@ -39,49 +39,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, v: Tensor, z: Tensor) -> None:
         super().__init__()
         self.v, self.z = v, z
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How to anneal; shares of ``steps``, so that one schedule serves any number of them.
-
-    The defaults are the best found on the validation photographs, docs/iterative-encoding.md.
-    Raises `ValueError` for a number of steps below 0 or an unknown rounding.
-    """
-
-    steps: int
-    rounding: str = "sigmoid"
-    learning_rate: float = 1e-2
-    """Adam's, in quantisation steps of the latents and hyper-latents."""
-    temperature: float = 0.7
-    hold: float = 0.35
-    """Share of the steps at the first temperature; it then falls exponentially."""
-    decay: float = 2.0
-    """The temperature would fall by e to this over all steps."""
-    drop: float = 0.9
-    """Share of the steps after which the learning rate is a tenth."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ValueError(f"{self.steps} steps: must not be negative")
-        if self.rounding not in ROUNDINGS:
-            raise ValueError(f"rounding {self.rounding!r} is not one of {', '.join(ROUNDINGS)}")
-
-    def at(self, step: int) -> tuple[float, float]:
-        """Temperature and learning rate of a step."""
-        share = step / max(self.steps, 1)
-        temperature = self.temperature * min(1.0, math.exp(-self.decay * (share - self.hold)))
-        return temperature, self.learning_rate * (0.1 if share >= self.drop else 1.0)
-
-
-class State(NamedTuple):
-    """Where an optimisation is: means over the images."""
-
-    step: int
-    bpp: float
-    psnr: float
-    temperature: float
 
 
 class _RoundUpOrDown(torch.autograd.Function):

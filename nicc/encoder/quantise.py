@@ -1,0 +1,127 @@
+"""Latents to a container: quantisation in the decoder's order, entropy coding (NumPy)."""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from nicc.architecture import HYPER_UNIT
+from nicc.container import Container, Group, Header, with_checksum
+from nicc.decoder.latents import Grid, Visited, dequantise_z, walk, write_z
+from nicc.entropy import FREQUENCY_BITS, SymbolWriter
+from nicc.model import Model
+
+DISTORTION_WEIGHT = 9.0
+"""Weight of a squared rounding error (in quantisation steps) against bits when a symbol is rounded.
+
+At high rates, theory puts the optimum at 6 / ln 2 = 8.7. On the validation photographs the log cost
+is -0.428 at 8 and at 10, -0.422 at 13, -0.414 at 17.
+"""
+NEAREST = 1e9
+ESCAPE_BITS = 16
+
+
+class Encoding(NamedTuple):
+    """A container, and the model's own estimate of the bits of its symbols."""
+
+    container: Container
+    estimated_bits: float
+
+
+class Quantiser:
+    """Rounds residuals to the cheaper of the two nearest symbols, counting bits and distortion."""
+
+    def __init__(self, model: Model, distortion_weight: float = DISTORTION_WEIGHT) -> None:
+        self.weight = distortion_weight
+        self.offsets = model.params["recon_offset"]
+        sizes = model.arrays["y_sizes"].astype(np.int64)
+        frequencies = np.maximum(model.arrays["y_frequencies"], 1)
+        self.bits = (FREQUENCY_BITS - np.log2(frequencies)).astype(np.float32)
+        ends = np.cumsum(sizes)
+        self.bits[ends[sizes > 0] - 1] += ESCAPE_BITS
+        self.limit = (sizes - 2) // 2
+        self.zero = ends - sizes + self.limit
+        """Index in ``bits`` of symbol 0 of every row."""
+
+    def cost(self, symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Bits of ``symbols``, whose rows are not 0."""
+        limit = self.limit[rows]
+        inside = np.abs(symbols) <= limit
+        return self.bits[self.zero[rows] + np.where(inside, symbols, limit + 1)]
+
+    def __call__(self, residual: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Symbols, int32, for real residuals under CDF rows of equal shape. Row 0 gives 0."""
+        s = np.rint(np.clip(residual, -32767, 32767)).astype(np.int32)
+        s[rows == 0] = 0
+        at = np.nonzero(s)
+        near, row, x = s[at], rows[at].astype(np.int64), np.abs(residual[at])
+        sign, near = np.sign(near), np.abs(near)
+        lower = near - 1
+        error = x - near + self.offsets[row, np.minimum(near, 2) - 1]
+        lower_error = x - lower + np.where(lower > 0, self.offsets[row, np.clip(lower, 1, 2) - 1], 0)
+        saved = self.cost(near * sign, row) - self.cost(lower * sign, row)
+        s[at] = sign * np.where(saved > self.weight * (lower_error**2 - error**2), lower, near)
+        return s
+
+
+def quantise_z(model: Model, rate_point: int, z: np.ndarray) -> np.ndarray:
+    """Hyper-latents in nats to symbols, int16, within the tables of the rate point."""
+    tables = model.z_tables(rate_point)
+    low, high = np.array([t.low for t in tables]), np.array([t.high for t in tables])
+    steps = model.arrays["z_steps"][rate_point].astype(np.float32) / HYPER_UNIT
+    return np.clip(np.rint(z / steps), low, high).astype(np.int16)
+
+
+def residual(v: np.ndarray, here: Visited) -> np.ndarray:
+    """What a step rounds: latents times the rate point's gain ``(positions, C)``, adapted, less their means."""
+    return v[here.at, here.channels] * here.factor - here.means
+
+
+def encode_latents(
+    model: Model,
+    header: Header,
+    y: np.ndarray,
+    z: np.ndarray,
+    extras: dict[int, bytes] | None = None,
+    distortion_weight: float = DISTORTION_WEIGHT,
+) -> Encoding:
+    """Codes latents ``(h, w, C)`` and hyper-latents in nats ``(zh, zw, Cz)``.
+
+    A ``distortion_weight`` of `NEAREST` rounds every symbol to the nearest.
+    """
+    grid = Grid.of(header)
+    r = header.rate_point
+    z_symbols = quantise_z(model, r, z)
+    z_stream = write_z(model, r, z_symbols)
+    z_int = dequantise_z(model, r, z_symbols)
+    quantise = Quantiser(model, distortion_weight)
+    bits = z_bits(model, r, z_symbols)
+    groups = []
+    for first, last in grid.row_groups():
+        writer = SymbolWriter()
+        v = (y[first:last] * model.params["gain"][r]).reshape(-1, y.shape[-1])
+
+        def visit(here: Visited) -> np.ndarray:
+            nonlocal bits
+            s = quantise(residual(v, here), here.rows)  # noqa: B023 - used within this iteration
+            model.row_coder.write(writer, s, here.rows)  # noqa: B023
+            coded = here.rows > 0
+            bits += float(quantise.cost(s[coded], here.rows[coded].astype(np.int64)).sum())
+            return s
+
+        symbols, _ = walk(model, r, z_int, first, last, grid.w, visit)
+        groups.append(Group(zlib.crc32(symbols.data), writer.finish()))
+    container = Container(header, 0, z_stream, tuple(groups), dict(extras or {}))
+    return Encoding(with_checksum(container, zlib.crc32(z_symbols.data)), bits)
+
+
+def z_bits(model: Model, rate_point: int, z: np.ndarray) -> float:
+    """Bits of hyper-latent symbols ``(zh, zw, Cz)`` by the model's tables."""
+    sizes = model.arrays["z_sizes"].astype(np.int64)
+    begin = int(sizes[:rate_point].sum())
+    starts = begin + np.cumsum(sizes[rate_point]) - sizes[rate_point]
+    index = starts + z.astype(np.int64) - model.arrays["z_lows"][rate_point]
+    frequencies = model.arrays["z_frequencies"][index]
+    return float((FREQUENCY_BITS - np.log2(frequencies)).sum())

@@ -1,0 +1,130 @@
+"""What a user chooses when encoding, and how one picture is then coded. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nicc.architecture import Architecture
+from nicc.model import DEFAULT_MODEL
+
+EFFORT_STEPS = (0, 100, 500, 2000)
+"""Steps of iterative encoding by effort."""
+ROUNDINGS = ("sigmoid", "atanh", "three-class")
+"""Ways of relaxed rounding, see `nicc.encoder.sga`."""
+DEVICES = ("auto", "cpu", "cuda")
+DEFAULT_QUALITY = 50
+"""Of 0 to 100."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to encode, as a user says it; the same for every picture.
+
+    One of ``quality`` (0 smallest to 100 best), ``target_bpp`` (bits per pixel at most),
+    ``target_size`` (bytes at most) and ``target_psnr`` (dB at least) may be given. ``steps`` and
+    ``rounding`` iterate (`Schedule`). Raises `ValueError` for numbers out of range.
+    """
+
+    model: str = DEFAULT_MODEL
+    quality: float | None = None
+    target_bpp: float | None = None
+    target_size: int | None = None
+    target_psnr: float | None = None
+    steps: int = 0
+    rounding: str = "sigmoid"
+    seed: int = 0
+    beta: float = 0.0
+    device: str = "auto"
+    keep_on_interrupt: bool = False
+
+    def __post_init__(self) -> None:
+        targets = [t for t in (self.target_bpp, self.target_size, self.target_psnr) if t is not None]
+        if len(targets) + (self.quality is not None) > 1:
+            raise ValueError("give one of quality, target_bpp, target_size and target_psnr")
+        if self.quality is not None and not 0 <= self.quality <= 100:
+            raise ValueError(f"quality {self.quality} is not within 0..100")
+        if any(not 0 < t < math.inf for t in targets):
+            raise ValueError(f"target {targets[0]} is not a positive number")
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta {self.beta} is not within 0..1")
+        if self.device not in DEVICES:
+            raise ValueError(f"device {self.device!r} is not one of {', '.join(DEVICES)}")
+        self.schedule()  # refuses what it cannot be
+
+    def schedule(self) -> Schedule:
+        return Schedule(self.steps, self.rounding, seed=self.seed)
+
+    def rate_point(self, arch: Architecture) -> int:
+        """The rate point of a model that the quality, or the default one, means."""
+        quality = DEFAULT_QUALITY if self.quality is None else self.quality
+        return round(quality / 100 * (arch.rate_points - 1))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to anneal; shares of ``steps``, so that one schedule serves any number of them.
+
+    The defaults are the best found on the validation photographs, docs/iterative-encoding.md.
+    Raises `ValueError` for a number of steps below 0 or an unknown rounding.
+    """
+
+    steps: int
+    rounding: str = "sigmoid"
+    learning_rate: float = 1e-2
+    """Adam's, in quantisation steps of the latents and hyper-latents."""
+    temperature: float = 0.7
+    hold: float = 0.35
+    """Share of the steps at the first temperature; it then falls exponentially."""
+    decay: float = 2.0
+    """The temperature would fall by e to this over all steps."""
+    drop: float = 0.9
+    """Share of the steps after which the learning rate is a tenth."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"{self.steps} steps: must not be negative")
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"rounding {self.rounding!r} is not one of {', '.join(ROUNDINGS)}")
+
+    def at(self, step: int) -> tuple[float, float]:
+        """Temperature and learning rate of a step."""
+        share = step / max(self.steps, 1)
+        temperature = self.temperature * min(1.0, math.exp(-self.decay * (share - self.hold)))
+        return temperature, self.learning_rate * (0.1 if share >= self.drop else 1.0)
+
+
+class State(NamedTuple):
+    """Where an optimisation is: means over the images."""
+
+    step: int
+    bpp: float
+    psnr: float
+    temperature: float
+
+
+Report = Callable[[State, int], None]
+"""Called after each step of iterating with its state and the number of steps in all."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to encode one picture at one rate point.
+
+    ``lagrangian`` replaces the rate point's weight of the distortion; ``keep_on_interrupt`` makes an
+    interrupt end the iterations and not the encoding.
+    """
+
+    rate_point: int
+    schedule: Schedule
+    beta: float = 0.0
+    device: str = "cpu"
+    lagrangian: float | None = None
+    keep_on_interrupt: bool = False
+
+    def weight(self, arch: Architecture) -> float:
+        """Weight of the distortion against bits per pixel."""
+        return self.lagrangian if self.lagrangian is not None else arch.rate_lambda(self.rate_point)

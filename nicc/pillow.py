@@ -32,7 +32,7 @@ OPTIONS = (
 
 
 class NicImageFile(ImageFile.ImageFile):
-    """A .nic file; ``info`` holds model, rate point (as ``quality``), and the realism beta to decode with."""
+    """A .nic file; ``info`` holds model, rate point, and the realism beta to decode with."""
 
     format = FORMAT
     format_description = "Neural image compression"
@@ -45,7 +45,7 @@ class NicImageFile(ImageFile.ImageFile):
         alpha = bool(flags & FLAG_OF_BOX[BOX_ALPHA])
         self._size = header.width, header.height
         self._mode = ("LA" if alpha else "L") if header.grey else ("RGBA" if alpha else "RGB")
-        self.info |= {"model": header.model, "quality": header.rate_point, "beta": header.beta}
+        self.info |= {"model": header.model, "rate_point": header.rate_point, "beta": header.beta}
         self.tile = []
         self._loaded = False
 

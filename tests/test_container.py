@@ -90,7 +90,7 @@ def test_messages_say_what_is_wrong():
         (b"\x89PNG\r\n\x1a\n", "not a .nic file"),
         (good[:4] + b"\x63" + good[5:], "version 99 is unknown"),
         (good[:-6] + b"\x02\xff\x7f" + b"x" * 8, "truncated: y box needs 16383 bytes, 8 left"),
-        (pack(make(header=replace(HEADER, rate_point=64))), "rate point 64"),
+        (pack(make(header=replace(HEADER, rate_point=128))), "rate point 128"),
     ]:
         with pytest.raises(FormatError, match=message):
             unpack(data)

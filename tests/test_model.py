@@ -9,6 +9,7 @@ import pytest
 import nicc
 from nicc import ModelError
 from nicc.architecture import Architecture
+from nicc.arrays import receiver_arrays
 from nicc.model import EXACT_LIMIT, REALISM_FILE, Model, check_exactness, find_model, load_model, model_of_code
 from tests.conftest import MODELS, ROOT
 
@@ -88,11 +89,16 @@ def test_files_outlive_a_better_synthesis(name):
 def test_missing_or_foreign_rectifiers_are_refused():
     model = load_model("two-layer")
     description = {**model.description, "architecture": {**model.description["architecture"], "rectifiers": 1}}
-    with pytest.raises(ModelError, match="rectifier0_in is missing"):
+    with pytest.raises(ModelError, match="rectifier_bias is missing"):
         Model(description, model.arrays)
-    shapes = {"in": (256, 96), "first": (864, 96), "second": (864, 96), "gate": (96, 96), "out": (80, 256)}
-    arrays = {f"rectifier0_{k}": np.zeros(v, np.float16) for k, v in shapes.items()}
-    with pytest.raises(ModelError, match="rectifier0_out is missing or belongs"):
+    arrays = {
+        name: np.zeros(spec.shape, spec.kind)
+        for name, spec in receiver_arrays(Architecture(rectifiers=1)).items()
+        if "rectifier" in name
+    }
+    Model(description, {**model.arrays, **arrays})
+    arrays["rectifier0_out"] = np.zeros((80, 256), np.float16)
+    with pytest.raises(ModelError, match=r"rectifier0_out is \(80, 256\), not \(96, 256\)"):
         Model(description, {**model.arrays, **arrays})
 
 

@@ -26,7 +26,7 @@ def saved(image, **options) -> bytes:
 def test_opening_reads_the_header_only(monkeypatch):
     image = Image.open(SAMPLE)
     assert (image.format, image.size, image.mode) == ("NIC", (160, 120), "RGB")
-    assert (image.info["quality"], image.info["beta"]) == (20, 0)
+    assert (image.info["rate_point"], image.info["beta"]) == (20, 0)
     assert image.get_format_mimetype() == "image/x-nic"
     prefix = io.BytesIO(SAMPLE.read_bytes()[:40])
     assert Image.open(prefix).size == (160, 120)
@@ -60,8 +60,8 @@ def test_saving_by_suffix_and_options(tmp_path, coffee):
     assert len(data) <= 900
     assert nicc.inspect(data).model == 2
     assert psnr(Image.open(io.BytesIO(data)), small) > 20
-    with pytest.raises(ValueError, match="quality 70"):
-        saved(small, quality=70)
+    with pytest.raises(ValueError, match="quality 101"):
+        saved(small, quality=101)
     with pytest.raises(OSError, match="not found"):
         saved(small, model="nonesuch")
 

@@ -1,4 +1,4 @@
-"""The wheel in an empty environment: decodes without PyTorch, with the newest NumPy."""
+"""The wheel in an empty environment: decodes and encodes without PyTorch, with the newest NumPy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import zipfile
 import pytest
 from PIL import Image
 
+import nicc as nicc_here
 from tests.conftest import GOLDEN, MODELS, ROOT
 from tests.decoder.test_exact import FACTS, FILES
 
@@ -30,7 +31,7 @@ def test_the_wheel_contains_the_models(wheel):
     assert not [n for n in names if n.startswith("tests/")]
 
 
-def test_an_empty_environment_decodes(wheel, tmp_path):
+def test_an_empty_environment_decodes_and_encodes(wheel, tmp_path):
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
     subprocess.run([python, "-m", "pip", "install", "-q", str(wheel)], check=True, capture_output=True)
@@ -55,6 +56,12 @@ print(json.dumps([numpy.__version__, {Path(f).name: p for f, p in pixels.items()
         assert max(abs(a - b) for a, b in zip(got, expected, strict=True)) <= 1
     sample = GOLDEN / "jpeg-like-coffee-160x120-q40.nic"
     subprocess.run([nicc, "decode", sample, "-o", tmp_path / "x.png"], check=True)
-    failed = subprocess.run([nicc, "encode", tmp_path / "x.png"], capture_output=True, check=False, text=True)
-    assert failed.returncode == 1
-    assert "nicc[encode]" in failed.stderr
+    for model in MODELS:
+        encode = [nicc, "encode", tmp_path / "x.png", "--model", model, "-q", "57", "--force"]
+        subprocess.run([*encode, "-o", tmp_path / "x.nic"], check=True)
+        with Image.open(tmp_path / "x.png") as image:
+            assert (tmp_path / "x.nic").read_bytes() == nicc_here.encode(image, model=model, quality=57)
+        failed = subprocess.run([*encode, "--effort", "1"], capture_output=True, check=False, text=True)
+        assert failed.returncode == 1
+        assert failed.stderr.endswith("iterating needs torch; install it with: pip install 'nicc[iterate]'\n")
+        assert failed.stderr.count("\n") == 1

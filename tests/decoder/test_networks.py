@@ -116,7 +116,7 @@ def test_transposed_convolution_is_pytorchs(stride, kernel, margin, size):
     )[0].permute(1, 2, 0)
     cut = stride + (kernel - stride) // 2 - margin
     expected = full[cut : full.shape[0] - cut, cut : full.shape[1] - cut].numpy()
-    got = ops.transposed_conv(x, w, stride, margin)
+    got = ops.transposed_conv(x, [w], stride, margin)
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
@@ -178,5 +178,5 @@ def test_means_agree():
         assert a.std() > 0.1
         np.testing.assert_allclose(b, a[0].detach().numpy(), atol=1e-4)
     d = torch.randn(1, 4, 6, arch.context_channels)
-    a = networks.later_means(torch_ops, codec.params(), d)
-    np.testing.assert_allclose(networks.later_means(ops, arrays, d[0].numpy()), a[0].detach().numpy(), atol=1e-4)
+    a = networks.later_hidden(torch_ops, codec.params(), d)
+    np.testing.assert_allclose(networks.later_hidden(ops, arrays, d[0].numpy()), a[0].detach().numpy(), atol=1e-4)

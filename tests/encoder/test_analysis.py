@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 import torch
 
 from nicc.architecture import ANALYSES, Architecture
-from nicc.encoder import transform
+from nicc.encoder import torch_transform, transform
 from nicc.encoder.latent_code import bound, row_likelihood, ste_round
 from nicc.encoder.modules import Analysis, HyperAnalysis, mirror_pad
+from nicc.encoder.torch_transform import TorchTransform
 from nicc.training.codec import Codec
+from nicc.training.export import encoder_arrays
+from tests.conftest import TINY
 
 
 @pytest.mark.parametrize("kind", ["patch", "cnn", "elic"])
@@ -78,28 +82,50 @@ def test_counted_bits_follow_the_counts():
     assert 3 < bits[1] < 4
 
 
-@pytest.mark.parametrize("analysis", ANALYSES)
-def test_bands_are_the_whole(analysis, coffee, monkeypatch):
-    """Latents of an image do not depend on the bands in which they are computed."""
+@pytest.fixture(params=ANALYSES)
+def transforms(request, monkeypatch):
+    """A random model's transform, and what sets the size of its bands."""
     torch.manual_seed(0)
-    arch = Architecture(analysis=analysis, analysis_width=16, analysis_depth=2)
-    monkeypatch.setattr(transform, "read_part", lambda *_: {"hyper_offset": np.zeros(32, np.float32)})
-    monkeypatch.setattr(transform.torch.nn.Module, "load_state_dict", lambda *_: None)
-    model = SimpleNamespace(
-        folder="", description={}, architecture=arch, arrays={"deviation": np.ones(256, np.float32)}
-    )
-    whole = transform.Transform(model)
+    arch = replace(TINY, analysis=request.param)
+    codec = Codec(arch)
     with torch.no_grad():
-        whole.analysis.out.fill_(1)
-        whole.analysis.linear.weight.normal_(std=0.02)
-        whole.hyper.third.weight.normal_(std=0.1)
+        codec.analysis.out.fill_(1)
+        codec.analysis.linear.weight.normal_(std=0.02)
+        codec.hyper_analysis.third.weight.normal_(std=0.1)
+    arrays = encoder_arrays(codec)
+    monkeypatch.setattr(transform, "read_part", lambda *_: arrays)
+    model = SimpleNamespace(folder="", description={}, architecture=arch, arrays={"deviation": np.ones(32, np.float32)})
+    if request.param == "patch":
+        return transform.PatchTransform(model), TorchTransform(model), transform, "BAND_POSITIONS", 84
+    return TorchTransform(model), TorchTransform(model), torch_transform, "BAND_ROWS", 12
+
+
+def test_bands_are_the_whole(transforms, coffee, monkeypatch):
+    """Latents of an image do not depend on the bands in which they are computed."""
+    whole, _, module, name, size = transforms
     pixels = np.asarray(coffee.resize((100, 700)))
     y, z = whole(pixels)
-    assert y.shape == (44, 7, 256)
+    assert y.shape == (44, 7, 32)
     assert z.shape == (11, 2, 32)
-    monkeypatch.setattr(transform, "BAND_ROWS", 12)
+    monkeypatch.setattr(module, name, size)
     banded_y, banded_z = whole(pixels)
     np.testing.assert_allclose(banded_y, y, atol=1e-3 * np.abs(y).max())
     np.testing.assert_allclose(banded_z, z, atol=1e-3 * np.abs(z).max())
     whole.halo = 0
     assert np.abs(whole(pixels)[0] - y).max() > 0.05 * np.abs(y).max()
+
+
+@pytest.mark.parametrize("size", [(100, 700), (1, 1), (17, 5), (64, 64)])
+def test_numpy_and_pytorch_analyse_alike(transforms, coffee, size):
+    mine, other, *_ = transforms
+    pixels = np.asarray(coffee.resize(size))
+    for a, b in zip(mine(pixels), other(pixels), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
+
+
+def test_bands_do_not_follow_the_processors():
+    for rows, columns in ((1, 1), (32, 48), (64, 64), (500, 765)):
+        found = transform.bands(rows, columns)
+        assert [first for first, _ in found] == [0, *(last for _, last in found[:-1])]
+        assert found[-1][1] == rows
+        assert all(first % 4 == 0 for first, _ in found)

@@ -25,7 +25,7 @@ def test_files_are_as_small_as_the_model_says(model, astronaut, coffee, quality)
 
 def test_quality_orders_size_and_fidelity(model, coffee):
     sizes, fidelities = [], []
-    for quality in (0, 12, 24, 36, 48, 63):
+    for quality in (0, 20, 40, 60, 80, 100):
         data = nicc.encode(coffee, model=model.name, quality=quality)
         sizes.append(len(data))
         fidelities.append(psnr(coffee, nicc.decode(data)))
@@ -100,7 +100,7 @@ def test_flat_images_cost_next_to_nothing():
         assert psnr(Image.new("RGB", (256, 256), (level,) * 3), nicc.decode(data)) > 38
 
 
-@pytest.mark.parametrize("arguments", [{"quality": 64}, {"quality": -1}, {"beta": 1.5}])
+@pytest.mark.parametrize("arguments", [{"quality": 101}, {"quality": -1}, {"beta": 1.5}])
 def test_arguments_out_of_range_are_refused(astronaut, arguments):
     with pytest.raises(ValueError, match="not within"):
         nicc.encode(astronaut, **arguments)
@@ -108,7 +108,8 @@ def test_arguments_out_of_range_are_refused(astronaut, arguments):
 
 def test_the_header_says_how_it_was_coded(astronaut):
     header = nicc.inspect(nicc.encode(astronaut.resize((50, 20)), model="jpeg-like", quality=17))
-    assert (header.width, header.height, header.rate_point, header.model) == (50, 20, 17, 2)
+    assert (header.width, header.height, header.model) == (50, 20, 2)
+    assert header.rate_point == round(0.17 * 63)
     assert header.beta == 0
     assert header.fingerprint == load_model("jpeg-like").fingerprint
 

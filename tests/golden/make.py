@@ -27,10 +27,11 @@ def main() -> None:
     for old in [*GOLDEN.glob("*.nic"), *GOLDEN.glob("*.png")]:
         old.unlink()
     found = {}
-    for model, photo, size, quality in CASES:
+    for model, photo, size, rate_point in CASES:
         image = Image.fromarray(getattr(photos, photo)()).resize(size, Image.Resampling.LANCZOS)
-        data = nicc.encode(image, model=model, quality=quality)
-        path = GOLDEN / f"{model}-{photo}-{size[0]}x{size[1]}-q{quality}.nic"
+        points = nicc.load_model(model).architecture.rate_points
+        data = nicc.encode(image, model=model, quality=100 * rate_point / (points - 1))
+        path = GOLDEN / f"{model}-{photo}-{size[0]}x{size[1]}-q{rate_point}.nic"
         path.write_bytes(data)
         nicc.decode(data).save(path.with_suffix(".png"), optimize=True)
         found[path.name] = facts(data)

@@ -103,7 +103,6 @@ class Model:
             coding, {k: v for k, v in self.architecture.to_dict().items() if k in CODING_FIELDS}
         )
         """Of what gives a file's bits their meaning: models that share it read each other's files."""
-        self.sha256 = digest(arrays, description["architecture"])
         self.params: dict[str, np.ndarray] = {}
         """The arrays of `nicc.decoder.networks` in the types in which they are computed."""
         for name, array in arrays.items():
@@ -117,6 +116,11 @@ class Model:
         self.params["parity"] = arrays["parity"].astype(np.float32)
         self.exact_dtype = exact_dtype
         self._z_tables: dict[int, list[Table]] = {}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of all arrays: what a head or a training belongs to."""
+        return digest(self.arrays, self.description["architecture"])
 
     @property
     def fingerprint(self) -> bytes:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import gc
 import sys
 
-# bands of an image are decoded in parallel; threads within their matrix products would only wait
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# what imports leave behind lives as long as the process: looking through it takes 5 % of decoding a file
+gc.disable()
 
 import typer
 
@@ -55,6 +55,8 @@ def _options(
 
 def main() -> None:
     """Entry point: one line on standard error and exit 1 for anything that a user can mend."""
+    gc.freeze()
+    gc.enable()
     try:
         app()
     except NiccError as e:

@@ -8,17 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nicc.cli import files
 from nicc.cli.progress import Bar
 from nicc.errors import NiccError
-from nicc.processes import end_with_parent
 
 CONNECT_SECONDS = 10
 
@@ -131,6 +127,13 @@ def _outcomes(work: Work, jobs: list[Job], processes: int) -> Iterator[tuple[Job
         for job in jobs:
             yield job, _try(work, job)
         return
+    # a single file, which is the usual case, need not wait for these to be imported
+    from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    from nicc.processes import end_with_parent
+
     share = max(1, (os.cpu_count() or 1) // processes)
     os.environ["OMP_NUM_THREADS"] = str(share)  # for the processes that start now
     with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:

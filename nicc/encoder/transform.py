@@ -19,6 +19,8 @@ from nicc.threads import one_blas_thread, pool
 
 BAND_POSITIONS = 1024
 """About as many latents are analysed at a time, in every thread, so that memory stays bounded."""
+LEAST_ROWS = 16
+"""Of a band, unless the image has fewer for each of its bands: the rows around a band are analysed twice."""
 LEAST_BANDS = 2
 """Of an image that has the rows for it; not the number of processors, which files must not depend on."""
 LINEAR_POSITIONS = 512
@@ -71,8 +73,8 @@ def part_of(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 def bands(rows: int, columns: int) -> list[tuple[int, int]]:
     """First and last + 1 row of latents of each band, whole hyper-latents high."""
-    count = max(LEAST_BANDS, round(rows * columns / BAND_POSITIONS))
-    per_band = -(-rows // (count * LATENTS_PER_HYPER)) * LATENTS_PER_HYPER
+    per_band = min(max(BAND_POSITIONS // columns, LEAST_ROWS), -(-rows // LEAST_BANDS))
+    per_band = -(-per_band // LATENTS_PER_HYPER) * LATENTS_PER_HYPER
     return [(first, min(rows, first + per_band)) for first in range(0, rows, per_band)]
 
 

@@ -47,6 +47,7 @@ def encode(
     effort: int = 0,
     sga_steps: int | None = None,
     beta: float = 0.0,
+    lossless: bool | None = None,
     strip: bool = False,
     srgb: bool = False,
     device: str = "auto",
@@ -58,8 +59,10 @@ def encode(
     can be given: ``target_bpp`` bits per pixel or ``target_size`` bytes at most, or ``target_psnr``
     dB at least. ``effort`` 0..3 iterates 0, 100, 500 or 2000 steps, ``sga_steps`` any number; the
     same ``seed`` on the same machine gives the same file. ``beta``, 0..1, is the realism that
-    decoders use by default, above 0 only for a model with a realism head; ``strip`` drops ICC
-    profile, EXIF and XMP, ``srgb`` converts by the profile. ``device`` is auto, cpu or cuda.
+    decoders use by default, above 0 only for a model with a realism head. An image whose lossless
+    form is no larger is stored losslessly, as screenshots and drawings often are, unless
+    ``lossless`` is False; True stores any image so. ``strip`` drops ICC profile, EXIF and XMP,
+    ``srgb`` converts by the profile. ``device`` is auto, cpu or cuda.
 
     Raises `ImageError` for an image that cannot be coded, `ModelError` for an unknown or damaged
     model, `NiccError` for a target that cannot be reached and for iterating without PyTorch
@@ -81,6 +84,7 @@ def encode(
         seed=seed,
         beta=beta,
         device=device,
+        lossless=lossless,
     )
     picture, _ = from_image(image, strip=strip, srgb=srgb)
     return encode_picture(picture, options).data

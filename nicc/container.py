@@ -16,6 +16,8 @@ from nicc.errors import FormatError
 MAGIC = b"\x8eNIC"
 VERSION = 1
 NAMED_MODEL = 0
+LOSSLESS_MODEL = 255
+"""In the place of a model: the image is stored exactly, in a box of its own."""
 MAX_SIDE = 65535
 LARGEST_RATE_POINT = 127
 MAX_PIXELS = 1 << 30
@@ -28,13 +30,22 @@ MAX_HEADER = 512
 
 BOX_Z = 1
 BOX_Y = 2
+BOX_LOSSLESS = 3
 OPTIONAL = 0x40
 """Boxes whose type has this bit may be skipped by readers that do not know them."""
 BOX_ICC = 0x41
 BOX_EXIF = 0x42
 BOX_XMP = 0x43
 BOX_ALPHA = 0x44
-BOX_NAMES = {BOX_Z: "z", BOX_Y: "y", BOX_ICC: "icc", BOX_EXIF: "exif", BOX_XMP: "xmp", BOX_ALPHA: "alpha"}
+BOX_NAMES = {
+    BOX_Z: "z",
+    BOX_Y: "y",
+    BOX_LOSSLESS: "lossless",
+    BOX_ICC: "icc",
+    BOX_EXIF: "exif",
+    BOX_XMP: "xmp",
+    BOX_ALPHA: "alpha",
+}
 
 FLAG_GREY = 0x01
 FLAG_OF_BOX = {BOX_ALPHA: 0x02, BOX_ICC: 0x04, BOX_EXIF: 0x08, BOX_XMP: 0x10}
@@ -46,7 +57,7 @@ KNOWN_FLAGS = FLAG_GREY | sum(FLAG_OF_BOX.values())
 class Header:
     """What a .nic file says about itself.
 
-    ``model`` is a code of a shipped model, or a name; ``fingerprint`` identifies the arrays that
+    ``model`` is a code of a shipped model, a name, or `LOSSLESS_MODEL`; ``fingerprint`` identifies the arrays that
     the receiver needs; ``rate_point`` is 0..127, of which each model has its share; ``beta`` the
     realism (0..1, in steps of 1/255) that a decoder uses unless told otherwise.
     """
@@ -89,6 +100,8 @@ class Container:
     z: bytes
     groups: tuple[Group, ...]
     extras: dict[int, bytes] = field(default_factory=dict)
+    lossless: bytes | None = None
+    """The image itself, in the place of z and groups."""
     boxes: tuple[Box, ...] = field(default=(), compare=False)
     """Every box in file order; filled in by `unpack`."""
 
@@ -133,6 +146,8 @@ def pack(container: Container) -> bytes:
     parts = [header_bytes(container.header, flags_of(container.extras)), struct.pack("<I", container.symbol_checksum)]
     boxes = [(BOX_Z, container.z)]
     boxes += [(BOX_Y, struct.pack("<I", g.checksum) + g.stream) for g in container.groups]
+    if container.lossless is not None:
+        boxes = [(BOX_LOSSLESS, container.lossless)]
     for kind, payload in container.extras.items():
         checksum = zlib.crc32(payload, zlib.crc32(bytes([kind])))
         boxes.append((kind, struct.pack("<I", checksum) + payload))
@@ -214,7 +229,9 @@ def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
     header, flags, checksum = _read_header(r)
     if header.width * header.height > max_pixels:
         raise FormatError(f"{header.width}x{header.height} are more pixels than the limit of {max_pixels}")
+    stored = header.model == LOSSLESS_MODEL
     z: bytes | None = None
+    lossless: bytes | None = None
     groups: list[Group] = []
     extras: dict[int, bytes] = {}
     boxes: list[Box] = []
@@ -224,9 +241,11 @@ def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
         name = BOX_NAMES.get(kind, f"{kind:#04x}")
         payload = r.take(r.varint(f"length of {name} box"), f"{name} box")
         boxes.append(Box(kind, r.at - begin))
-        if kind == BOX_Z and z is None and not groups:
+        if kind == BOX_LOSSLESS and stored and lossless is None:
+            lossless = payload
+        elif kind == BOX_Z and z is None and not groups and not stored:
             z = payload
-        elif kind == BOX_Y:
+        elif kind == BOX_Y and not stored:
             if len(payload) < 4:
                 raise FormatError("damaged: a y box is shorter than its checksum")
             groups.append(Group(struct.unpack_from("<I", payload)[0], payload[4:]))
@@ -241,12 +260,17 @@ def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
                 extras[kind] = payload[4:]
         else:
             raise FormatError(f"box {name} is unknown or out of place; the file is damaged or needs a newer nicc")
-    if z is None:
+    if stored:
+        if lossless is None:
+            raise FormatError("truncated: no lossless box")
+        if header.rate_point or header.beta or any(header.fingerprint):
+            raise FormatError("damaged: a lossless image has no rate point, beta or fingerprint")
+    elif z is None:
         raise FormatError("truncated: no z box")
     for kind, flag in FLAG_OF_BOX.items():
         if bool(flags & flag) != (kind in extras):
             raise FormatError(f"truncated or damaged: the header and the {BOX_NAMES[kind]} box disagree")
-    return Container(header, checksum, z, tuple(groups), extras, tuple(boxes))
+    return Container(header, checksum, z or b"", tuple(groups), extras, lossless, tuple(boxes))
 
 
 def with_checksum(container: Container, z_checksum: int) -> Container:

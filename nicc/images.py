@@ -40,7 +40,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 @contextmanager
-def _any_size() -> Iterator[None]:
+def any_size() -> Iterator[None]:
     """Pillow's own limit on the pixels of an image is lifted: callers compare the claimed size with theirs."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
@@ -53,7 +53,7 @@ def _any_size() -> Iterator[None]:
 def open_image(source: str | Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Reads an image file completely. Raises `ImageError` with the reason."""
     try:
-        with _any_size():
+        with any_size():
             image = Image.open(source)
             if image.width * image.height > max_pixels:
                 raise ImageError(f"{image.width}x{image.height} are more pixels than the limit of {max_pixels}")
@@ -190,7 +190,7 @@ def _resolution(data: bytes) -> tuple[float, float] | None:
 def _alpha(data: bytes, size: tuple[int, int], window: tuple[int, int, int, int] | None, reduction: int) -> Image.Image:
     """The alpha plane of a picture of ``size``, or the part of it; refused before it is read if it does not fit."""
     try:
-        with _any_size(), Image.open(io.BytesIO(data), formats=["PNG"]) as whole:
+        with any_size(), Image.open(io.BytesIO(data), formats=["PNG"]) as whole:
             if whole.size != size or whole.mode not in ("L", "1"):
                 raise FormatError("damaged: the alpha plane is not one of the image's size")
             plane = whole.convert("L")

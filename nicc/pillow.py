@@ -25,6 +25,7 @@ OPTIONS = (
     "effort",
     "sga_steps",
     "beta",
+    "lossless",
     "srgb",
     "device",
 )

@@ -50,7 +50,12 @@ def encode_job(job: many.Job, task: Task) -> many.Done:
     result, notes = encode_bytes(data, task)
     files.write(job.output, result.data)
     height, width, _ = result.picture.pixels.shape
-    return many.Done(len(data), len(result.data), height * width, tuple(f"warning: {n}" for n in notes))
+    return many.Done(
+        len(data),
+        len(result.data),
+        height * width,
+        (*(f"warning: {n}" for n in notes), *(f"note: {n}" for n in result.notes)),
+    )
 
 
 def encode(
@@ -69,6 +74,11 @@ def encode(
     sga_rounding: str = typer.Option("sigmoid", "--sga-rounding", help="sigmoid, atanh or three-class."),
     seed: int = typer.Option(0, "--seed", help="Of the random rounding; the same seed gives the same file."),
     model: str = typer.Option("two-layer", "--model", help="two-layer, jpeg-like, or a model's folder."),
+    lossless: bool | None = typer.Option(
+        None,
+        "--lossless/--no-lossless",
+        help="Store pixels exactly. By default that is done where it is smaller; never with --no-lossless.",
+    ),
     beta: float = typer.Option(0.0, "--beta", min=0.0, max=1.0, help="Realism that decoders use by default."),
     strip: bool = typer.Option(False, "--strip", help="Drop ICC profile, EXIF and XMP."),
     srgb: bool = typer.Option(False, "--srgb", help="Convert colours to sRGB by the ICC profile, and drop it."),
@@ -88,6 +98,10 @@ def encode(
         raise typer.BadParameter(f"{sga_rounding!r} is not one of {', '.join(ROUNDINGS)}", param_hint="--sga-rounding")
     if device not in DEVICES:
         raise typer.BadParameter(f"{device!r} is not one of {', '.join(DEVICES)}", param_hint="--device")
+    if lossless and (size or target_bpp or target_psnr or quality is not None or effort or sga_steps or beta):
+        raise typer.BadParameter(
+            "the image is stored exactly: no quality, target, iterations or beta", param_hint="--lossless"
+        )
     options = Options(
         model=model,
         quality=quality,
@@ -100,6 +114,7 @@ def encode(
         beta=beta,
         device=device,
         keep_on_interrupt=keep,
+        lossless=lossless,
     )
     task = Task(options, strip, srgb, max_pixels)
     if many.wanted(sources) or dask:
@@ -126,7 +141,7 @@ def _encode_one(source: str, output: str | None, task: Task, force: bool, verbos
     for note in result.notes:
         if verbose or note != NOT_LOWER:
             files.say(f"nicc: {files.shown(source)}: note: {note}", quiet)
-    if verbose:
+    if verbose and result.model:
         container, loaded = result.encoding.container, result.model
         z, y = len(container.z), sum(len(g.stream) for g in container.groups)
         files.say(

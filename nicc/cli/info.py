@@ -13,13 +13,15 @@ from nicc.errors import ModelError
 
 def describe(data: bytes) -> dict[str, Any]:
     """Everything known of a file; figures that need its model are None where that is missing."""
-    from nicc.container import unpack
+    from nicc.container import LOSSLESS_MODEL, unpack
     from nicc.decoder.decode import model_for
     from nicc.model import SHIPPED_CODES
 
     container = unpack(data)
     header = container.header
     names = {code: name for name, code in SHIPPED_CODES.items()}
+    if container.lossless is not None:
+        names[LOSSLESS_MODEL] = "lossless"
     name = header.model if isinstance(header.model, str) else names.get(header.model, f"code {header.model}")
     facts: dict[str, Any] = {
         "model": name,

@@ -16,6 +16,7 @@ from nicc.container import Container, Header, symbol_checksum
 from nicc.decoder import networks, ops, realism
 from nicc.decoder.latents import GROUP_ROWS, Grid, dequantise_z, read_group, read_z
 from nicc.errors import FormatError, ModelError
+from nicc.lossless import restore
 from nicc.model import Head, Model, model_of_code
 from nicc.threads import one_blas_thread, pool, processors
 
@@ -42,6 +43,8 @@ TILES_TOGETHER = 2
 def model_for(container: Container) -> Model:
     """The model that a file names, refused unless its fingerprint is the file's."""
     header = container.header
+    if container.lossless is not None:
+        raise ModelError("the image is stored losslessly: no model, no rate and no realism to choose")
     model = model_of_code(header.model)
     if model.fingerprint != header.fingerprint:
         raise ModelError(
@@ -249,15 +252,14 @@ def decode_pixels(
     side that become one. Raises `ModelError` for a beta above 0 where the model has no realism
     head, and `ValueError` for a beta, window or reduction out of range.
     """
-    model, header = model or model_for(container), container.header
-    renderer = _renderer(model, header, beta, rectifier, reduction)
+    header = container.header
+    _check_choices(header, beta, reduction, window)
+    if container.lossless is not None:
+        return _stored(container, window, reduction)
+    model = model or model_for(container)
+    renderer = _renderer(model, header, beta, rectifier)
     if window is None:
         return synthesise(renderer, group_latents(model, container), header.width, header.height, reduction)
-    left, top, width, height = window
-    if not (
-        min(left, top) >= 0 < min(width, height) and left + width <= header.width and top + height <= header.height
-    ):
-        raise ValueError(f"window {left},{top},{width},{height} is not inside {header.width}x{header.height} pixels")
     return _render_window(renderer, container, model, window, reduction)
 
 
@@ -269,8 +271,12 @@ def decode_strips(
     reduction: int = 1,
 ) -> Iterator[np.ndarray]:
     """`decode_pixels` of the whole image in strips ``(any, width, 3)`` from top to bottom."""
-    model, header = model or model_for(container), container.header
-    renderer = _renderer(model, header, beta, rectifier, reduction)
+    header = container.header
+    _check_choices(header, beta, reduction)
+    if container.lossless is not None:
+        return iter([_stored(container, None, reduction)])
+    model = model or model_for(container)
+    renderer = _renderer(model, header, beta, rectifier)
     return strips(renderer, group_latents(model, container), header.width, header.height, reduction)
 
 
@@ -278,10 +284,13 @@ def decode_versions(
     container: Container, betas: Sequence[float | None], model: Model | None = None, rectifier: bool = True
 ) -> Iterator[np.ndarray]:
     """`decode_pixels` for each of several betas; symbols are decoded once, and all latents held."""
-    if len(betas) == 1:
-        yield decode_pixels(container, model, betas[0], rectifier)
+    if len(betas) == 1 or container.lossless is not None:
+        for beta in betas:
+            yield decode_pixels(container, model, beta, rectifier)
         return
     model, header = model or model_for(container), container.header
+    for beta in betas:
+        _check_choices(header, beta, 1)
     renderers = [_renderer(model, header, beta, rectifier) for beta in betas]
     groups = list(group_latents(model, container))
     for renderer in renderers:
@@ -323,16 +332,39 @@ def check_memory(
     """Raises `FormatError` if a file needs more than ``limit`` bytes (`memory_needed`), None for no limit."""
     if limit is None:
         return
-    needed = memory_needed(model_for(container), container.header, betas, window, reduction)
+    header = container.header
+    if container.lossless is not None:  # the whole image as an array, then as an image for every beta
+        needed = PROGRAM_MEMORY + (2 * PIXEL_MEMORY + len(betas) * PIXEL_MEMORY) * header.width * header.height
+    else:
+        needed = memory_needed(model_for(container), header, betas, window, reduction)
     if needed > limit:
         raise FormatError(f"needs about {needed / MEBI:.0f} MiB, more than the limit of {limit / MEBI:.0f} MiB")
 
 
-def _renderer(model: Model, header: Header, beta: float | None, rectifier: bool, reduction: int = 1) -> Renderer:
+def _check_choices(header: Header, beta: float | None, reduction: int, window: Window | None = None) -> None:
+    """Raises `ValueError` for what is out of range."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction {reduction} is not one of {', '.join(map(str, REDUCTIONS))}")
-    beta = header.beta if beta is None else beta
-    if not 0 <= beta <= 1:
+    if beta is not None and not 0 <= beta <= 1:
         raise ValueError(f"beta {beta} is not within 0..1")
-    with one_blas_thread():
-        return Renderer(model, header.rate_point, beta, rectifier)
+    if window is None:
+        return
+    left, top, width, height = window
+    inside = left + width <= header.width and top + height <= header.height
+    if not (min(left, top) >= 0 < min(width, height) and inside):
+        raise ValueError(f"window {left},{top},{width},{height} is not inside {header.width}x{header.height} pixels")
+
+
+@one_blas_thread()
+def _renderer(model: Model, header: Header, beta: float | None, rectifier: bool) -> Renderer:
+    return Renderer(model, header.rate_point, header.beta if beta is None else beta, rectifier)
+
+
+def _stored(container: Container, window: Window | None, reduction: int) -> np.ndarray:
+    """Pixels of an image that is stored losslessly; realism has nothing to add to them."""
+    pixels = restore(container)
+    if window:
+        pixels = pixels[window.top : window.top + window.height, window.left : window.left + window.width]
+    if reduction > 1:
+        pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).reduce(reduction))
+    return np.ascontiguousarray(pixels)

@@ -6,7 +6,7 @@ Plain encoding is NumPy; iterating, and the visual distortion that it lowers, ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,10 +15,11 @@ from nicc.container import Header, pack
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, encode_latents
 from nicc.encoder.settings import Options, Report, Schedule, Settings
-from nicc.encoder.targets import Target, encode_to_target
+from nicc.encoder.targets import Target, Unreachable, encode_to_target
 from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
 from nicc.images import Picture
+from nicc.lossless import store, worth_trying
 from nicc.model import Model, load_model
 
 INTERRUPTED = "interrupted; the best so far is written"
@@ -32,7 +33,8 @@ class Result:
     ``notes`` say what a user should know, ``latents`` are those that an iteration reached.
     """
 
-    model: Model
+    model: Model | None
+    """None for an image that is stored losslessly."""
     picture: Picture
     settings: Settings
     encoding: Encoding
@@ -59,7 +61,7 @@ class Result:
     @cached_property
     def distortion(self) -> float:
         """What the model's objective weighs. Raises `NiccError` if that needs PyTorch and it is missing."""
-        if self.model.architecture.objective == "mse":
+        if self.model is None or self.model.architecture.objective == "mse":
             return self.mse
         with needs("iterate", "the visual distortion"):
             from nicc.encoder.visual import distortion_of
@@ -72,12 +74,14 @@ class Result:
     @property
     def cost(self) -> float:
         """Bits + lambda * distortion, per pixel."""
+        assert self.model
         pixels = self.picture.pixels.shape[0] * self.picture.pixels.shape[1]
         return len(self.data) * 8 / pixels + self.settings.weight(self.model.architecture) * self.distortion
 
     def rounded_by(self, distortion_weight: float) -> Result:
         """The latents that were reached, rounded anew, by another weight of distortion against bits."""
         assert self.latents is not None
+        assert self.model
         header, extras = self.encoding.container.header, self.picture.extras
         encoding = encode_latents(self.model, header, *self.latents, extras, distortion_weight)
         return Result(self.model, self.picture, self.settings, encoding, self.plain_cost, self.notes, self.latents)
@@ -95,6 +99,8 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
     Raises `ModelError` for an unknown or damaged model, `NiccError` for a target that cannot be
     reached and for what needs PyTorch where it is missing.
     """
+    if options.lossless:
+        return _stored(picture)
     model = load_model(options.model)
     device = "cpu"
     if options.steps or options.device == "cuda":
@@ -108,12 +114,44 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
         device,
         keep_on_interrupt=options.keep_on_interrupt,
     )
-    size = options.target_size
+    size, may_store = options.target_size, options.lossless is None
     if options.target_bpp is not None:
         size = int(options.target_bpp * picture.pixels.shape[0] * picture.pixels.shape[1] / 8)
-    if size is None and options.target_psnr is None:
-        return encode(model, picture, settings, report)
-    return encode_to_target(model, picture, Target(size, options.target_psnr), settings, report)
+    if size is not None and may_store and (stored := _stored_within(picture, size)):
+        return stored
+    if size is not None or options.target_psnr is not None:
+        try:
+            result = encode_to_target(model, picture, Target(size, options.target_psnr), settings, report)
+        except Unreachable as e:
+            if may_store and size is None and (stored := _stored_within(picture, len(e.nearest.data), "instead of")):
+                return stored
+            raise
+        return (may_store and _stored_within(picture, len(result.data), "instead of")) or result
+    analysed = analyse(model, picture, settings)
+    plain = encode(model, picture, replace(settings, schedule=Schedule(0)), analysed=analysed)
+    if may_store and (stored := _stored_within(picture, len(plain.data), "instead of")):
+        return stored
+    return encode(model, picture, settings, report, analysed=analysed) if options.steps else plain
+
+
+def _stored(picture: Picture) -> Result:
+    """A picture stored exactly."""
+    return Result(None, picture, Settings(0, Schedule(0)), Encoding(store(picture), 0.0))
+
+
+def _stored_within(picture: Picture, limit: int, relation: str = "within") -> Result | None:
+    """A picture stored exactly, if that takes at most ``limit`` bytes; most are not even tried."""
+    if not worth_trying(picture.pixels, limit):
+        return None
+    result = _stored(picture)
+    if len(result.data) > limit:
+        return None
+    result.notes = (f"stored losslessly: {_kilobytes(len(result.data))} {relation} {_kilobytes(limit)}",)
+    return result
+
+
+def _kilobytes(size: int) -> str:
+    return f"{size / 1000:.{0 if size >= 10000 else 1}f} kB"
 
 
 def encode(

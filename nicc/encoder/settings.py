@@ -39,6 +39,8 @@ class Options:
     beta: float = 0.0
     device: str = "auto"
     keep_on_interrupt: bool = False
+    lossless: bool | None = None
+    """True stores the image exactly; None does so where that is smaller, False never."""
 
     def __post_init__(self) -> None:
         targets = [t for t in (self.target_bpp, self.target_size, self.target_psnr) if t is not None]
@@ -50,6 +52,8 @@ class Options:
             raise ValueError(f"target {targets[0]} is not a positive number")
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta {self.beta} is not within 0..1")
+        if self.lossless and (targets or self.quality is not None or self.steps or self.beta):
+            raise ValueError("lossless has no quality, target, steps or beta: the image is stored exactly")
         if self.device not in DEVICES:
             raise ValueError(f"device {self.device!r} is not one of {', '.join(DEVICES)}")
         self.schedule()  # refuses what it cannot be

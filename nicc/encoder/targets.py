@@ -30,6 +30,14 @@ WARM_SHARE = 0.25
 """Steps of a correction, which starts from the last result, against those of the first iteration."""
 
 
+class Unreachable(NiccError):
+    """No rate point meets a target; ``nearest`` is what comes closest."""
+
+    def __init__(self, problem: str, nearest: Result) -> None:
+        super().__init__(problem)
+        self.nearest = nearest
+
+
 @dataclass(frozen=True)
 class Target:
     """At most ``size`` bytes, or at least ``psnr`` dB; one of both."""
@@ -136,9 +144,11 @@ def _search(arch: Architecture, target: Target, code: Callable[[float], Result])
     by_size = target.size is not None
     lowest, highest = code(LOWEST), code(last)
     if by_size and not target.met(lowest):
-        raise NiccError(f"no rate point reaches {target.size} bytes; the nearest are {len(lowest.data)} bytes")
+        problem = f"no rate point reaches {target.size} bytes; the nearest are {len(lowest.data)} bytes"
+        raise Unreachable(problem, lowest)
     if not by_size and not target.met(highest):
-        raise NiccError(f"no rate point reaches {target.psnr:g} dB; the nearest are {highest.psnr:.2f} dB")
+        problem = f"no rate point reaches {target.psnr:g} dB; the nearest are {highest.psnr:.2f} dB"
+        raise Unreachable(problem, highest)
     if by_size and target.met(highest):
         return last, highest
     if not by_size and target.met(lowest):

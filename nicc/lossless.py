@@ -1,0 +1,86 @@
+"""Images stored exactly: a lossless WebP stream, or PNG where WebP cannot hold it, in place of coded latents.
+
+Graphics, text and screenshots come out smaller like this than a transform of 16x16 blocks can make
+them. `worth_trying` tells at a glance whether an image may be one of these.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from nicc.container import LOSSLESS_MODEL, Container, Header, with_checksum
+from nicc.errors import FormatError, ImageError
+from nicc.images import Picture, any_size
+
+WEBP_MAX_SIDE = 16383
+WEBP_METHOD = 6
+"""Pillow's slowest and smallest."""
+GLANCE_ROWS = 64
+"""At most so many rows are looked at."""
+FLAT_SHARE = 0.3
+"""Share of pixels equal to their left neighbour from which an image may be a graphic; photographs have 0 to 0.15."""
+OPTIMISM, OPTIMISM_FLAT = 0.75, 0.15
+"""Lossless WebP takes at least so much of the entropy of differences between neighbours, with few runs or many."""
+
+
+def lossless_stream(pixels: np.ndarray) -> bytes:
+    """uint8 ``(height, width, 3)`` as a lossless WebP or PNG file."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if max(image.size) <= WEBP_MAX_SIDE:
+        image.save(buffer, "WEBP", lossless=True, quality=100, method=WEBP_METHOD, exact=True)
+    else:
+        image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def store(picture: Picture, stream: bytes | None = None) -> Container:
+    """The container of a picture that is stored exactly. Raises `ImageError` if it cannot be."""
+    height, width, _ = picture.pixels.shape
+    try:
+        stream = lossless_stream(picture.pixels) if stream is None else stream
+    except (OSError, ValueError) as e:
+        raise ImageError(f"cannot be stored losslessly: {e}") from None
+    header = Header(LOSSLESS_MODEL, bytes(4), width, height, 0, 0.0, picture.grey)
+    container = Container(header, 0, b"", (), dict(picture.extras), lossless=stream)
+    return with_checksum(container, zlib.crc32(stream))
+
+
+def restore(container: Container) -> np.ndarray:
+    """The pixels of a stored image, uint8 ``(height, width, 3)``.
+
+    Raises `FormatError` for a stream that is not an image of the header's size; its claimed size is
+    compared before any pixel is read.
+    """
+    header, stream = container.header, container.lossless
+    assert stream is not None
+    checked = with_checksum(container, zlib.crc32(stream))
+    if checked.symbol_checksum != container.symbol_checksum:
+        raise FormatError("damaged: the checksum does not match")
+    try:
+        with any_size(), Image.open(io.BytesIO(stream), formats=["WEBP", "PNG"]) as image:
+            if image.size != (header.width, header.height) or image.mode != "RGB" or getattr(image, "n_frames", 1) > 1:
+                raise FormatError("damaged: the lossless image is not one of the header's size")
+            return np.asarray(image)
+    except (OSError, ValueError, SyntaxError, EOFError):
+        raise FormatError("damaged: the lossless image cannot be read") from None
+
+
+def worth_trying(pixels: np.ndarray, coded_bytes: int) -> bool:
+    """Whether the lossless form of an image may be as small as ``coded_bytes``, by a look at some of its rows."""
+    rows = pixels[:: max(1, len(pixels) // GLANCE_ROWS)]
+    if rows.shape[1] < 2:
+        return True
+    step = rows[:, 1:].astype(np.int16) - rows[:, :-1]
+    flat = np.mean(~step.any(-1)) >= FLAT_SHARE
+    step -= step[..., 1:2] * np.array([1, 0, 1], np.int16)  # colours by their difference from green
+    bits = 0.0
+    for channel in range(3):
+        p = np.bincount(step[..., channel].reshape(-1) + 512) / step[..., 0].size
+        p = p[p > 0]
+        bits -= float((p * np.log2(p)).sum())
+    return bits * (OPTIMISM_FLAT if flat else OPTIMISM) * pixels[..., 0].size / 8 <= coded_bytes

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nicc.bench.metrics import DISTANCES
+
 NARROW = 0.5
 """An overlap below this share of the narrower curve's range is not much of a comparison."""
 
@@ -39,7 +41,7 @@ def scale(metric: str, values: Sequence[float]) -> np.ndarray:
     x = np.asarray(values, np.float64)
     if metric == "ms-ssim-rgb":
         return -10 * np.log10(np.maximum(1 - x, 1e-9))
-    if metric in ("lpips", "fd-alexnet-64"):
+    if metric in DISTANCES:
         return -10 * np.log10(np.maximum(x, 1e-9))
     return x
 

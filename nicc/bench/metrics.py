@@ -4,6 +4,8 @@
 - MS-SSIM: pytorch-msssim on RGB; needs more than 160 pixels a side.
 - LPIPS: the ``lpips`` package's linear weights over AlexNet features (Zhang et al. 2018).
 - SSIMULACRA 2: the ``ssimulacra2`` package; needs 8 pixels a side.
+- butteraugli-3norm: the 3-norm of libjxl's Butteraugli, by its program; left out where that is not installed.
+- cvvdp: ColorVideoVDP (Mantiuk et al. 2024), in JOD, 10 for no visible difference, on a 24" full-HD display.
 - fd-alexnet-64: Fréchet distance between Gaussians fitted to AlexNet's last features, averaged over
   each 64x64 patch, of originals and of reconstructions. Not an FID: that is Inception's.
 """
@@ -11,7 +13,11 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +26,12 @@ from PIL import Image
 
 from nicc.errors import NiccError
 
-ALL = ("psnr-rgb", "ms-ssim-rgb", "lpips", "ssimulacra2", "fd-alexnet-64")
-HIGHER_IS_BETTER = {"psnr-rgb": True, "ms-ssim-rgb": True, "lpips": False, "ssimulacra2": True, "fd-alexnet-64": False}
+ALL = ("psnr-rgb", "ms-ssim-rgb", "lpips", "ssimulacra2", "butteraugli-3norm", "cvvdp", "fd-alexnet-64")
+DISTANCES = ("lpips", "butteraugli-3norm", "fd-alexnet-64")
+"""Metrics of which less is better."""
+BUTTERAUGLI = ("butteraugli_main", "butteraugli")
+"""Names of libjxl's program; the first is Debian's (libjxl-devtools)."""
+CVVDP_DISPLAY = "standard_fhd"
 MS_SSIM_SMALLEST, LPIPS_SMALLEST, SSIMULACRA_SMALLEST = 161, 64, 8
 PATCH = 64
 
@@ -56,6 +66,38 @@ def ssimulacra2(original: np.ndarray, decoded: np.ndarray) -> float | None:
         Image.fromarray(pixels).save(files[-1], "PPM")
         files[-1].seek(0)
     return float(compute_ssimulacra2(*files))
+
+
+def butteraugli_program() -> str | None:
+    """Path of libjxl's Butteraugli, if it is installed."""
+    return next(filter(None, map(shutil.which, BUTTERAUGLI)), None)
+
+
+def butteraugli(original: np.ndarray, decoded: np.ndarray) -> float | None:
+    """The 3-norm of Butteraugli of uint8 images, 0 for identical ones, or None for tiny ones."""
+    program = butteraugli_program()
+    if program is None or min(original.shape[:2]) < SSIMULACRA_SMALLEST:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{i}.png" for i in range(2)]
+        for path, pixels in zip(paths, (original, decoded), strict=True):
+            Image.fromarray(pixels).save(path, compress_level=1)
+        done = subprocess.run([program, *map(str, paths)], capture_output=True, text=True, check=True)
+    return float(done.stdout.rpartition("3-norm:")[2])
+
+
+@lru_cache(maxsize=1)
+def _visible_differences() -> Any:
+    import pycvvdp
+
+    return pycvvdp.cvvdp(display_name=CVVDP_DISPLAY, device="cpu", quiet=True)
+
+
+def cvvdp(original: np.ndarray, decoded: np.ndarray) -> float | None:
+    """ColorVideoVDP of uint8 images in JOD, 10 for identical ones, or None for small ones."""
+    if min(original.shape[:2]) < LPIPS_SMALLEST:
+        return None
+    return float(_visible_differences().predict(decoded, original, dim_order="HWC")[0])
 
 
 class AlexNetMetrics:
@@ -130,10 +172,18 @@ class Meter:
                 self.with_patches = "fd-alexnet-64" in wanted
             except (NiccError, ImportError) as e:
                 self.notes.append(f"lpips and fd-alexnet-64 left out: {e}")
-        simple = {"psnr-rgb": psnr, "ms-ssim-rgb": ms_ssim, "ssimulacra2": ssimulacra2}
-        needed = {"ms-ssim-rgb": "pytorch_msssim", "ssimulacra2": "ssimulacra2"}
+        simple = {
+            "psnr-rgb": psnr,
+            "ms-ssim-rgb": ms_ssim,
+            "ssimulacra2": ssimulacra2,
+            "butteraugli-3norm": butteraugli,
+            "cvvdp": cvvdp,
+        }
+        needed = {"ms-ssim-rgb": "pytorch_msssim", "ssimulacra2": "ssimulacra2", "cvvdp": "pycvvdp"}
         for name in wanted:
-            if name in simple:
+            if name == "butteraugli-3norm" and not butteraugli_program():
+                self.notes.append(f"{name} left out: no {BUTTERAUGLI[0]} here (Debian: apt install libjxl-devtools)")
+            elif name in simple:
                 try:
                     __import__(needed.get(name, "numpy"))
                     self.functions[name] = simple[name]

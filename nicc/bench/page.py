@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nicc.bench.bd import BdRate
-from nicc.bench.report import Curve, environment
+from nicc.bench.report import BD_METRICS, Curve, environment
 from nicc.bench.run import Results, decoded_path, lossless_webp, pick, read_pixels
 
 
@@ -52,13 +52,14 @@ def _svg(figure: Figure) -> str:
 
 
 def _table(curves: list[Curve], rates: dict[str, dict[str, BdRate]], anchor: str) -> str:
-    head = ["codec", f"BD-rate PSNR, % against {anchor}", "MS-SSIM", "LPIPS", "PSNR compared, dB"]
+    first, *others = BD_METRICS.values()
+    head = ["codec", f"BD-rate {first}, % against {anchor}", *others, "PSNR compared, dB"]
     head += ["encode, ms/MP", "decode, ms/MP", "decode peak, MB", "decoder kMAC/px", "what"]
     rows = []
     for curve in curves:
         found = rates.get(curve.name, {})
         cells = [html.escape(curve.name)]
-        cells += [_rate(found.get(m)) for m in ("psnr-rgb", "ms-ssim-rgb", "lpips")]
+        cells += [_rate(found.get(m)) for m in BD_METRICS]
         cells.append(f"{found['psnr-rgb'].low:.1f}&ndash;{found['psnr-rgb'].high:.1f}" if "psnr-rgb" in found else "")
         cells += ["" if t is None else f"{t * 1000:.0f}" for t in (curve.encoding_time, curve.decoding_time)]
         cells.append(f"{curve.times['decoding_memory'][0]:.0f}" if "decoding_memory" in curve.times else "")

@@ -18,6 +18,8 @@ LABELS = {
     "ms-ssim-rgb": "MS-SSIM (dB, $-10\\,\\log_{10}(1-x)$)",
     "lpips": "LPIPS-AlexNet (lower is better)",
     "ssimulacra2": "SSIMULACRA 2",
+    "butteraugli-3norm": "Butteraugli, 3-norm (lower is better)",
+    "cvvdp": "ColorVideoVDP (JOD)",
     "fd-alexnet-64": "Fréchet distance, AlexNet, 64x64 patches (lower is better)",
 }
 COLOURS = ["#0057b8", "#e4572e", "#2e9e4f", "#8e44ad", "#b8860b", "#0aa1a8", "#c2185b", "#5d4037", "#607d8b", "#333333"]

@@ -25,7 +25,15 @@ PACKAGES = (
     *("nicc", "numpy", "pillow", "pillow-heif", "pillow-jxl-plugin", "torch", "compressai"),
     *("lpips", "pytorch-msssim", "ssimulacra2", "bjontegaard"),
 )
-BD_METRICS = ("psnr-rgb", "ms-ssim-rgb", "lpips")
+BD_METRICS = {
+    "ssimulacra2": "SSIMULACRA 2",
+    "butteraugli-3norm": "Butteraugli",
+    "cvvdp": "CVVDP",
+    "ms-ssim-rgb": "MS-SSIM",
+    "lpips": "LPIPS",
+    "psnr-rgb": "PSNR",
+}
+"""Metrics of the tables of BD-rates, first what people see, and their headings."""
 
 
 @dataclass

@@ -101,15 +101,15 @@ def _table(curves: list[Curve], anchors: list[Curve], rates: dict[str, dict[str,
     from rich.console import Console
     from rich.table import Table
 
+    from nicc.bench.report import BD_METRICS
+
     table = Table(title=f"BD-rate against {anchor}; times per megapixel", title_justify="left")
     table.add_column("codec", no_wrap=True)
     for name in (
         "bpp",
-        "PSNR",
-        "BD PSNR",
+        "dB",
         "range dB",
-        "BD MS-SSIM",
-        "BD LPIPS",
+        *BD_METRICS.values(),
         "enc ms",
         "dec ms",
         "dec MB",
@@ -123,14 +123,14 @@ def _table(curves: list[Curve], anchors: list[Curve], rates: dict[str, dict[str,
             values = curve.results.get(name)
             cells.append(f"{min(values):.{digits}f}-{max(values):.{digits}f}" if values else "")
         main = found.get("psnr-rgb")
-        cells += [_percent(main), f"{main.low:.1f}-{main.high:.1f}" if main else ""]
-        cells += [_percent(found.get(m)) for m in ("ms-ssim-rgb", "lpips")]
+        cells.append(f"{main.low:.1f}-{main.high:.1f}" if main else "")
+        cells += [_percent(found.get(m)) for m in BD_METRICS]
         cells += ["" if t is None else f"{t * 1000:.0f}" for t in (curve.encoding_time, curve.decoding_time)]
         cells.append(f"{curve.times['decoding_memory'][0]:.0f}" if "decoding_memory" in curve.times else "")
         cells.append("" if curve.decoder_kmac is None else f"{curve.decoder_kmac:g}")
         table.add_row(*cells, style="dim" if curve.published else None)
     # a table is for reading: never squeezed because the output is a file
-    console = Console() if sys.stdout.isatty() else Console(width=150)
+    console = Console() if sys.stdout.isatty() else Console(width=180)
     console.print(table)
     if any(r.narrow for found in rates.values() for r in found.values()):
         console.print("* the curves' qualities overlap by less than half of the narrower range")

@@ -39,11 +39,13 @@ __all__ = [
 def encode(
     image: Image.Image,
     *,
-    model: str = "two-layer",
+    model: str | None = None,
+    tune: str | None = None,
     quality: float | None = None,
     target_bpp: float | None = None,
     target_size: int | None = None,
     target_psnr: float | None = None,
+    target_ssimulacra2: float | None = None,
     effort: int = 0,
     sga_steps: int | None = None,
     beta: float = 0.0,
@@ -55,14 +57,16 @@ def encode(
 ) -> bytes:
     """Compresses an image to the bytes of a .nic file.
 
-    ``quality`` goes from 0, smallest, to 100, best. Instead of it, a target
-    can be given: ``target_bpp`` bits per pixel or ``target_size`` bytes at most, or ``target_psnr``
-    dB at least. ``effort`` 0..3 iterates 0, 100, 500 or 2000 steps, ``sga_steps`` any number; the
-    same ``seed`` on the same machine gives the same file. ``beta``, 0..1, is the realism that
-    decoders use by default, above 0 only for a model with a realism head. An image whose lossless
-    form is no larger is stored losslessly, as screenshots and drawings often are, unless
-    ``lossless`` is False; True stores any image so. ``strip`` drops ICC profile, EXIF and XMP,
-    ``srgb`` converts by the profile. ``device`` is auto, cpu or cuda.
+    ``model`` is a name or folder; without it, ``tune`` chooses: ``visual``, the default, keeps what
+    people see, ``psnr`` the least squared error. ``quality`` goes from 0, smallest, to 100, best.
+    Instead of it, a target can be given: ``target_bpp`` bits per pixel or ``target_size`` bytes at
+    most, ``target_psnr`` dB or ``target_ssimulacra2`` points (with PyTorch) at least. ``effort``
+    0..3 iterates 0, 100, 500 or 2000 steps, ``sga_steps`` any number; the same ``seed`` on the same
+    machine gives the same file. ``beta``, 0..1, is the realism that decoders use by default, above 0
+    only for a model with a realism head. An image whose lossless form is no larger is stored
+    losslessly, as screenshots and drawings often are, unless ``lossless`` is False; True stores any
+    image so. ``strip`` drops ICC profile, EXIF and XMP, ``srgb`` converts by the profile. ``device``
+    is auto, cpu or cuda.
 
     Raises `ImageError` for an image that cannot be coded, `ModelError` for an unknown or damaged
     model, `NiccError` for a target that cannot be reached and for iterating without PyTorch
@@ -76,10 +80,12 @@ def encode(
         raise ValueError(f"effort {effort} is not within 0..{len(EFFORT_STEPS) - 1}")
     options = Options(
         model=model,
+        tune=tune,
         quality=quality,
         target_bpp=target_bpp,
         target_size=target_size,
         target_psnr=target_psnr,
+        target_ssimulacra2=target_ssimulacra2,
         steps=EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
         seed=seed,
         beta=beta,
@@ -161,7 +167,7 @@ def register() -> None:
     register_format()
 
 
-def load_model(name: str = "two-layer") -> Model:
+def load_model(name: str = "two-layer-visual") -> Model:
     """The receiver's side of a model, by name or by its folder's path. Raises `ModelError`."""
     from nicc.model import load_model as load
 

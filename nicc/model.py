@@ -25,11 +25,13 @@ from nicc.decoder.realism import HeadArchitecture
 from nicc.entropy import RowCoder, Table
 from nicc.errors import ModelError
 
-SHIPPED_CODES = {"two-layer": 1, "jpeg-like": 2}
+SHIPPED_CODES = {"two-layer": 1, "jpeg-like": 2, "two-layer-visual": 3}
 """Codes of shipped models in the header; every other model is named there."""
 LICENCE = "MIT"
 """Of a model whose description names no other."""
-DEFAULT_MODEL = "two-layer"
+TUNED = {"visual": "two-layer-visual", "psnr": "two-layer"}
+"""The shipped model for each aim of tuning."""
+DEFAULT_MODEL = TUNED["visual"]
 REALISM_FILE = "realism.safetensors"
 EXACT_LIMIT = 1 << 24
 """Integers up to here are exact in float32."""

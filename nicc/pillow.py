@@ -19,9 +19,11 @@ FORMAT = "NIC"
 OPTIONS = (
     "quality",
     "model",
+    "tune",
     "target_bpp",
     "target_size",
     "target_psnr",
+    "target_ssimulacra2",
     "effort",
     "sga_steps",
     "beta",

@@ -16,7 +16,7 @@ from nicc.model import load_model
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 KODAK = ROOT.parent / "shared" / "data" / "kodak"
-MODELS = ("two-layer", "jpeg-like")
+MODELS = ("two-layer-visual", "two-layer", "jpeg-like")
 TINY = Architecture(
     latent_channels=32,
     hyper_channels=32,

@@ -50,14 +50,14 @@ def test_shipped_models_are_what_is_described(model):
 
 @pytest.mark.parametrize("name", ["gain", "row3_in", "synthesis_in", "z_sizes"])
 def test_a_model_that_lacks_an_array_is_refused(name):
-    model = load_model()
+    model = load_model("two-layer")
     arrays = {k: v for k, v in model.arrays.items() if k != name}
     with pytest.raises(ModelError, match=f"two-layer: damaged: array {name} is missing"):
         Model(model.description, arrays, model.folder)
 
 
 def test_every_missing_array_is_noticed():
-    model = load_model()
+    model = load_model("two-layer")
     for name in model.arrays:
         with pytest.raises(ModelError, match="missing"):
             Model(model.description, {k: v for k, v in model.arrays.items() if k != name}, model.folder)
@@ -75,12 +75,12 @@ def test_every_missing_array_is_noticed():
     ],
 )
 def test_a_model_with_a_wrong_array_is_refused(name, change, problem):
-    model = load_model()
+    model = load_model("two-layer")
     with pytest.raises(ModelError, match=problem):
         Model(model.description, model.arrays | {name: change(model.arrays[name])}, model.folder)
 
 
 def test_an_unknown_array_is_refused():
-    model = load_model()
+    model = load_model("two-layer")
     with pytest.raises(ModelError, match="array more belongs to no model"):
         Model(model.description, {**model.arrays, "more": np.zeros(3)}, model.folder)

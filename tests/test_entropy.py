@@ -13,7 +13,7 @@ from nicc.entropy import RowCoder, SymbolReader, SymbolWriter, Table
 def coder() -> RowCoder:
     from nicc.model import load_model
 
-    return load_model().row_coder
+    return load_model("two-layer").row_coder
 
 
 def test_frequencies_of_shipped_models_are_complete(model):

@@ -89,8 +89,9 @@ def butteraugli(original: np.ndarray, decoded: np.ndarray) -> float | None:
 @lru_cache(maxsize=1)
 def _visible_differences() -> Any:
     import pycvvdp
+    import torch
 
-    return pycvvdp.cvvdp(display_name=CVVDP_DISPLAY, device="cpu", quiet=True)
+    return pycvvdp.cvvdp(display_name=CVVDP_DISPLAY, device=torch.device("cpu"), quiet=True)
 
 
 def cvvdp(original: np.ndarray, decoded: np.ndarray) -> float | None:

@@ -17,6 +17,7 @@ from nicc.cli.progress import Bar
 from nicc.container import DEFAULT_MAX_PIXELS
 from nicc.encoder.settings import DEFAULT_QUALITY, DEVICES, EFFORT_STEPS, ROUNDINGS, Options
 from nicc.images import image_suffixes
+from nicc.model import TUNED
 
 if TYPE_CHECKING:
     from nicc.encoder.encode import Result
@@ -67,13 +68,21 @@ def encode(
     target_bpp: float | None = typer.Option(None, "--target-bpp", help="At most this many bits per pixel."),
     target_size: str | None = typer.Option(None, "--target-size", help="At most this size: 20000, 20kB, 20KiB."),
     target_psnr: float | None = typer.Option(None, "--target-psnr", help="At least this PSNR in dB."),
+    target_ssimulacra2: float | None = typer.Option(
+        None, "--target-ssimulacra2", help="At least this SSIMULACRA 2, such as 70; needs PyTorch."
+    ),
     effort: int = typer.Option(0, "-e", "--effort", min=0, max=3, help="0 plain; 1 to 3 iterate 100, 500, 2000 steps."),
     sga_steps: int | None = typer.Option(
         None, "--sga-steps", min=0, max=MOST_STEPS, help="Steps of iterative encoding, instead of --effort."
     ),
     sga_rounding: str = typer.Option("sigmoid", "--sga-rounding", help="sigmoid, atanh or three-class."),
     seed: int = typer.Option(0, "--seed", help="Of the random rounding; the same seed gives the same file."),
-    model: str = typer.Option("two-layer", "--model", help="two-layer, jpeg-like, or a model's folder."),
+    tune: str | None = typer.Option(
+        None, "--tune", help="visual, the default, for what people see; psnr for the least squared error."
+    ),
+    model: str | None = typer.Option(
+        None, "--model", help="two-layer-visual, two-layer, jpeg-like, or a model's folder; chosen by --tune."
+    ),
     lossless: bool | None = typer.Option(
         None,
         "--lossless/--no-lossless",
@@ -93,29 +102,32 @@ def encode(
     quiet: bool = typer.Option(False, "--quiet", help="Print errors only."),
 ) -> None:
     """Compress images to .nic files."""
-    size = _checked_targets(quality, target_bpp, target_size, target_psnr)
+    size = _checked_targets(quality, target_bpp, target_size, target_psnr, target_ssimulacra2)
     if sga_rounding not in ROUNDINGS:
         raise typer.BadParameter(f"{sga_rounding!r} is not one of {', '.join(ROUNDINGS)}", param_hint="--sga-rounding")
+    if tune not in (None, *TUNED):
+        raise typer.BadParameter(f"{tune!r} is not one of {', '.join(TUNED)}", param_hint="--tune")
     if device not in DEVICES:
         raise typer.BadParameter(f"{device!r} is not one of {', '.join(DEVICES)}", param_hint="--device")
-    if lossless and (size or target_bpp or target_psnr or quality is not None or effort or sga_steps or beta):
-        raise typer.BadParameter(
-            "the image is stored exactly: no quality, target, iterations or beta", param_hint="--lossless"
+    try:
+        options = Options(
+            model=model,
+            tune=tune,
+            quality=quality,
+            target_bpp=target_bpp,
+            target_size=size,
+            target_psnr=target_psnr,
+            target_ssimulacra2=target_ssimulacra2,
+            steps=EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
+            rounding=sga_rounding,
+            seed=seed,
+            beta=beta,
+            device=device,
+            keep_on_interrupt=keep,
+            lossless=lossless,
         )
-    options = Options(
-        model=model,
-        quality=quality,
-        target_bpp=target_bpp,
-        target_size=size,
-        target_psnr=target_psnr,
-        steps=EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
-        rounding=sga_rounding,
-        seed=seed,
-        beta=beta,
-        device=device,
-        keep_on_interrupt=keep,
-        lossless=lossless,
-    )
+    except ValueError as e:
+        raise typer.BadParameter(str(e)) from None
     task = Task(options, strip, srgb, max_pixels)
     if many.wanted(sources) or dask:
         plan = many.plan(sources, output, image_suffixes(), ".nic", force, skip_existing)
@@ -155,10 +167,14 @@ def _encode_one(source: str, output: str | None, task: Task, force: bool, verbos
             files.say(f"  iterating lowered bits + lambda MSE by {gain:.1f} %", quiet)
 
 
-def _checked_targets(quality: int | None, bpp: float | None, size: str | None, psnr: float | None) -> int | None:
+def _checked_targets(
+    quality: int | None, bpp: float | None, size: str | None, psnr: float | None, ssimulacra2: float | None
+) -> int | None:
     """The size in bytes, if that is the target. Raises `typer.BadParameter` for targets that are none."""
-    if sum(t is not None for t in (quality, bpp, size, psnr)) > 1:
-        raise typer.BadParameter("give one of --quality, --target-bpp, --target-size and --target-psnr")
+    if sum(t is not None for t in (quality, bpp, size, psnr, ssimulacra2)) > 1:
+        raise typer.BadParameter("give one of --quality and the targets, --target-bpp and the like")
+    if ssimulacra2 is not None and not 0 < ssimulacra2 < 100:
+        raise typer.BadParameter(f"{ssimulacra2} is not within 0 to 100", param_hint="--target-ssimulacra2")
     if bpp is not None and not 0 < bpp < 100:
         raise typer.BadParameter(f"{bpp} is not a number of bits per pixel", param_hint="--target-bpp")
     if psnr is not None and not 0 < psnr < 100:

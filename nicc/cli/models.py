@@ -52,6 +52,6 @@ def models(as_json: bool = typer.Option(False, "--json", help="Print JSON for pr
         realism = f"beta 0 to 1 (+{more} MAC/pixel above 0)" if more else "beta 0 only"
         low, high = m["rate_points"]
         typer.echo(
-            f"{m['name']} version {m['version']} ({m['fingerprint']}): -q {low} to {high}, "
+            f"{m['name']} version {m['version']} ({m['fingerprint']}): rate points {low} to {high}, "
             f"{m['macs_per_pixel']} MAC/pixel, {realism}, {m['licence']}"
         )

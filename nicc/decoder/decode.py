@@ -156,7 +156,9 @@ def strips(
         if above is not None:
             padded = np.concatenate([above, padded])
             if last:  # as `networks.mirror` does; what is above may be needed for it
-                padded = np.concatenate([padded, padded[: -margin - 1 : -1] * renderer.params["parity"][1]])
+                padded = np.concatenate(
+                    [padded, padded[: -margin - 1 : -1] * renderer.params["parity"][1, : y.shape[-1]]]
+                )
         above = padded[-2 * margin :].copy()  # the last rows wait for those below them
         ready = len(padded) - 2 * margin
         if ready > 0:
@@ -305,7 +307,7 @@ def memory_needed(
     reduction: int = 1,
 ) -> int:
     """Bytes that a process takes, rather fewer than more, to decode a file to Pillow's images, one for each beta."""
-    grid, channels = Grid.of(header), model.architecture.latent_channels
+    grid, channels = Grid.of(header), model.architecture.groups[model.active_groups(header.rate_point)]
     realistic = any(header.beta if beta is None else beta for beta in betas)
     held = 0  # groups of rows that are held as latents, beside the one in work
     if window:

@@ -20,7 +20,7 @@ from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
 from nicc.images import Picture
 from nicc.lossless import store, worth_trying
-from nicc.model import Model, load_model
+from nicc.model import Model
 
 INTERRUPTED = "interrupted; the best so far is written"
 NOT_LOWER = "iterating did not lower the cost; the plain encoding is written"
@@ -71,6 +71,13 @@ class Result:
     def psnr(self) -> float:
         return float(10 * np.log10(255**2 / self.mse)) if self.mse else 100.0
 
+    @cached_property
+    def ssimulacra2(self) -> float:
+        """In points, 100 for identical images. Raises `NiccError` where PyTorch, which computes it, is missing."""
+        with needs("iterate", "SSIMULACRA 2"):
+            from nicc.encoder.visual import ssimulacra2
+        return ssimulacra2(self.picture.pixels, self.decoded)
+
     @property
     def cost(self) -> float:
         """Bits + lambda * distortion, per pixel."""
@@ -101,7 +108,7 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
     """
     if options.lossless:
         return _stored(picture)
-    model = load_model(options.model)
+    model = options.load_model()
     device = "cpu"
     if options.steps or options.device == "cuda":
         with needs("iterate", "iterating" if options.steps else "encoding on CUDA"):
@@ -119,9 +126,14 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
         size = int(options.target_bpp * picture.pixels.shape[0] * picture.pixels.shape[1] / 8)
     if size is not None and may_store and (stored := _stored_within(picture, size)):
         return stored
-    if size is not None or options.target_psnr is not None:
+    target = Target(size) if size is not None else None
+    if options.target_psnr is not None:
+        target = Target(least=options.target_psnr)
+    elif options.target_ssimulacra2 is not None:
+        target = Target(least=options.target_ssimulacra2, measure="ssimulacra2")
+    if target:
         try:
-            result = encode_to_target(model, picture, Target(size, options.target_psnr), settings, report)
+            result = encode_to_target(model, picture, target, settings, report)
         except Unreachable as e:
             if may_store and size is None and (stored := _stored_within(picture, len(e.nearest.data), "instead of")):
                 return stored

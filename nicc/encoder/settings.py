@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from nicc.architecture import Architecture
-from nicc.model import DEFAULT_MODEL
+from nicc.errors import NiccError
+from nicc.model import TUNED, Model, load_model
 
 EFFORT_STEPS = (0, 100, 500, 2000)
 """Steps of iterative encoding by effort."""
@@ -24,15 +25,20 @@ class Options:
     """How to encode, as a user says it; the same for every picture.
 
     One of ``quality`` (0 smallest to 100 best), ``target_bpp`` (bits per pixel at most),
-    ``target_size`` (bytes at most) and ``target_psnr`` (dB at least) may be given. ``steps`` and
+    ``target_size`` (bytes at most), ``target_psnr`` (dB at least) and ``target_ssimulacra2`` (points at
+    least, which needs PyTorch) may be given. ``steps`` and
     ``rounding`` iterate (`Schedule`). Raises `ValueError` for numbers out of range.
     """
 
-    model: str = DEFAULT_MODEL
+    model: str | None = None
+    """Name or folder; None for the one of ``tune``."""
+    tune: str | None = None
+    """visual (the default) or psnr: what the model has learnt to keep."""
     quality: float | None = None
     target_bpp: float | None = None
     target_size: int | None = None
     target_psnr: float | None = None
+    target_ssimulacra2: float | None = None
     steps: int = 0
     rounding: str = "sigmoid"
     seed: int = 0
@@ -43,9 +49,10 @@ class Options:
     """True stores the image exactly; None does so where that is smaller, False never."""
 
     def __post_init__(self) -> None:
-        targets = [t for t in (self.target_bpp, self.target_size, self.target_psnr) if t is not None]
+        given = (self.target_bpp, self.target_size, self.target_psnr, self.target_ssimulacra2)
+        targets = [t for t in given if t is not None]
         if len(targets) + (self.quality is not None) > 1:
-            raise ValueError("give one of quality, target_bpp, target_size and target_psnr")
+            raise ValueError("give one of quality, target_bpp, target_size, target_psnr and target_ssimulacra2")
         if self.quality is not None and not 0 <= self.quality <= 100:
             raise ValueError(f"quality {self.quality} is not within 0..100")
         if any(not 0 < t < math.inf for t in targets):
@@ -54,12 +61,22 @@ class Options:
             raise ValueError(f"beta {self.beta} is not within 0..1")
         if self.lossless and (targets or self.quality is not None or self.steps or self.beta):
             raise ValueError("lossless has no quality, target, steps or beta: the image is stored exactly")
+        if self.tune not in (None, *TUNED):
+            raise ValueError(f"tune {self.tune!r} is not one of {', '.join(TUNED)}")
         if self.device not in DEVICES:
             raise ValueError(f"device {self.device!r} is not one of {', '.join(DEVICES)}")
         self.schedule()  # refuses what it cannot be
 
     def schedule(self) -> Schedule:
         return Schedule(self.steps, self.rounding, seed=self.seed)
+
+    def load_model(self) -> Model:
+        """The model to encode with. Raises `ModelError`, and `NiccError` for one that is tuned for something else."""
+        model = load_model(self.model or TUNED[self.tune or "visual"])
+        aim = "psnr" if model.architecture.objective == "mse" else model.architecture.objective
+        if self.tune not in (None, aim):
+            raise NiccError(f"model {model.name} is tuned for {aim}, not for {self.tune}")
+        return model
 
     def rate_point(self, arch: Architecture) -> int:
         """The rate point of a model that the quality, or the default one, means."""

@@ -20,6 +20,7 @@ from nicc.architecture import LATENTS_PER_HYPER, Z_SYMBOL_LIMIT, Architecture
 from nicc.encoder.latent_code import RateTables, upsample
 from nicc.encoder.receiver import Receiver, interpolated
 from nicc.encoder.settings import Schedule, State
+from nicc.encoder.visual import raw_difference, visual_distortion
 from nicc.errors import NiccError
 
 SIGMOID_SCALE = 2.3
@@ -87,6 +88,16 @@ def round_softly(x: Tensor, temperature: float, rounding: str, generator: torch.
     return _RoundUpOrDown.apply(x, torch.logit(u), temperature, rounding == "sigmoid")
 
 
+class Measured(NamedTuple):
+    """What relaxed symbols cost, per image, ``(N,)``."""
+
+    bits: Tensor
+    distortion: Tensor
+    """Of the model's objective, on the scale of the squared error, summed over pixels."""
+    error: Tensor
+    """Squared error on the 0..255 scale, mean over colours, summed over pixels."""
+
+
 class Surroundings(NamedTuple):
     """What touches a group of latent rows and stays as it is; no rows at a border of the image."""
 
@@ -112,7 +123,7 @@ class Problem:
     """``(N, 3, H, W)``, 0..1: those of the group and of one latent row above and below, if there is one."""
     rate_point: int
     lagrangian: float
-    """Weight of the mean squared error (0..255 scale) against bits per pixel."""
+    """Weight of the distortion against bits per pixel."""
     around: Surroundings
 
     def __post_init__(self) -> None:
@@ -125,8 +136,8 @@ class Problem:
     z_steps: Tensor = field(init=False)
     z_tables: tuple[Tensor, Tensor, Tensor] = field(init=False)
 
-    def measure(self, v: Tensor, z: Tensor, quantise: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Bits and squared error (0..255 scale, mean over colours, sum over pixels), ``(N,)``.
+    def measure(self, v: Tensor, z: Tensor, quantise: Callable[[Tensor], Tensor]) -> Measured:
+        """Bits, distortion and squared error of relaxed symbols.
 
         ``v`` are latents times gain, ``z`` hyper-latents in steps.
         """
@@ -145,8 +156,11 @@ class Problem:
         ends = (side.shape[1] < reach(self.receiver.arch) for side in (around.y_above, around.y_below))
         decoded = self.receiver.synthesise(y, self.rate, *ends).clamp(0, 1)
         h, w = self.pixels.shape[2:]
-        error = (decoded[..., :h, :w] - self.pixels).square().sum((1, 2, 3)) * (255**2 / 3)
-        return bits, error
+        mse = (decoded[..., :h, :w] - self.pixels).square().mean((1, 2, 3)) * 255**2
+        distortion = mse
+        if self.receiver.arch.objective == "visual":
+            distortion = visual_distortion(mse, raw_difference(self.pixels, decoded[..., :h, :w]))
+        return Measured(bits, distortion * (h * w), mse * (h * w))
 
 
 def optimise(
@@ -170,12 +184,12 @@ def optimise(
             temperature, rate = schedule.at(step)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            bits, error = problem.measure(
+            bits, distortion, error = problem.measure(
                 v,
                 z,
                 lambda x: round_softly(x, temperature, schedule.rounding, generator),  # noqa: B023
             )
-            cost = (bits + problem.lagrangian * error).sum()
+            cost = (bits + problem.lagrangian * distortion).sum()
             if not math.isfinite(float(cost.detach())):
                 raise Diverged(f"iterative encoding diverged at step {step}")
             cost.backward()

@@ -1,4 +1,4 @@
-"""Encoding to a target: a size in bytes that is not exceeded, or a PSNR that is reached.
+"""Encoding to a target: a size in bytes that is not exceeded, or a quality that is reached.
 
 One knob is searched: a real rate point t. Its integer part above is coded, with the weight of the
 distortion that belongs to t, so that sizes between two rate points can be had too.
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 LOWEST = -12.0
 """Below rate point 0 only the weight falls."""
-SIZE_TOLERANCE, PSNR_TOLERANCE = 0.03, 0.1
+SIZE_TOLERANCE = 0.03
+TOLERANCES, SLOPES = {"psnr": 0.1, "ssimulacra2": 0.5}, {"psnr": 0.08, "ssimulacra2": 0.3}
+UNITS = {"psnr": "{} dB", "ssimulacra2": "SSIMULACRA 2 of {}"}
 FINE_STEPS, CORRECTIONS = 5, 3
 TRIM_WEIGHTS, TRIM_STEPS = (DISTORTION_WEIGHT / 3, DISTORTION_WEIGHT * 12), 6
 WARM_SHARE = 0.25
@@ -31,22 +33,38 @@ WARM_SHARE = 0.25
 
 
 class Unreachable(NiccError):
-    """No rate point meets a target; ``nearest`` is what comes closest."""
+    """No rate point meets a target."""
 
-    def __init__(self, problem: str, nearest: Result) -> None:
-        super().__init__(problem)
-        self.nearest = nearest
+    nearest: Result
+    """What comes closest."""
+
+
+def _unreachable(problem: str, nearest: Result) -> Unreachable:
+    error = Unreachable(problem)
+    error.nearest = nearest
+    return error
 
 
 @dataclass(frozen=True)
 class Target:
-    """At most ``size`` bytes, or at least ``psnr`` dB; one of both."""
+    """At most ``size`` bytes, or at least ``least`` of a measure of quality; one of both.
+
+    ``measure`` is ``psnr`` in dB or ``ssimulacra2`` in points: names of properties of a result.
+    """
 
     size: int | None = None
-    psnr: float | None = None
+    least: float = 0.0
+    measure: str = "psnr"
+
+    @property
+    def tolerance(self) -> float:
+        return TOLERANCES[self.measure]
+
+    def quality(self, result: Result) -> float:
+        return float(getattr(result, self.measure))
 
     def met(self, result: Result) -> bool:
-        return len(result.data) <= self.size if self.size is not None else result.psnr >= (self.psnr or 0)
+        return len(result.data) <= self.size if self.size is not None else self.quality(result) >= self.least
 
     def close(self, result: Result) -> bool:
         """Met, and within the tolerance."""
@@ -54,22 +72,22 @@ class Target:
             return False
         if self.size is not None:
             return len(result.data) >= self.size * (1 - SIZE_TOLERANCE)
-        return result.psnr <= (self.psnr or 0) + PSNR_TOLERANCE
+        return self.quality(result) <= self.least + self.tolerance
 
     def better(self, a: Result, b: Result) -> bool:
-        """Whether of two results that meet the target ``a`` is the better: more PSNR, or fewer bytes."""
-        return a.psnr > b.psnr if self.size is not None else len(a.data) < len(b.data)
+        """Whether of two results that meet the target ``a`` is the better: less distortion, or fewer bytes."""
+        return a.distortion < b.distortion if self.size is not None else len(a.data) < len(b.data)
 
     def miss(self, result: Result) -> float:
-        """What the result lacks of a little inside the target: nats of size, or dB."""
+        """What the result lacks of a little inside the target: nats of size, dB or points."""
         if self.size is not None:
             return math.log(self.size * (1 - SIZE_TOLERANCE / 3) / len(result.data))
-        return (self.psnr or 0) + PSNR_TOLERANCE / 3 - result.psnr
+        return self.least + self.tolerance / 3 - self.quality(result)
 
     @property
     def slope(self) -> float:
         """The same per rate point, when only the weight of the distortion changes; a first guess."""
-        return 0.02 if self.size is not None else 0.08
+        return 0.02 if self.size is not None else SLOPES[self.measure]
 
 
 def encode_to_target(
@@ -145,10 +163,13 @@ def _search(arch: Architecture, target: Target, code: Callable[[float], Result])
     lowest, highest = code(LOWEST), code(last)
     if by_size and not target.met(lowest):
         problem = f"no rate point reaches {target.size} bytes; the nearest are {len(lowest.data)} bytes"
-        raise Unreachable(problem, lowest)
+        raise _unreachable(problem, lowest)
     if not by_size and not target.met(highest):
-        problem = f"no rate point reaches {target.psnr:g} dB; the nearest are {highest.psnr:.2f} dB"
-        raise Unreachable(problem, highest)
+        wanted, found = (
+            UNITS[target.measure].format(q) for q in (f"{target.least:g}", f"{target.quality(highest):.2f}")
+        )
+        problem = f"no rate point reaches {wanted}; the nearest are {found}"
+        raise _unreachable(problem, highest)
     if by_size and target.met(highest):
         return last, highest
     if not by_size and target.met(lowest):
@@ -163,7 +184,7 @@ def _search(arch: Architecture, target: Target, code: Callable[[float], Result])
         fine += not whole
         result = code(middle)
         if target.met(result):
-            good = result if target.better(result, good) else good
+            good = result
         if target.met(result) == by_size:
             low = middle
         else:

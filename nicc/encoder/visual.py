@@ -11,6 +11,7 @@ the squared error's place, so that lambda keeps its meaning; like that, it adds 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -229,8 +230,19 @@ def visual_distortion(mse: Tensor, raw: Tensor) -> Tensor:
     return (1 - VISUAL_SHARE) * mse + VISUAL_SHARE * MSE_PER_RAW * raw
 
 
+def _tensors(*images: np.ndarray) -> Iterator[Tensor]:
+    """uint8 images ``(height, width, 3)`` as ``(1, 3, H, W)`` in 0..1."""
+    return (torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255 for pixels in images)
+
+
+@torch.no_grad()
 def distortion_of(original: np.ndarray, decoded: np.ndarray) -> float:
     """`visual_distortion` of two uint8 images ``(height, width, 3)``."""
-    x, y = (torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255 for pixels in (original, decoded))
-    with torch.inference_mode():
-        return float(visual_distortion((x - y).square().mean((1, 2, 3)) * 255**2, raw_difference(x, y)))
+    x, y = _tensors(original, decoded)
+    return float(visual_distortion((x - y).square().mean((1, 2, 3)) * 255**2, raw_difference(x, y)))
+
+
+@torch.no_grad()
+def ssimulacra2(original: np.ndarray, decoded: np.ndarray) -> float:
+    """SSIMULACRA 2 of two uint8 images ``(height, width, 3)``."""
+    return float(score(raw_difference(*_tensors(original, decoded))))

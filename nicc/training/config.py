@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from nicc.architecture import MAX_RECTIFIERS, Architecture
 from nicc.decoder.realism import HeadArchitecture
 from nicc.errors import ModelError
-from nicc.model import DEFAULT_MODEL
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -72,6 +71,7 @@ class RealismSchedule(StageSchedule):
     """Muon's, of the matrices of hidden layers."""
     discriminator_rate: float = 2e-4
     mse_weight: float = 0.01
+    """Of the distortion that the base model's objective weighs."""
     lpips_weight: float = 4.26
     adversarial_weight: float = 0.3
     adversarial_share: float = 0.5
@@ -138,7 +138,7 @@ class RealismConfig:
         """The configuration in a TOML file's tables."""
         _refuse_unknown(raw, cls)
         head = HeadArchitecture.from_dict(raw.get("head", {}))
-        return cls(raw["name"], str(raw.get("model", DEFAULT_MODEL)), head, _schedule(RealismSchedule, raw))
+        return cls(raw["name"], str(raw.get("model", "two-layer")), head, _schedule(RealismSchedule, raw))
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class RectifyConfig:
         """The configuration in a TOML file's tables."""
         _refuse_unknown(raw, cls)
         given = {k: int(raw[k]) for k in ("rectifiers", "width") if k in raw}
-        return cls(raw["name"], str(raw.get("model", DEFAULT_MODEL)), **given, training=_schedule(RectifySchedule, raw))
+        return cls(raw["name"], str(raw.get("model", "two-layer")), **given, training=_schedule(RectifySchedule, raw))
 
     def __post_init__(self) -> None:
         if not 0 <= self.rectifiers <= MAX_RECTIFIERS or self.width < 1:

@@ -37,7 +37,7 @@ from nicc.training.objective import HyperPrior, RateDistortion
 ROW_SPREADS = 6.0
 """Deviations that a row's table covers before the escape."""
 REFIT_CROPS, REFIT_SIZE, REFIT_ROUNDS = 202, 256, 2
-NEGLIGIBLE = 2e-5
+NEGLIGIBLE = 5e-4
 """Share of symbols that are not zero up to which a group of channels is left out at a rate point."""
 PSEUDO_COUNT = 1000.0
 """Weight of the parametric distribution against counted symbols when a row is refitted."""

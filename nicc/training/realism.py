@@ -26,6 +26,7 @@ from nicc.decoder import realism
 from nicc.decoder.networks import inside
 from nicc.decoder.realism import LARGEST_BETA, LATENT_REACH, PIXEL_REACH, HeadArchitecture
 from nicc.encoder import ops
+from nicc.encoder.visual import raw_difference, visual_distortion
 from nicc.errors import ModelError
 from nicc.images import write_atomically
 from nicc.model import REALISM_FILE, Model, digest, load_model
@@ -119,8 +120,25 @@ class Trainer(Stage):
             for name, part in self._parts().items():
                 part.load_state_dict(saved[name])
             average = {k: v.to(self.device) for k, v in saved["average"].items()}
+        elif run.begin:
+            self._start_from(load_model(str(run.begin.resolve())))
         self.average = Average(self.head, self.s.ema, average)
         self.begin(saved)
+
+    @torch.no_grad()
+    def _start_from(self, other: Model) -> None:
+        """Takes over the head of another model whose first latents mean about the same; new latents start unseen."""
+        theirs = other.realism
+        if theirs.architecture != self.config.head:
+            raise ModelError(f"cannot start from the head of {other.name}: its widths differ")
+        for name, value in self.head.p.items():
+            given = torch.from_numpy(theirs.params[name])
+            if len(given) > len(value):
+                raise ModelError(f"cannot start from the head of {other.name}: it sees more latents")
+            value.zero_()
+            value[: len(given)] = given
+        self.step, self.pixels = theirs.training["step"], theirs.training["pixels"]
+        self.seconds = float(theirs.training["seconds"])
 
     def _parts(self) -> dict[str, Any]:
         """What a checkpoint holds the state of."""
@@ -150,7 +168,7 @@ class Trainer(Stage):
     def train_step(self) -> dict[str, float]:
         s, decay = self.s, self.decay
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base"] * decay * min(1.0, (self.step + 1) / 100)
+            group["lr"] = group["base"] * decay * self.warmth
         self.adversary.param_groups[0]["lr"] = s.discriminator_rate * decay
         x = self.crops()
         point = torch.randint(self.model.architecture.rate_points, (s.batch,), device=self.device)
@@ -162,13 +180,17 @@ class Trainer(Stage):
             distance = self.lpips[self.step % len(self.lpips)](*self._shifted(x, fake)).float()
             fake = fake.float()
             mse = (fake - x).square().mean((1, 2, 3)) * 255**2
+            distortion = mse
+            if self.model.architecture.objective == "visual":
+                with torch.autocast(self.device.type, enabled=False):
+                    distortion = visual_distortion(mse, raw_difference(x, fake))
             realness = torch.zeros_like(mse)
             if adversarial:
                 latents = (decoded.y_hat / self.base.receiver.p["deviation"]).permute(0, 3, 1, 2)
                 self._train_discriminator(x, fake.detach(), latents)
                 realness = F.softplus(-self.discriminator(fake, latents).float()).mean((1, 2, 3))
             perceptual = s.lpips_weight * distance + s.adversarial_weight * realness
-            objective = (s.mse_weight * mse + realism.paper_beta(beta) * perceptual).mean()
+            objective = (s.mse_weight * distortion + realism.paper_beta(beta) * perceptual).mean()
         self.update(self.head, self.optimizer, objective)
         self.average.update(self.head, self.step)
         if self.discriminator_loss < WON_LOSS:

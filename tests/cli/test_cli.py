@@ -181,8 +181,8 @@ def test_version_and_help():
 
 def test_models_are_listed(tmp_path):
     found = {m["name"]: m for m in json.loads(run("models", "--json").stdout)}
-    assert set(found) == {"jpeg-like", "two-layer"}
-    assert all(1000 < m["macs_per_pixel"] < 8000 and m["licence"] == "MIT" for m in found.values())
+    assert set(found) == {"jpeg-like", "two-layer", "two-layer-visual"}
+    assert all(1000 < m["macs_per_pixel"] < 9000 and m["licence"] == "MIT" for m in found.values())
     assert "-q 0 to 63" in run("models").stdout.decode()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model.json").write_text("{}")
@@ -191,7 +191,7 @@ def test_models_are_listed(tmp_path):
     lines = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout.splitlines()
     assert lines[0].startswith("broken: ")
     assert "damaged" in lines[0]
-    assert len(lines) == 3
+    assert len(lines) == 4
 
 
 def test_the_command_line_is_documented():

@@ -49,7 +49,7 @@ def test_the_models_beat_jpeg(model, astronaut, tmp_path):
 def test_encoding_is_repeatable_and_any_thread_count_decodes(astronaut):
     image = astronaut.resize((130, 75))
     picture = from_image(image)[0]
-    model = load_model()
+    model = load_model("two-layer")
     threads = torch.get_num_threads()
     decoded = []
     try:
@@ -65,14 +65,14 @@ def test_encoding_is_repeatable_and_any_thread_count_decodes(astronaut):
 
 
 def test_latents_have_the_promised_shapes(astronaut):
-    y, z = transform_of(load_model())(np.asarray(astronaut)[:75, :130])
+    y, z = transform_of(load_model("two-layer"))(np.asarray(astronaut)[:75, :130])
     assert y.shape == (5, 9, 256)
     assert z.shape == (2, 3, 32)
     assert y.dtype == z.dtype == np.float32
 
 
 def test_rounding_weighs_bits_against_distortion():
-    model = load_model()
+    model = load_model("two-layer")
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 64, (40, 40)).astype(np.uint8)
     residual = (rng.laplace(size=rows.shape) * 0.11 * np.exp(rows * 0.123)).astype(np.float32)

@@ -17,7 +17,7 @@ from nicc.encoder.encode import INTERRUPTED, NOT_LOWER, encode, encode_batch
 from nicc.encoder.quantise import NEAREST, encode_latents, quantise_z
 from nicc.encoder.receiver import bit_table, interpolated, receiver_of
 from nicc.encoder.settings import Schedule, Settings, State
-from nicc.encoder.sga import Interrupted, Problem, Surroundings, optimise, round_softly
+from nicc.encoder.sga import Interrupted, Measured, Problem, Surroundings, optimise, round_softly
 from nicc.encoder.transform import Latents, transform_of
 from nicc.images import Picture
 from nicc.model import load_model
@@ -46,7 +46,7 @@ def test_the_relaxed_receiver_is_the_real_one(model, picture, point):
     arrays = {k: v.copy() for k, v in model.params.items()}
     problem, v, z = problem_of(model, picture, point)
     with torch.no_grad():
-        bits, error = problem.measure(v, z, torch.round)
+        bits, _, error = problem.measure(v, z, torch.round)
     h, w, _ = picture.pixels.shape
     header = Header(model.code, model.fingerprint, w, h, point, 0.0, False)
     encoding = encode_latents(
@@ -71,7 +71,7 @@ def test_interpolated_tables():
 
 
 def test_bits_of_every_row_are_probabilities():
-    bits = bit_table(load_model())
+    bits = bit_table(load_model("two-layer"))
     mass = 2.0 ** -bits[:, 0] + 2 * (2.0 ** -bits[:, 1:]).sum(1)
     assert np.all(mass < 1.01)
     assert np.all(mass[1:40] > 0.95)  # the rest is the escape's
@@ -137,18 +137,18 @@ def test_iterating_lowers_the_cost_of_real_files(model, picture):
 
 
 def test_the_same_seed_gives_the_same_file(picture):
-    files = [encode(load_model(), picture, Settings(20, Schedule(15, seed=s))).data for s in (1, 1, 2)]
+    files = [encode(load_model("two-layer"), picture, Settings(20, Schedule(15, seed=s))).data for s in (1, 1, 2)]
     assert files[0] == files[1] != files[2]
 
 
 def test_a_result_that_is_no_better_is_not_kept(picture, monkeypatch):
-    plain = encode(load_model(), picture, Settings(20, Schedule(0)))
+    plain = encode(load_model("two-layer"), picture, Settings(20, Schedule(0)))
 
     def worse(model, header, pictures, settings, starts, report):
         return [Latents(s.y + 0.01 * np.sign(s.y), s.z) for s in starts]
 
     monkeypatch.setattr(iterating, "iterate", worse)
-    result = encode(load_model(), picture, Settings(20, Schedule(5)))
+    result = encode(load_model("two-layer"), picture, Settings(20, Schedule(5)))
     assert result.data == plain.data
     assert result.notes == (NOT_LOWER,)
     assert result.plain_cost is None
@@ -157,7 +157,7 @@ def test_a_result_that_is_no_better_is_not_kept(picture, monkeypatch):
 def test_a_batch_gives_each_picture_its_own_file(coffee):
     """Neighbours in a batch do not change each other's course, but for the random numbers."""
     pictures = [Picture(np.ascontiguousarray(np.asarray(coffee)[y : y + 80, 200:330])) for y in (60, 200)]
-    model, settings = load_model(), Settings(20, Schedule(25))
+    model, settings = load_model("two-layer"), Settings(20, Schedule(25))
     batch = encode_batch(model, pictures, settings)
     for picture, result in zip(pictures, batch, strict=True):
         alone = encode(model, picture, settings)
@@ -170,15 +170,14 @@ def test_a_batch_gives_each_picture_its_own_file(coffee):
 
 
 def test_divergence_falls_back_to_the_plain_encoding(picture, monkeypatch):
-    plain = encode(load_model(), picture, Settings(20, Schedule(0)))
+    plain = encode(load_model("two-layer"), picture, Settings(20, Schedule(0)))
     measure = Problem.measure
 
     def broken(self, v, z, quantise):
-        bits, error = measure(self, v, z, quantise)
-        return bits, error * math.nan
+        return Measured(*(part * math.nan for part in measure(self, v, z, quantise)))
 
     monkeypatch.setattr(Problem, "measure", broken)
-    result = encode(load_model(), picture, Settings(20, Schedule(5)))
+    result = encode(load_model("two-layer"), picture, Settings(20, Schedule(5)))
     assert result.data == plain.data
     assert "diverged at step 0" in result.notes[0]
 
@@ -190,14 +189,14 @@ def test_interrupts(picture):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode(load_model(), picture, Settings(20, Schedule(60)), stop)
-    kept = encode(load_model(), picture, Settings(20, Schedule(60), keep_on_interrupt=True), stop)
+        encode(load_model("two-layer"), picture, Settings(20, Schedule(60)), stop)
+    kept = encode(load_model("two-layer"), picture, Settings(20, Schedule(60), keep_on_interrupt=True), stop)
     assert INTERRUPTED in kept.notes
     assert psnr(np.asarray(nicc.decode(kept.data)), picture.pixels) > 25
 
 
 def test_interrupted_optimisation_hands_over_what_it_has(picture):
-    problem, v, z = problem_of(load_model(), picture)
+    problem, v, z = problem_of(load_model("two-layer"), picture)
 
     def stop(state: State) -> None:
         raise KeyboardInterrupt
@@ -211,7 +210,7 @@ def test_no_joints_between_groups_of_rows(coffee):
     """An image of two groups: the error at the joint falls as it does elsewhere."""
     tall = np.concatenate([np.asarray(coffee)[:, 250:282]] * 3)[: 1024 + 120]
     picture = Picture(np.ascontiguousarray(tall))
-    model = load_model()
+    model = load_model("two-layer")
     steps = []
     files = [
         encode(model, picture, Settings(25, Schedule(n)), lambda s, n: steps.append((s.step, n))).data for n in (0, 40)
@@ -232,14 +231,14 @@ def test_no_joints_between_groups_of_rows(coffee):
 def test_heights_at_the_edges_of_groups(height, coffee):
     column = np.tile(np.asarray(coffee)[:, 300:318], (3, 1, 1))[:height]
     picture = Picture(np.ascontiguousarray(column))
-    result = encode(load_model(), picture, Settings(20, Schedule(2)))
+    result = encode(load_model("two-layer"), picture, Settings(20, Schedule(2)))
     assert np.asarray(nicc.decode(result.data)).shape == column.shape
 
 
 def test_hyper_latents_stay_within_their_tables(picture):
     """However far they are pushed."""
-    problem, v, z = problem_of(load_model(), picture, 5)
+    problem, v, z = problem_of(load_model("two-layer"), picture, 5)
     with torch.no_grad():
-        bits, _ = problem.measure(v, z * 0 + 1e4, torch.round)
+        bits, *_ = problem.measure(v, z * 0 + 1e4, torch.round)
     assert torch.isfinite(bits).all()
-    assert np.abs(quantise_z(load_model(), 5, np.full((1, 1, 32), 1e4))).max() <= 127
+    assert np.abs(quantise_z(load_model("two-layer"), 5, np.full((1, 1, 32), 1e4))).max() <= 127

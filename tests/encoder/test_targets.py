@@ -7,6 +7,10 @@ import pytest
 
 import nicc
 from nicc.cli.files import bytes_of
+from nicc.encoder.encode import encode_picture
+from nicc.encoder.settings import Options
+from nicc.encoder.visual import ssimulacra2
+from nicc.images import from_image
 from tests.conftest import psnr
 
 
@@ -34,7 +38,7 @@ def test_psnr_is_reached_and_hardly_more(photo, target):
 
 @pytest.mark.parametrize("target", [{"target_size": 5000}, {"target_psnr": 30.0}])
 def test_iterating_gets_more_out_of_a_target(photo, target):
-    plain, iterated = nicc.encode(photo, **target), nicc.encode(photo, **target, sga_steps=50)
+    plain, iterated = (nicc.encode(photo, tune="psnr", **target, sga_steps=n) for n in (0, 50))
     better = psnr(photo, nicc.decode(iterated)) - psnr(photo, nicc.decode(plain))
     if "target_size" in target:
         assert 0.97 * 5000 <= len(iterated) <= 5000
@@ -42,6 +46,33 @@ def test_iterating_gets_more_out_of_a_target(photo, target):
     else:
         assert len(iterated) < len(plain)
         assert 30 <= psnr(photo, nicc.decode(iterated)) <= 30.1
+
+
+def test_ssimulacra2_is_reached_and_hardly_more(photo):
+    found = ssimulacra2(np.asarray(photo), np.asarray(nicc.decode(nicc.encode(photo, target_ssimulacra2=65))))
+    assert 65 <= found <= 65.5
+    with pytest.raises(nicc.NiccError, match=r"no rate point reaches SSIMULACRA 2 of 99; the nearest are"):
+        nicc.encode(photo, target_ssimulacra2=99, lossless=False)
+
+
+@pytest.mark.parametrize(("tune", "model"), [("visual", 3), ("psnr", 1), (None, 3)])
+def test_tuning_chooses_the_model(photo, tune, model):
+    assert nicc.inspect(nicc.encode(photo, tune=tune)).model == model
+
+
+def test_tuning_that_contradicts_the_model(photo):
+    with pytest.raises(nicc.NiccError, match="model two-layer is tuned for psnr, not for visual"):
+        nicc.encode(photo, tune="visual", model="two-layer")
+    assert nicc.inspect(nicc.encode(photo, tune="psnr", model="jpeg-like")).model == 2
+    with pytest.raises(ValueError, match="tune 'speed' is not one of visual, psnr"):
+        nicc.encode(photo, tune="speed")
+
+
+def test_iterating_lowers_what_the_visual_model_weighs(photo):
+    plain, iterated = (encode_picture(from_image(photo)[0], Options(quality=40, steps=n)) for n in (0, 40))
+    assert iterated.plain_cost
+    assert iterated.cost < plain.cost * 0.99
+    assert iterated.ssimulacra2 > plain.ssimulacra2 - 1
 
 
 def test_the_ends_of_what_can_be_reached(photo):

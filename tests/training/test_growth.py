@@ -107,4 +107,4 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, crops):
         checkpoint_of(tmp_path / "x.pt", crops)
     with pytest.raises(ModelError):
         checkpoint_of(tmp_path, crops)
-    assert load_model()
+    assert load_model("two-layer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from nicc.encoder.torch_transform import encoder_state
 from nicc.encoder.transform import SCALE_SUFFIX
 from nicc.errors import ModelError
 from nicc.images import write_atomically
-from nicc.model import Model, check_exactness, digest
+from nicc.model import REALISM_FILE, Model, check_exactness, digest, read_head
 from nicc.training.card import model_card
 from nicc.training.codec import Codec, at_rate
 from nicc.training.data import SUFFIXES, Photos
@@ -223,13 +224,23 @@ def refit_tables(
     return _row_tables(pmfs) | {"active_groups": counter.active_groups()}
 
 
+def _foreign(head: Path, model: Model) -> bool:
+    """Whether a realism head cannot be used with a model."""
+    try:
+        read_head(head, model)
+    except ModelError:
+        return True
+    return False
+
+
 def export(
     checkpoint: Path, out: Path, photos: Photos, data: Sequence[Path] = (), validation: Path | None = None
 ) -> Model:
     """Writes the averaged weights of ``checkpoint`` as a model folder with its card.
 
-    ``photos``, read from ``data``, refit the coder's tables; the card's table is measured on the
-    images of the folder ``validation``.
+    An old realism head that belongs to other weights is removed. ``photos``, read from ``data``,
+    refit the coder's tables; the card's table is measured on the images of the folder
+    ``validation``.
     """
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     arch = Architecture.from_dict(saved["architecture"])
@@ -252,6 +263,10 @@ def export(
         write_atomically(out / f"{part}.safetensors", save_arrays(contiguous))
     write_atomically(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())
     model = Model(description, arrays, out)
+    head = out / REALISM_FILE
+    if head.is_file() and _foreign(head, model):
+        head.unlink()
+        print(f"{head}: removed, since it belongs to other weights; train it anew", file=sys.stderr)
     images = sorted(p for p in validation.iterdir() if p.suffix.lower() in SUFFIXES) if validation else []
     write_atomically(out / "README.md", model_card(model, data, len(photos.images), images).encode())
     return model

@@ -14,7 +14,7 @@ from nicc.arrays import integer_unit
 from nicc.encoder.torch_transform import encoder_state
 from nicc.errors import ModelError
 from nicc.model import Model, load_model, read_part
-from nicc.training.codec import COUNTED, Codec
+from nicc.training.codec import COUNTED, Codec, at_rate
 from nicc.training.data import Photos
 from nicc.training.objective import RateDistortion
 from nicc.training.start import fit_prior_to
@@ -55,12 +55,12 @@ def restored_codec(model: Model) -> Codec:
         unit = integer_unit(arch, name) if name.startswith("row") else 1.0
         return torch.tensor(np.asarray(arrays[name] * unit, np.float32))
 
-    def anchors(name: str) -> Tensor:
-        """A table's rows at the anchors, between two rate points by their logarithms' mean where it is positive."""
-        points, values = np.array(arch.anchor_points), real(name)
-        low = torch.tensor(np.floor(points)).long().clamp_max(arch.rate_points - 2)
-        share = torch.tensor(points).float()[:, None] - low[:, None]
-        return values[low] * (1 - share) + values[low + 1] * share
+    points = torch.arange(arch.rate_points, dtype=torch.float32)
+    from_anchors = at_rate(arch, torch.eye(arch.anchors), points)[:, 0, 0].double()
+
+    def at_anchors(table: Tensor) -> Tensor:
+        """The anchors that a table of all rate points was interpolated from."""
+        return torch.linalg.lstsq(from_anchors, table.double()).solution.float()
 
     n = arch.hidden_channels
     for key in state:
@@ -75,20 +75,20 @@ def restored_codec(model: Model) -> Codec:
             state[key] = real(name)
             if name.startswith("rectifier") and name.endswith("_in"):
                 state[key] *= torch.tensor(arrays["deviation"])[:, None]
-    gain = anchors("gain")
+    gain = real("gain")
     state |= {
-        "log_gain": gain.log(),
-        "log_inverse": (anchors("inverse") * gain).log(),
-        "log_hyper_gain": (HYPER_UNIT / anchors("z_steps")).log(),
-        "row_bias": anchors("row_bias"),
+        "log_gain": at_anchors(gain.log()),
+        "log_inverse": at_anchors((real("inverse") * gain).log()),
+        "log_hyper_gain": at_anchors((HYPER_UNIT / real("z_steps")).log()),
+        "row_bias": at_anchors(real("row_bias")),
         "row_phase": real("row_phase"),
-        "hidden_bias": anchors("row_hidden_bias"),
+        "hidden_bias": at_anchors(real("row_hidden_bias")),
         "hidden_phase": real("row_hidden_phase"),
         "row_counts": torch.tensor(_counts(model), dtype=torch.float32),
     }
     state |= {name: real(name) for name in ("recon_offset", "deviation", "parity")}
     if arch.rectifiers:
-        state["rectifier_bias"] = anchors("rectifier_bias")
+        state["rectifier_bias"] = at_anchors(real("rectifier_bias"))
     state |= encoder_state(read_part(model.folder, model.description, "encoder"))
     codec.load_state_dict(state)
     return codec

@@ -81,7 +81,8 @@ def test_missing_library(monkeypatch):
 
 
 def test_names():
-    assert codecs.select(["nicc-*,jpeg", "jpeg,webp"]) == ["nicc-two-layer", "nicc-jpeg-like", "jpeg", "webp"]
+    models = ["nicc-two-layer-visual", "nicc-two-layer", "nicc-jpeg-like"]
+    assert codecs.select(["nicc-*,jpeg", "jpeg,webp"]) == [*models, "jpeg", "webp"]
     assert set(codecs.select(["all"])) == set(codecs.names())
     assert codecs.find("nicc:models/two-layer").name == "nicc:models/two-layer"
     assert codecs.select(["nicc-two-layer,jpeg"], 50) == ["nicc-two-layer", "nicc-two-layer-sga50", "jpeg"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -86,9 +88,26 @@ def test_meter_leaves_out_what_cannot_be_measured(tmp_path, pair, monkeypatch):
     broken.write_bytes(b"not weights")
     with pytest.raises(NiccError, match="--lpips-backbone"):
         metrics.AlexNetMetrics(broken)
-    monkeypatch.setitem(__import__("sys").modules, "ssimulacra2", None)
+    for module in ("ssimulacra2", "pycvvdp"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(metrics, "BUTTERAUGLI", ("not-installed",))
     meter = metrics.Meter(metrics.ALL, broken)
     assert meter.available == ("psnr-rgb", "ms-ssim-rgb")
-    assert len(meter.notes) == 2
+    assert len(meter.notes) == 4
+    assert any("libjxl-devtools" in note for note in meter.notes)
     assert set(meter.measure(*pair)) == {"psnr-rgb", "ms-ssim-rgb"}
     assert meter.patches(pair[0]) is None
+
+
+def test_visible_differences_grow(pair):
+    original, decoded = pair
+    assert metrics.cvvdp(original, original) == pytest.approx(10, abs=1e-3)
+    assert 5 < metrics.cvvdp(original, decoded) < 9.99
+
+
+def test_butteraugli_grows(pair):
+    if not metrics.butteraugli_program():
+        pytest.skip("no butteraugli_main here; .ci/run installs it")
+    original, decoded = pair
+    assert metrics.butteraugli(original, original) == pytest.approx(0, abs=1e-6)
+    assert metrics.butteraugli(original, decoded) > 0.1

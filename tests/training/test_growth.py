@@ -49,11 +49,11 @@ def test_every_weight_comes_back(model):
 
     again = decoder_arrays(RateDistortion(restored_codec(model)))
     for name, array in model.arrays.items():
-        if name.startswith(("z_", "y_")):
+        if name.startswith(("z_", "y_", "active")):
             continue
         a, b = array.astype(np.float64), again[name].astype(np.float64)
         if name in ("gain", "inverse"):
-            np.testing.assert_allclose(b, a, rtol=2e-3)
+            np.testing.assert_allclose(b, a, rtol=1e-4)
         else:
             assert np.abs(a - b).max() <= 1 if array.dtype.kind == "i" else np.allclose(a, b, rtol=1e-3, atol=1e-6), (
                 name

@@ -63,19 +63,19 @@ def test_a_head_learns_and_decodes(photos, tmp_path, perceptual, bare_model, cof
     losses = [e["loss"] for e in entries(tmp_path / "run") if "loss" in e]
     assert losses[-1] < losses[0]
     image = coffee.crop((100, 100, 228, 212))
-    data = nicc.encode(image, quality=10)
+    data = nicc.encode(image, tune="psnr", quality=10)
     before = np.asarray(nicc.decode(data))
     with pytest.raises(ModelError, match="no realism head"):
         nicc.decode(data, beta=0.5)
     with pytest.raises(ModelError, match="no realism head"):
-        nicc.encode(image, quality=10, beta=0.5)
+        nicc.encode(image, tune="psnr", quality=10, beta=0.5)
     path = realism.export(checkpoint, load_model("two-layer"))
     base, half, full = (np.asarray(x).astype(int) for x in nicc.decode_all(data, [0, 0.5, 1]))
     assert np.array_equal(base, before)
     assert np.abs(half - base).max() > 0
     assert np.abs(full - base).mean() < 20
     assert np.array_equal(np.asarray(nicc.decode(data, beta=1.0)), full)
-    coded = nicc.encode(image, quality=10, beta=1.0)
+    coded = nicc.encode(image, tune="psnr", quality=10, beta=1.0)
     assert len(coded) == len(data)
     assert np.array_equal(np.asarray(nicc.decode(coded)), full)
     assert np.array_equal(np.asarray(nicc.decode(coded, beta=0)), before)

@@ -23,7 +23,7 @@ CONFIG = RectifyConfig("tiny", "two-layer", 1, 16, SCHEDULE)
 def test_alpha_is_explored_and_the_bitstream_stays(photos, tmp_path, bare_model, coffee):
     image = coffee.crop((100, 100, 228, 212))
     old = load_model("two-layer")
-    data = nicc.encode(image, quality=20)
+    data = nicc.encode(image, tune="psnr", quality=20)
     before = np.asarray(nicc.decode(data)).astype(int)
     checkpoint = rectify.train(CONFIG, Run([photos], tmp_path / "run", amp=False))
     rounds = [e for e in entries(tmp_path / "run") if "candidates" in e]
@@ -42,7 +42,7 @@ def test_alpha_is_explored_and_the_bitstream_stays(photos, tmp_path, bare_model,
     assert 0 < np.abs(after - before).max() < 60
     without = np.asarray(nicc.decode(data, rectifier=False)).astype(int)
     assert np.abs(without - after).max() > 0
-    iterated = nicc.encode(image, quality=20, sga_steps=5)  # through the rectifier
+    iterated = nicc.encode(image, tune="psnr", quality=20, sga_steps=5)  # through the rectifier
     assert nicc.decode(iterated).size == image.size
 
 

@@ -44,8 +44,8 @@ def facts(data: bytes) -> dict:
     return {"checksum": container.symbol_checksum, "magnitudes": sums}
 
 
-def test_there_are_golden_files_of_both_models():
-    assert {nicc.inspect(f.read_bytes()).model for f in FILES} == {1, 2}
+def test_there_are_golden_files_of_all_models():
+    assert {nicc.inspect(f.read_bytes()).model for f in FILES} == {1, 2, 3}
     assert len({nicc.inspect(f.read_bytes()).rate_point for f in FILES}) >= 3
     assert set(FACTS) == {f.name for f in FILES}
 

@@ -16,8 +16,8 @@ EFFORT_STEPS = (0, 100, 500, 2000)
 ROUNDINGS = ("sigmoid", "atanh", "three-class")
 """Ways of relaxed rounding, see `nicc.encoder.sga`."""
 DEVICES = ("auto", "cpu", "cuda")
-DEFAULT_QUALITY = 50
-"""Of 0 to 100."""
+DEFAULT_QUALITY = 32
+"""Of 0 to 100: SSIMULACRA 2 of about 70 on the validation photographs with the default model."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,7 +183,7 @@ def test_models_are_listed(tmp_path):
     found = {m["name"]: m for m in json.loads(run("models", "--json").stdout)}
     assert set(found) == {"jpeg-like", "two-layer", "two-layer-visual"}
     assert all(1000 < m["macs_per_pixel"] < 9000 and m["licence"] == "MIT" for m in found.values())
-    assert "-q 0 to 63" in run("models").stdout.decode()
+    assert "rate points 0 to 63" in run("models").stdout.decode()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model.json").write_text("{}")
     command = [sys.executable, "-m", "nicc", "models"]

@@ -204,7 +204,7 @@ def test_the_command_line_is_documented():
         for parameter in command.params:
             assert (parameter.help or "") in text, parameter.name
             options |= {o for o in (*parameter.opts, *parameter.secondary_opts) if o.startswith("-")}
-    documented = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", " ".join(re.findall(r"^\* `(-[^`]*)`", text, re.M))))
+    documented = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", " ".join(re.findall(r"^\* `(-[^`]*)`", text, re.M))))
     general = {"--help", "--version", "--install-completion", "--show-completion"}
     assert documented - general == options - general
 

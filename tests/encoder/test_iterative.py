@@ -35,8 +35,9 @@ def problem_of(model, picture, point=POINT):
     receiver = receiver_of(model)
     y, z = transform_of(model)(picture.pixels)
     pixels = torch.tensor(picture.pixels).permute(2, 0, 1)[None].float() / 255
-    nothing = (torch.zeros(1, 0, n.shape[1], n.shape[2]) for n in (y, y, z, z))
-    problem = Problem(receiver, pixels, point, Architecture().rate_lambda(point), Surroundings(*nothing))
+    coded = y[..., : receiver.active_channels(point)]
+    nothing = (torch.zeros(1, 0, n.shape[1], n.shape[2]) for n in (coded, coded, z, z))
+    problem = Problem(receiver, pixels, point, model.architecture.rate_lambda(point), Surroundings(*nothing))
     return problem, torch.tensor(y)[None] * problem.rate.gain, torch.tensor(z)[None] / problem.z_steps
 
 
@@ -132,7 +133,7 @@ def test_iterating_lowers_the_cost_of_real_files(model, picture):
         assert psnr(decoded, picture.pixels) == pytest.approx(result.psnr, abs=1e-6)
         assert result.cost == pytest.approx(
             len(result.data) * 8 / (100 * 140)
-            + Architecture().rate_lambda(point) * np.mean((decoded - picture.pixels.astype(float)) ** 2)
+            + model.architecture.rate_lambda(point) * np.mean((decoded - picture.pixels.astype(float)) ** 2)
         )
 
 

@@ -13,7 +13,7 @@ from nicc.arrays import receiver_arrays
 from nicc.model import EXACT_LIMIT, REALISM_FILE, Model, check_exactness, find_model, load_model, model_of_code
 from tests.conftest import MODELS, ROOT
 
-BUDGET = {"two-layer": 8000, "jpeg-like": 6000}
+BUDGET = {"two-layer-visual": 9000, "two-layer": 8000, "jpeg-like": 6000}
 
 
 def test_partial_sums_stay_exact_in_float32(model):
@@ -33,8 +33,8 @@ def test_the_decoder_stays_within_its_budget(model):
 
 def test_shipped_weights_stay_small():
     sizes = {f: f.stat().st_size for name in MODELS for f in (ROOT / "models" / name).iterdir()}
-    assert sum(n for f, n in sizes.items() if f.name != REALISM_FILE) <= 12e6
-    assert sum(sizes.values()) <= 13e6
+    assert sum(n for f, n in sizes.items() if f.name != REALISM_FILE) <= 22e6
+    assert sum(sizes.values()) <= 24e6
 
 
 @pytest.fixture

@@ -138,7 +138,9 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
             if may_store and size is None and (stored := _stored_within(picture, len(e.nearest.data), "instead of")):
                 return stored
             raise
-        return (may_store and _stored_within(picture, len(result.data), "instead of")) or result
+        if may_store and size is None and (stored := _stored_within(picture, len(result.data), "instead of")):
+            result = stored  # with a limit on the size, the lossless form was found too large already
+        return result
     analysed = analyse(model, picture, settings)
     plain = encode(model, picture, replace(settings, schedule=Schedule(0)), analysed=analysed)
     if may_store and (stored := _stored_within(picture, len(plain.data), "instead of")):

@@ -81,11 +81,15 @@ def _matched(old: Architecture, new: Architecture) -> set[str]:
         raise ModelError(f"cannot start from a model that differs in {', '.join(sorted(differing - allowed))}")
     count = old.group_count  # new channels come behind the old ones, so that everything known keeps its place
     prefix = (new.groups[: count + 1], new.phases[:count], new.bands[: count - 1])
-    if differing & CHANNELS & allowed - SYNTHESIS and (
-        prefix != (old.groups, old.phases, old.bands)
-        or new.hidden_channels < old.hidden_channels
-        or old.main < new.main < new.latent_channels
-        or (old.adaptive and not new.adaptive)
+    if (
+        new.synthesis == old.synthesis
+        and differing & CHANNELS
+        and (
+            prefix != (old.groups, old.phases, old.bands)
+            or new.hidden_channels < old.hidden_channels
+            or old.main < new.main < new.latent_channels
+            or (old.adaptive and not new.adaptive)
+        )
     ):
         raise ModelError("cannot start from a model whose channels are not the first ones of this one's")
     return differing

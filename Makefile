@@ -44,7 +44,12 @@ realism: $(VENV)/.all  ## Train the default model's realism head on PHOTOS.
 	$(BIN)/nicc train realism --data $(PHOTOS) --validation $(VALIDATION) --perceptual $(FEATURES) --resume --export models/two-layer
 
 bench: $(VENV)/.all  ## Measure codecs side by side over the images in DATA.
-	$(BIN)/nicc bench $(DATA) -o runs/bench $(if $(BACKBONE),--lpips-backbone $(BACKBONE))
+	$(BIN)/nicc bench $(DATA) -o runs/bench --codec 'nicc-*,jpeg,webp,avif-444,avif-444-best' --anchor avif-444 $(if $(BACKBONE),--lpips-backbone $(BACKBONE))
+
+figures: $(VENV)/.all  ## Measure on the Kodak images in DATA and write every table and plot of the documents anew.
+	$(BIN)/python -m benchmarks.figures measure $(DATA) runs/figures \
+		$(if $(VALIDATION),--validation $(VALIDATION)) $(if $(BACKBONE),--lpips-backbone $(BACKBONE))
+	$(BIN)/python -m benchmarks.figures write runs/figures
 
 cli-docs: $(VENV)/.all  ## Write docs/cli.md anew, after a change of the command line.
 	$(BIN)/typer nicc.cli utils docs --name nicc --title 'The command line' > docs/cli.md

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
+from nicc.images import decibels
+
 QUALITY = 32
 
 
@@ -28,15 +30,15 @@ def main() -> None:
         Image.fromarray(pixels).save(photo)
         height, width, _ = pixels.shape
         print(f"photo: {width}x{height}, {photo.stat().st_size} bytes as PNG, quality {QUALITY}")
-        for model in ("two-layer", "jpeg-like"):
+        for model in ("two-layer-visual", "two-layer", "jpeg-like"):
             encode = timed("encode", photo, "-o", coded, "-q", str(QUALITY), "--model", model, "--force")
             decode = timed("decode", coded, "-o", decoded, "--force")
             with Image.open(decoded) as image:
                 mse = np.mean((np.asarray(image, float) - pixels) ** 2)
             size = coded.stat().st_size
             print(
-                f"{model:10} {size:6} bytes, {size * 8 / (width * height):.3f} bpp, "
-                f"PSNR {10 * np.log10(255**2 / mse):.2f} dB, encoded in {encode:.2f} s, decoded in {decode:.2f} s "
+                f"{model:16} {size:6} bytes, {size * 8 / (width * height):.3f} bpp, "
+                f"PSNR {decibels(mse):.2f} dB, encoded in {encode:.2f} s, decoded in {decode:.2f} s "
                 "(whole processes)"
             )
 

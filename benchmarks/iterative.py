@@ -1,7 +1,7 @@
 """Iterative encoding on crops of validation photographs: cost against seconds, and the time of a step.
 
-    python benchmarks/sga.py FOLDER [--steps 100,500,2000] [--points 9,27,45] [--images 3] [--variants]
-        [--plot OUT.svg] [--json OUT]
+    python benchmarks/iterative.py FOLDER [--steps 100,500,2000] [--points 9,27,45] [--images 3] [--variants]
+        [--json OUT]
 
 The cost is that of real files: bits + lambda * squared error per pixel, decoded by the receiver.
 Beside the shipped roundings: straight-through, uniform noise whose width falls to nothing, and
@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 import nicc
+from nicc.bench.report import environment
 from nicc.container import Header
 from nicc.decoder import networks
 from nicc.encoder import ops, sga
@@ -32,7 +32,7 @@ from nicc.encoder.iterate import starting_point
 from nicc.encoder.latent_code import RateTables, ste_round, upsample
 from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, encode_latents
 from nicc.encoder.receiver import LARGEST, interpolated, receiver_of
-from nicc.encoder.settings import Schedule, Settings
+from nicc.encoder.settings import TEMPERATURES, Annealing, Settings
 from nicc.encoder.sga import Problem
 from nicc.encoder.transform import Latents, transform_of
 from nicc.images import Picture
@@ -50,7 +50,7 @@ def straight_through(x: Tensor, temperature: float, rounding: str, generator: to
 
 def annealed_noise(x: Tensor, temperature: float, rounding: str, generator: torch.Generator) -> Tensor:
     """Uniform noise that gives way to rounding as the temperature falls."""
-    width = temperature / Schedule(1).temperature
+    width = temperature / TEMPERATURES[rounding]
     noise = (torch.rand(x.shape, generator=generator) - 0.5) * width
     return x + ((x.round() - x) * (1 - width)).detach() + noise
 
@@ -94,7 +94,7 @@ def step_time(model: Model, picture: Picture, point: int, rounds: int = 12) -> N
     def mark(state: sga.State, total: int) -> None:
         times["step"].append(time.perf_counter())
 
-    encode(model, picture, Settings(point, Schedule(rounds)), mark)
+    encode(model, picture, Settings(point, Annealing(rounds)), mark)
     times["step"] = list(np.diff(times["step"]))
     for _ in range(rounds):
         begun = time.perf_counter()
@@ -111,7 +111,7 @@ def coordinates(model: Model, picture: Picture, point: int, sweeps: int = 20, sh
     Distortion by the gradient at the decoded image and each channel's energy in pixels, own bits
     exactly, bits of other symbols' contexts by their gradient.
     """
-    settings = Settings(point, Schedule(0))
+    settings = Settings(point, Annealing(0))
     height, width, _ = picture.pixels.shape
     header = Header(model.code, model.fingerprint, width, height, point, 0.0, False)
     start = starting_point(model, header, Latents(*transform_of(model)(picture.pixels)))
@@ -182,14 +182,14 @@ def _energy(model: Model, rate: RateTables) -> Tensor:
 
 def methods(steps: list[int], variants: bool) -> dict[str, Callable[[Model, Picture, int], Result]]:
     found: dict[str, Callable[[Model, Picture, int], Result]] = {
-        "plain": lambda m, p, r: encode(m, p, Settings(r, Schedule(0))),
+        "plain": lambda m, p, r: encode(m, p, Settings(r, Annealing(0))),
         "nearest rounding": lambda m, p, r: plain(m, p, r, NEAREST),
         "linear analysis": linear,
         "coordinates": coordinates,
     }
     for n in steps:
         for rounding in sga.ROUNDINGS if variants else sga.ROUNDINGS[:1]:
-            found[f"SGA {rounding} {n}"] = lambda m, p, r, n=n, k=rounding: encode(m, p, Settings(r, Schedule(n, k)))
+            found[f"SGA {rounding} {n}"] = lambda m, p, r, n=n, k=rounding: encode(m, p, Settings(r, Annealing(n, k)))
         if variants and n <= HOPELESS_STEPS:
             for name, function in (("straight-through", straight_through), ("annealed noise", annealed_noise)):
                 found[f"{name} {n}"] = lambda m, p, r, n=n, f=function: _patched(f, m, p, r, n)
@@ -200,7 +200,7 @@ def _patched(function: Rounding, model: Model, picture: Picture, point: int, ste
     original = sga.round_softly
     sga.round_softly = function
     try:
-        return encode(model, picture, Settings(point, Schedule(steps)))
+        return encode(model, picture, Settings(point, Annealing(steps)))
     finally:
         sga.round_softly = original
 
@@ -208,7 +208,7 @@ def _patched(function: Rounding, model: Model, picture: Picture, point: int, ste
 def plain(model: Model, picture: Picture, point: int, weight: float = DISTORTION_WEIGHT) -> Result:
     """Symbols rounded by this weight of distortion, or to the nearest as most neural codecs do."""
     encoding = encode_plainly(model, picture, point, distortion_weight=weight)
-    return Result(model, picture, Settings(point, Schedule(0)), encoding)
+    return Result(model, picture, Settings(point, Annealing(0)), encoding)
 
 
 def linear(model: Model, picture: Picture, point: int) -> Result:
@@ -221,23 +221,6 @@ def linear(model: Model, picture: Picture, point: int) -> Result:
         transform.analysis.out.data = network
 
 
-def plot(results: dict[str, dict[str, float]], path: Path) -> None:
-    """Cost against seconds, a line for what was run with several numbers of steps."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for name, found in results.items():
-        label = name.rstrip(" 0123456789")
-        lines.setdefault(label, []).append((found["seconds_per_megapixel"], found["cost_against_plain"]))
-    for label, points in lines.items():
-        axes.plot(*zip(*points, strict=True), "o-" if len(points) > 1 else "s", ms=4, label=label)
-    axes.axhline(1, color="0.7", lw=0.8)
-    axes.set(xscale="log", ylim=(None, 1.25), xlabel="seconds per megapixel", ylabel="bits + lambda MSE against plain")
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False)
-    figure.savefig(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -247,7 +230,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--variants", action="store_true", help="all roundings, not the default alone")
-    parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     paths = sorted(arguments.folder.glob("*.png"))
@@ -280,10 +262,9 @@ def main() -> None:
             "psnr": float(np.mean(psnrs)),
         }
         print(f"{name:26} " + "  ".join(f"{k} {v:.4f}" for k, v in results[name].items()), flush=True)
-    if arguments.plot:
-        plot(results, arguments.plot)
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+        found = {"model": f"{model.name} v{model.version}", "results": results, "environment": environment()}
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

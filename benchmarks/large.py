@@ -18,7 +18,8 @@ from typing import Any
 from PIL import Image
 
 from nicc.container import unpack
-from nicc.decoder.decode import MEBI, Window, memory_needed, model_for
+from nicc.decoder.decode import Window, model_for
+from nicc.decoder.limits import MEBI, memory_needed
 
 Image.MAX_IMAGE_PIXELS = None
 

@@ -1,6 +1,6 @@
 """Distortion against realism as beta rises, and what it costs: figures of docs/realism.md.
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/realism.py FOLDER --lpips-backbone FILE [--plot FILE.svg]
+    python benchmarks/realism.py FOLDER --lpips-backbone FILE [--json FILE]
 
 One file per image and rate point is encoded once and decoded at five betas. PSNR and LPIPS-AlexNet
 are means over images; fd-alexnet-64 is over all patches of all images.
@@ -10,33 +10,34 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 import nicc
 from nicc.bench.metrics import Meter, frechet_distance
+from nicc.bench.report import environment
+from nicc.container import pack
+from nicc.encoder.encode import encode_plainly
+from nicc.images import Picture
+from nicc.model import Model
 
 BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-METRICS = ("psnr-rgb", "lpips", "fd-alexnet-64")
+METRICS = ("psnr-rgb", "ssimulacra2", "lpips", "fd-alexnet-64")
 CUT = 2
 """Pixels cut off at the top and at the left for a second LPIPS: the head must not please one phase alone."""
 Row = dict[str, float]
 
 
-def measure(images: list[np.ndarray], model: str, point: int, meter: Meter) -> list[Row]:
+def measure(images: list[np.ndarray], model: Model, point: int, meter: Meter) -> list[Row]:
     """One row per beta."""
-    values: list[dict[str, list[float]]] = [{m: [] for m in (*METRICS[:2], "lpips cut")} for _ in BETAS]
+    values: list[dict[str, list[float]]] = [{m: [] for m in (*METRICS[:3], "lpips cut")} for _ in BETAS]
     patches: list[list[np.ndarray]] = [[] for _ in BETAS]
     originals, bits, pixels = [], 0, 0
     for image in images:
-        data = nicc.encode(Image.fromarray(image), model=model, quality=point)
+        data = pack(encode_plainly(model, Picture(image), point).container)
         bits, pixels = bits + len(data) * 8, pixels + image.shape[0] * image.shape[1]
         originals.append(meter.patches(image))
         for n, decoded in enumerate(nicc.decode_all(data, BETAS)):
@@ -66,63 +67,29 @@ def slowdown(data: bytes, rounds: int = 15) -> float:
     return float(np.median(np.array(times[1.0][1:]) / times[0.0][1:]))
 
 
-def table(rows: list[Row]) -> str:
-    lines = [
-        "| rate point | bpp | beta | PSNR (dB) | LPIPS | LPIPS, cut by 2 pixels | fd-alexnet-64 |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        base = next(r for r in rows if r["rate point"] == row["rate point"] and r["beta"] == 0)
-        psnr = f"{row['psnr-rgb']:.2f}" + (f" ({row['psnr-rgb'] - base['psnr-rgb']:+.2f})" if row["beta"] else "")
-        cells = [f"{row['rate point']:.0f}", f"{row['bpp']:.3f}", f"{row['beta']:g}", psnr]
-        for name, digits in (("lpips", 4), ("lpips cut", 4), ("fd-alexnet-64", 3)):
-            share = f" ({100 * (row[name] / base[name] - 1):+.0f} %)" if row["beta"] else ""
-            cells.append(f"{row[name]:.{digits}f}{share}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def plot(rows: list[Row], path: Path) -> None:
-    """PSNR against LPIPS, a line per rate point, beside the published CRDR."""
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.subplots()
-    for point in sorted({row["rate point"] for row in rows}):
-        line = [row for row in rows if row["rate point"] == point]
-        label = f"nicc, {line[0]['bpp']:.2f} bpp, beta 0 to 1"
-        axes.plot([r["lpips"] for r in line], [r["psnr-rgb"] for r in line], "o-", ms=4, label=label)
-    published = json.loads((Path(nicc.__file__).parent / "bench" / "kodak.json").read_text())["codecs"]
-    ends = [published[f"crdr-beta-{end}"]["results"] for end in ("0", "3.84")]
-    for n in (2, 6, 9):
-        x, y = [e["lpips"][n] for e in ends], [e["psnr-rgb"][n] for e in ends]
-        axes.plot(
-            x, y, "x:", color="0.45", lw=1, label=f"CRDR (published), {ends[0]['bpp'][n]:.2f} bpp, beta 0 and 3.84"
-        )
-    axes.invert_xaxis()
-    axes.set(xlabel="LPIPS-AlexNet (better to the right)", ylabel="PSNR, RGB (dB)")
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False)
-    figure.savefig(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", default="two-layer")
-    parser.add_argument("--points", type=int, nargs="+", default=[4, 13, 22, 31])
+    parser.add_argument("--model", default="two-layer-visual")
+    parser.add_argument("--points", type=int, nargs="+", default=[6, 20, 34, 48])
     parser.add_argument("--lpips-backbone", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     images = []
     for path in sorted(arguments.folder.glob("*.png")):
         with Image.open(path) as image:
             images.append(np.asarray(image.convert("RGB")))
+    model = nicc.load_model(arguments.model)
     meter = Meter(METRICS, arguments.lpips_backbone)
-    rows = [row for point in arguments.points for row in measure(images, arguments.model, point, meter)]
-    print(table(rows))
-    if arguments.plot:
-        plot(rows, arguments.plot)
-    data = nicc.encode(Image.fromarray(images[0]), model=arguments.model, quality=arguments.points[-1])
-    print(f"\ndecoding at beta 1 takes {slowdown(data):.2f} times as long as at beta 0")
+    rows = [row for point in arguments.points for row in measure(images, model, point, meter)]
+    for row in rows:
+        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+    data = pack(encode_plainly(model, Picture(images[0]), arguments.points[-1]).container)
+    ratio = slowdown(data)
+    print(f"decoding at beta 1 takes {ratio:.2f} times as long as at beta 0")
+    if arguments.json:
+        found = {"model": f"{model.name} v{model.version}", "rows": rows, "slowdown": ratio, "images": len(images)}
+        arguments.json.write_text(json.dumps(found | {"environment": environment()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from nicc.decoder.decode import group_latents
 from nicc.encoder.encode import encode
-from nicc.encoder.settings import Schedule, Settings
+from nicc.encoder.settings import Annealing, Settings
 from nicc.images import Picture
 from nicc.model import Model, load_model
-from nicc.training import rectify
+from nicc.training import frozen, rectify
 from nicc.training.compressai import FactorizedCodec
 from nicc.training.config import RectifyConfig, RectifySchedule
 from nicc.training.data import Photos
@@ -70,12 +70,12 @@ VARIANTS = BRIEF | {
 class Shared:
     """A codec that quantises a batch once, however many ask for it one after another."""
 
-    def __init__(self, codec: rectify.Codec) -> None:
+    def __init__(self, codec: frozen.FrozenCodec) -> None:
         self.codec, self.channels, self.deviation = codec, codec.channels, codec.deviation
         self.start, self.pad, self.synthesise = codec.start, codec.pad, codec.synthesise
-        self.last: tuple[Tensor, Tensor, rectify.Quantised] | None = None
+        self.last: tuple[Tensor, Tensor, frozen.QuantisedLatents] | None = None
 
-    def quantise(self, x: Tensor, rate_point: Tensor) -> rectify.Quantised:
+    def quantise(self, x: Tensor, rate_point: Tensor) -> frozen.QuantisedLatents:
         if not self.last or not torch.equal(self.last[0], x) or not torch.equal(self.last[1], rate_point):
             self.last = x, rate_point, self.codec.quantise(x, rate_point)
         return self.last[2]
@@ -86,10 +86,10 @@ class Files(NamedTuple):
 
     point: int
     x: Tensor
-    quantised: rectify.Quantised
+    quantised: frozen.QuantisedLatents
 
 
-def plain(codec: rectify.Codec, images: Tensor) -> list[Files]:
+def plain(codec: frozen.FrozenCodec, images: Tensor) -> list[Files]:
     """As the encoder writes them."""
     return [
         Files(value, x, codec.quantise(x, torch.full((len(x),), value)))
@@ -98,7 +98,7 @@ def plain(codec: rectify.Codec, images: Tensor) -> list[Files]:
     ]
 
 
-def iterated(model: Model, codec: rectify.NiccCodec, images: Tensor, steps: int) -> list[Files]:
+def iterated(model: Model, codec: frozen.FrozenModel, images: Tensor, steps: int) -> list[Files]:
     """Real files after so many steps of SGA."""
     begin = (images.shape[-1] - SGA_CROP) // 2
     images = images[..., begin : begin + SGA_CROP, begin : begin + SGA_CROP]
@@ -107,7 +107,7 @@ def iterated(model: Model, codec: rectify.NiccCodec, images: Tensor, steps: int)
         rate = codec.frozen.receiver.rate(torch.tensor([value]))
         for x in images.split(1):
             pixels = (x[0] * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-            result = encode(model, Picture(pixels), Settings(value, Schedule(steps)))
+            result = encode(model, Picture(pixels), Settings(value, Annealing(steps)))
             y_hat = torch.from_numpy(np.concatenate(list(group_latents(model, result.encoding.container))))[None]
             files.append(Files(value, x, Decoded(y_hat, y_hat, None, rate.inverse / rate.gain)))
     return files
@@ -158,7 +158,7 @@ def factorized(photos: Photos, steps: int) -> FactorizedCodec:
 
 
 def trained(
-    variants: dict[str, Variant], codec: rectify.Codec, data: Path, cache: Path | None, steps: int
+    variants: dict[str, Variant], codec: frozen.FrozenCodec, data: Path, cache: Path | None, steps: int
 ) -> dict[str, rectify.Rectified]:
     """Averaged weights of every variant after so many steps."""
     trainers = {}
@@ -166,7 +166,7 @@ def trained(
         for name, variant in variants.items():
             schedule = RectifySchedule(steps=steps, alphas=(variant.alpha,), distance=variant.distance)
             config = RectifyConfig("ablation", "", variant.rectifiers, 96, schedule)
-            trainers[name] = rectify.Trainer(config, Run([data], Path(out), cache=cache), codec, "ablation")
+            trainers[name] = rectify.RectifierTrainer(config, Run([data], Path(out), cache=cache), codec, "ablation")
         begun = time.monotonic()
         for step in range(steps):
             figures = {name: trainer.train_step() for name, trainer in trainers.items()}
@@ -188,17 +188,17 @@ def main() -> None:
     parser.add_argument("--compressai-steps", type=int, default=0)
     parser.add_argument("--cache", type=Path)
     arguments = parser.parse_args()
-    codec: rectify.Codec
+    codec: frozen.FrozenCodec
     if arguments.compressai_steps:
         codec = factorized(Photos([arguments.data], arguments.cache), arguments.compressai_steps)
     else:
         model = load_model(arguments.model)
-        codec = rectify.NiccCodec(model)
+        codec = frozen.FrozenModel(model)
     sets: dict[str, list[Files]] = {}
     for folder in arguments.images:
         images = validation_images(folder)
         sets[folder.name] = plain(codec, images)
-        if arguments.sga_steps and isinstance(codec, rectify.NiccCodec):
+        if arguments.sga_steps and isinstance(codec, frozen.FrozenModel):
             some = images[: arguments.sga_images]
             sets[f"{folder.name}, SGA {arguments.sga_steps}"] = iterated(model, codec, some, arguments.sga_steps)
     base = rectify.Rectified(codec, 0, 96)

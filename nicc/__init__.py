@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-def encode(
+def encode(  # noqa: PLR0913 - choices of the user, by keyword, most of them left alone
     image: Image.Image,
     *,
     model: str | None = None,
@@ -120,7 +120,8 @@ def decode(
     has no realism head for a beta above 0, and `ValueError` for a number out of range.
     """
     from nicc.container import DEFAULT_MAX_PIXELS, unpack
-    from nicc.decoder.decode import Window, check_memory, decode_pixels, decode_strips
+    from nicc.decoder.decode import Window, decode_pixels, decode_strips
+    from nicc.decoder.limits import check_memory
     from nicc.images import assemble
 
     container = unpack(data, max_pixels or DEFAULT_MAX_PIXELS)
@@ -144,7 +145,8 @@ def decode_all(
 ) -> list[Image.Image]:
     """`decode` for several betas; the file's symbols are decoded once."""
     from nicc.container import DEFAULT_MAX_PIXELS, unpack
-    from nicc.decoder.decode import check_memory, decode_versions
+    from nicc.decoder.decode import decode_versions
+    from nicc.decoder.limits import check_memory
     from nicc.images import Picture, to_image
 
     container = unpack(data, max_pixels or DEFAULT_MAX_PIXELS)

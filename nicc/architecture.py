@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -87,7 +88,7 @@ class Architecture:
     whose non-linear branch sees the first ``main_channels`` latents only (0 for all).
     ``rate_points`` are those of the weights ``lambda_min`` to ``lambda_max`` of the distortion, spaced
     evenly in their logarithm; training knows ``anchors`` of them. ``objective`` is what the distortion
-    measures: squared error, or what people see (`nicc.training.visual`). With ``adaptive`` steps, the
+    measures: squared error, or what people see (`nicc.encoder.visual`). With ``adaptive`` steps, the
     gain of a latent depends on the hyper-latents and the context groups around it.
     ``groups`` are the bounds of the channel groups that are decoded one after another, each in 1, 2
     (checkerboard) or 4 ``phases``; ``bands`` the widths, per group but the last, of the channel bands
@@ -121,39 +122,44 @@ class Architecture:
     analysis_depth: int = 4
 
     def __post_init__(self) -> None:
+        if problems := [*self._synthesis_problems(), *self._group_problems(), *self._rate_problems()]:
+            raise ModelError("architecture: " + "; ".join(problems))
+
+    def _synthesis_problems(self) -> Iterator[str]:
         smallest = {"two-layer": 8, "jpeg-like": 16}
-        problems = []
         if self.synthesis not in SYNTHESES:
-            problems.append(f"synthesis must be one of {', '.join(SYNTHESES)}")
+            yield f"synthesis must be one of {', '.join(SYNTHESES)}"
         elif self.kernel % 2 or not smallest[self.synthesis] <= self.kernel <= 2 * smallest[self.synthesis]:
-            problems.append(f"kernel {self.kernel} is not even or not once to twice the stride")
+            yield f"kernel {self.kernel} is not even or not once to twice the stride"
         if self.analysis not in ANALYSES:
-            problems.append(f"analysis must be one of {', '.join(ANALYSES)}")
+            yield f"analysis must be one of {', '.join(ANALYSES)}"
+        if self.synthesis == "jpeg-like" and self.residual:
+            yield "a jpeg-like synthesis has no residual branch"
+        if self.synthesis == "two-layer" and self.hidden_channels < COLOUR_PHASES:
+            yield f"hidden_channels must be at least {COLOUR_PHASES}"
+        if not 0 <= self.main_channels < self.latent_channels or (self.main_channels and not self.residual):
+            yield "main_channels must be fewer than all, and 0 without a residual branch"
+        if not 0 <= self.rectifiers <= MAX_RECTIFIERS or self.rectifier_width < 1:
+            yield f"rectifiers must be 0 to {MAX_RECTIFIERS}, their width positive"
+
+    def _group_problems(self) -> Iterator[str]:
         sizes = [b - a for a, b in itertools.pairwise(self.groups)]
         if not sizes or min(sizes) < 1 or self.groups[0] != 0 or self.groups[-1] != self.latent_channels:
-            problems.append("groups must be rising bounds from 0 to latent_channels")
+            yield "groups must be rising bounds from 0 to latent_channels"
         elif len(self.phases) != len(sizes) or not set(self.phases) <= set(PHASES):
-            problems.append("phases must be 1, 2 or 4 for every group")
+            yield "phases must be 1, 2 or 4 for every group"
         elif len(self.bands) != len(sizes) - 1 or any(w < 1 or n % w for n, w in zip(sizes, self.bands, strict=False)):
-            problems.append("bands do not divide their groups")
+            yield "bands do not divide their groups"
         elif not 0 < self.context_groups < len(sizes):
-            problems.append("context_groups must be at least one and leave a group")
-        if self.synthesis == "jpeg-like" and self.residual:
-            problems.append("a jpeg-like synthesis has no residual branch")
-        if not 0 <= self.rectifiers <= MAX_RECTIFIERS or self.rectifier_width < 1:
-            problems.append(f"rectifiers must be 0 to {MAX_RECTIFIERS}, their width positive")
-        if self.synthesis == "two-layer" and self.hidden_channels < 12:
-            problems.append("hidden_channels must be at least 12")
-        if not 0 <= self.main_channels < self.latent_channels or (self.main_channels and not self.residual):
-            problems.append("main_channels must be fewer than all, and 0 without a residual branch")
+            yield "context_groups must be at least one and leave a group"
+
+    def _rate_problems(self) -> Iterator[str]:
         if not 2 <= self.anchors <= self.rate_points <= LARGEST_RATE_POINT + 1:
-            problems.append(f"rate_points must be at most {LARGEST_RATE_POINT + 1}, anchors 2 of them or more")
+            yield f"rate_points must be at most {LARGEST_RATE_POINT + 1}, anchors 2 of them or more"
         if not 0 < self.lambda_min < self.lambda_max:
-            problems.append("lambda_min must be positive and below lambda_max")
+            yield "lambda_min must be positive and below lambda_max"
         if self.objective not in OBJECTIVES:
-            problems.append(f"objective must be one of {', '.join(OBJECTIVES)}")
-        if problems:
-            raise ModelError("architecture: " + "; ".join(problems))
+            yield f"objective must be one of {', '.join(OBJECTIVES)}"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:

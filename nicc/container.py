@@ -223,6 +223,31 @@ def read_header(data: bytes) -> tuple[Header, int]:
     return header, flags
 
 
+def _take_extra(kind: int, payload: bytes, extras: dict[int, bytes]) -> None:
+    """Checks an optional box and adds it to ``extras`` if it is a known one."""
+    name = BOX_NAMES.get(kind, f"{kind:#04x}")
+    content = payload[4:]
+    if len(payload) < 4 or struct.unpack_from("<I", payload)[0] != zlib.crc32(content, zlib.crc32(bytes([kind]))):
+        raise FormatError(f"damaged: the checksum of the {name} box does not match")
+    if kind in extras:
+        raise FormatError(f"damaged: a second {name} box")
+    if kind in FLAG_OF_BOX:
+        extras[kind] = content
+
+
+def _check_complete(container: Container, flags: int) -> None:
+    """Raises `FormatError` if boxes are missing that the header promises, or there are others."""
+    header = container.header
+    if header.model == LOSSLESS_MODEL:
+        if container.lossless is None:
+            raise FormatError("truncated: no lossless box")
+        if header.rate_point or header.beta or any(header.fingerprint):
+            raise FormatError("damaged: a lossless image has no rate point, beta or fingerprint")
+    for kind, flag in FLAG_OF_BOX.items():
+        if bool(flags & flag) != (kind in container.extras):
+            raise FormatError(f"truncated or damaged: the header and the {BOX_NAMES[kind]} box disagree")
+
+
 def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
     """Parses a whole file. Raises `FormatError` saying what is wrong, or that it has too many pixels."""
     r = _Reader(data)
@@ -250,27 +275,14 @@ def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
                 raise FormatError("damaged: a y box is shorter than its checksum")
             groups.append(Group(struct.unpack_from("<I", payload)[0], payload[4:]))
         elif kind & OPTIONAL:
-            if len(payload) < 4 or struct.unpack_from("<I", payload)[0] != zlib.crc32(
-                payload[4:], zlib.crc32(bytes([kind]))
-            ):
-                raise FormatError(f"damaged: the checksum of the {name} box does not match")
-            if kind in FLAG_OF_BOX:
-                if kind in extras:
-                    raise FormatError(f"damaged: a second {name} box")
-                extras[kind] = payload[4:]
+            _take_extra(kind, payload, extras)
         else:
             raise FormatError(f"box {name} is unknown or out of place; the file is damaged or needs a newer nicc")
-    if stored:
-        if lossless is None:
-            raise FormatError("truncated: no lossless box")
-        if header.rate_point or header.beta or any(header.fingerprint):
-            raise FormatError("damaged: a lossless image has no rate point, beta or fingerprint")
-    elif z is None:
+    if z is None and not stored:
         raise FormatError("truncated: no z box")
-    for kind, flag in FLAG_OF_BOX.items():
-        if bool(flags & flag) != (kind in extras):
-            raise FormatError(f"truncated or damaged: the header and the {BOX_NAMES[kind]} box disagree")
-    return Container(header, checksum, z or b"", tuple(groups), extras, lossless, tuple(boxes))
+    container = Container(header, checksum, z or b"", tuple(groups), extras, lossless, tuple(boxes))
+    _check_complete(container, flags)
+    return container
 
 
 def with_checksum(container: Container, z_checksum: int) -> Container:

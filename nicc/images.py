@@ -257,3 +257,8 @@ def save_image(image: Image.Image, path: Path, quality: int | None = None) -> No
             write_image(image, file, kind, quality)
     except ImageError as e:
         raise ImageError(f"{path.name}: {e}") from None
+
+
+def decibels(mse: float) -> float:
+    """PSNR in dB of a mean squared error on the 0..255 scale; 100 where there is none."""
+    return float(10 * np.log10(255**2 / mse)) if mse else 100.0

@@ -21,9 +21,9 @@ from safetensors.numpy import load as load_arrays
 from nicc.architecture import CODING_FIELDS, HYPER_LIMIT, MAGNITUDE_UNIT, RENDERING, ROW_BITS, Architecture
 from nicc.arrays import check_arrays, macs_per_pixel
 from nicc.container import FINGERPRINT_BYTES
-from nicc.decoder.realism import HeadArchitecture
 from nicc.entropy import RowCoder, Table
 from nicc.errors import ModelError
+from nicc.head import HeadArchitecture
 
 SHIPPED_CODES = {"two-layer": 1, "jpeg-like": 2, "two-layer-visual": 3}
 """Codes of shipped models in the header; every other model is named there."""
@@ -48,10 +48,12 @@ def digest(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
 
 
 class Head:
-    """A realism head: its architecture and arrays, and how it was trained."""
+    """A realism head: its architecture, its arrays and their digest, and how it was trained."""
 
-    def __init__(self, architecture: HeadArchitecture, params: dict[str, np.ndarray], training: dict[str, Any]) -> None:
-        self.architecture, self.params, self.training = architecture, params, training
+    def __init__(
+        self, architecture: HeadArchitecture, params: dict[str, np.ndarray], sha256: str, training: dict[str, Any]
+    ) -> None:
+        self.architecture, self.params, self.sha256, self.training = architecture, params, sha256, training
 
 
 def read_head(path: Path, model: Model) -> Head:
@@ -73,7 +75,8 @@ def read_head(path: Path, model: Model) -> Head:
         )
     if {k: v.shape for k, v in arrays.items()} != architecture.shapes(model.architecture.latent_channels):
         raise ModelError(f"{path}: damaged: arrays are missing or of the wrong shape")
-    return Head(architecture, {k: v.astype(np.float32) for k, v in arrays.items()}, facts["training"])
+    params = {k: v.astype(np.float32) for k, v in arrays.items()}
+    return Head(architecture, params, facts["sha256"], facts["training"])
 
 
 class Model:

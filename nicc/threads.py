@@ -20,15 +20,19 @@ MAX_THREADS = 8
 
 
 def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def bands_at_once() -> int:
     """How many bands are worked on at once."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, MAX_THREADS)
+    return min(processors(), MAX_THREADS)
 
 
 @lru_cache(maxsize=1)
 def pool() -> ThreadPoolExecutor:
     """Threads for bands; they are kept, and with them the memory that they work in."""
-    return ThreadPoolExecutor(processors(), "nicc")
+    return ThreadPoolExecutor(bands_at_once(), "nicc")
 
 
 class _Limit:

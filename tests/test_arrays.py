@@ -11,7 +11,7 @@ import torch
 from nicc import ModelError
 from nicc.arrays import check_arrays, macs_per_pixel, receiver_arrays
 from nicc.model import Model, load_model
-from nicc.training.codec import Codec
+from nicc.training.codec import CodecModule
 from nicc.training.export import decoder_arrays
 from nicc.training.objective import RateDistortion
 from tests.conftest import TINY
@@ -37,7 +37,7 @@ LARGER = replace(
 )
 def test_export_writes_what_is_described(arch):
     torch.manual_seed(0)
-    arrays = decoder_arrays(RateDistortion(Codec(arch)))
+    arrays = decoder_arrays(RateDistortion(CodecModule(arch)))
     check_arrays(arch, arrays)
     required = {name for name, spec in receiver_arrays(arch).items() if not spec.optional}
     assert set(arrays) == required

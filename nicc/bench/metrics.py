@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from nicc.errors import NiccError
+from nicc.images import decibels
 
 ALL = ("psnr-rgb", "ms-ssim-rgb", "lpips", "ssimulacra2", "butteraugli-3norm", "cvvdp", "fd-alexnet-64")
 DISTANCES = ("lpips", "butteraugli-3norm", "fd-alexnet-64")
@@ -39,7 +40,7 @@ PATCH = 64
 def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
     """Decibels between uint8 images; 100 for identical ones."""
     error = np.mean((original.astype(np.float64) - decoded) ** 2)
-    return float(10 * np.log10(255**2 / error)) if error else 100.0
+    return decibels(error)
 
 
 def ms_ssim(original: np.ndarray, decoded: np.ndarray) -> float | None:
@@ -111,7 +112,7 @@ class AlexNetMetrics:
     def __init__(self, backbone: Path | None) -> None:
         import torch
 
-        from nicc.perceptual import Lpips
+        from nicc.training.perceptual import Lpips
 
         self.torch = torch
         self.lpips_of = Lpips("alex", backbone)

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 
 from nicc.bench.bd import BdRate
 from nicc.bench.report import BD_METRICS, Curve, environment
-from nicc.bench.run import Results, decoded_path, lossless_webp, pick, read_pixels
+from nicc.bench.run import Results, pick
+from nicc.bench.sources import lossless_webp, read_pixels
+from nicc.bench.store import decoded_path
 
 
 def write(

@@ -19,7 +19,8 @@ import numpy as np
 
 from nicc.bench import bd, timing
 from nicc.bench.metrics import frechet_distance
-from nicc.bench.run import Results, features_path
+from nicc.bench.run import Results
+from nicc.bench.store import features_path
 
 PACKAGES = (
     *("nicc", "numpy", "pillow", "pillow-heif", "pillow-jxl-plugin", "torch", "compressai"),
@@ -64,36 +65,39 @@ def summarise(results: Results) -> list[Curve]:
     curves = []
     for codec in results.codecs:
         curve = Curve(codec.name, codec.description, False, {}, list(codec.qualities), codec.decoder_kmac)
-        complete = []
-        for quality in codec.qualities:
-            records = [r for r in results.quality if r["codec"] == codec.name and r["quality"] == quality]
-            if len(records) != len(results.sources):
-                continue  # an image failed: a mean over the others would not be comparable
-            complete.append(quality)
-            names = ["bpp", *(m for m in results.metrics if m in records[0])]
-            for name in names:
-                values = [r[name] for r in records if r[name] is not None]
-                if values:
-                    curve.results.setdefault(name, []).append(float(np.mean(values)))
-            if "fd-alexnet-64" in results.metrics:
-                distance = _patch_distance(results, codec.name, quality)
-                if distance is not None:
-                    curve.results.setdefault("fd-alexnet-64", []).append(distance)
+        complete = [q for q in codec.qualities if _add_quality(results, curve, q)]
         curve.quality = list(codec.qualities) if codec.timing_only else complete
-        for name in ("encoding_time", "decoding_time"):
-            values = []
-            for quality in curve.quality:
-                taken = [t for t in results.times if t["codec"] == codec.name and t["quality"] == quality]
-                if taken:
-                    values.append(float(np.mean([t[name] / t["megapixels"] for t in taken])))
-            if len(values) == len(curve.quality) and values:
-                curve.times[name] = values
-        for name in ("encoding_memory", "decoding_memory"):
-            peaks = [t[name] for t in results.times if t["codec"] == codec.name and name in t]
-            if peaks:
-                curve.times[name] = [max(peaks)]
+        _add_times(results, curve)
         curves.append(curve)
     return curves
+
+
+def _add_quality(results: Results, curve: Curve, quality: float) -> bool:
+    """Adds the means over all images; false if one failed, since a mean over the others would not compare."""
+    records = [r for r in results.quality if r["codec"] == curve.name and r["quality"] == quality]
+    if len(records) != len(results.sources):
+        return False
+    for name in ["bpp", *(m for m in results.metrics if m in records[0])]:
+        values = [r[name] for r in records if r[name] is not None]
+        if values:
+            curve.results.setdefault(name, []).append(float(np.mean(values)))
+    if "fd-alexnet-64" in results.metrics:
+        distance = _patch_distance(results, curve.name, quality)
+        if distance is not None:
+            curve.results.setdefault("fd-alexnet-64", []).append(distance)
+    return True
+
+
+def _add_times(results: Results, curve: Curve) -> None:
+    taken = [t for t in results.times if t["codec"] == curve.name]
+    for name in ("encoding_time", "decoding_time"):
+        by_quality = [[t[name] / t["megapixels"] for t in taken if t["quality"] == q] for q in curve.quality]
+        if by_quality and all(by_quality):
+            curve.times[name] = [float(np.mean(values)) for values in by_quality]
+    for name in ("encoding_memory", "decoding_memory"):
+        peaks = [t[name] for t in taken if name in t]
+        if peaks:
+            curve.times[name] = [max(peaks)]
 
 
 def _patch_distance(results: Results, codec: str, quality: float) -> float | None:

@@ -7,35 +7,28 @@ quality. A later run makes only those that are not there yet.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from nicc.bench import codecs, metrics, timing
-from nicc.container import BOX_ALPHA
-from nicc.errors import ImageError, NiccError
-from nicc.images import from_image, open_image, write_atomically
+from nicc.bench.sources import Source, find_sources, lossless_webp, read_pixels
+from nicc.bench.store import Key, Record, Store, decoded_path, features_path, save_array
+from nicc.errors import NiccError
+from nicc.images import write_atomically
 from nicc.processes import end_with_parent, interrupts_held
-
-MEASUREMENTS = "measurements.jsonl"
-Record = dict[str, Any]
+from nicc.threads import processors
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """What to measure, and how."""
 
     source: Path
@@ -53,26 +46,11 @@ class Settings:
     """Images whose reconstructions go into the report's viewer."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """One image of the folder; ``key`` is a digest of its pixels."""
-
-    name: str
-    path: Path
-    key: str
-    width: int
-    height: int
-
-    @property
-    def megapixels(self) -> float:
-        return self.width * self.height / 1e6
-
-
 @dataclass
 class Results:
     """What a run has measured; ``problems`` make its exit status 1, ``notes`` do not."""
 
-    settings: Settings
+    settings: BenchSettings
     sources: list[Source]
     codecs: list[codecs.Codec] = field(default_factory=list)
     metrics: tuple[str, ...] = ()
@@ -80,53 +58,6 @@ class Results:
     times: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-
-
-def digest(pixels: np.ndarray) -> str:
-    """16 hex digits of SHA-256 over RGB bytes."""
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
-
-
-@lru_cache(maxsize=2)
-def read_pixels(path: Path) -> np.ndarray:
-    """RGB pixels uint8 as every codec gets them. Raises `ImageError`."""
-    with path.open("rb") as f:
-        picture, _ = from_image(open_image(f), strip=True)
-    return picture.pixels
-
-
-def find_sources(source: Path) -> tuple[list[Source], list[str], list[str]]:
-    """Images in a folder (or one image), notes, and problems with those that cannot be read.
-
-    Raises `ImageError` if no image is left.
-    """
-    Image.init()
-    known = set(Image.registered_extensions())
-    paths = [source] if source.is_file() else sorted(p for p in source.iterdir() if p.suffix.lower() in known)
-    found: list[Source] = []
-    notes, problems, seen = [], [], set()
-    for path in paths:
-        try:
-            with path.open("rb") as f:
-                picture, remarks = from_image(open_image(f))
-        except (ImageError, OSError) as e:
-            problems.append(f"{path.name}: skipped: {e}")
-            continue
-        if picture.grey:
-            remarks.append("grey, coded as RGB")
-        if BOX_ALPHA in picture.extras:
-            remarks.append("alpha is left out")
-        notes += [f"{path.name}: {remark}" for remark in remarks]
-        key = digest(picture.pixels)
-        if key in seen:
-            notes.append(f"{path.name}: same pixels as another image, left out")
-            continue
-        seen.add(key)
-        height, width, _ = picture.pixels.shape
-        found.append(Source(path.name, path, key, width, height))
-    if not found:
-        raise ImageError(f"{source}: no readable image" + "".join(f"\n  {p}" for p in problems))
-    return found, notes, problems
 
 
 def pick(values: tuple[float, ...], count: int) -> tuple[float, ...]:
@@ -137,41 +68,13 @@ def pick(values: tuple[float, ...], count: int) -> tuple[float, ...]:
     return tuple(values[i] for i in index)
 
 
-def record_key(record: Record) -> tuple[Any, ...]:
-    return record["kind"], record["codec"], record["identity"], record["quality"], record["image"]
-
-
-class Store:
-    """The file of finished measurements."""
-
-    def __init__(self, out: Path) -> None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            self.file = (out / MEASUREMENTS).open("a+")
-        except OSError as e:
-            raise NiccError(f"{out}: cannot be written: {e.strerror}") from None
-        self.file.seek(0)
-        self.records: dict[tuple[Any, ...], Record] = {}
-        for line in self.file:
-            try:
-                record = json.loads(line)
-                self.records[record_key(record)] = record
-            except (ValueError, KeyError):
-                continue  # the last line of a run that was killed
-
-    def add(self, record: Record) -> None:
-        self.records[record_key(record)] = record
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
-
-
 # --- what a worker process does ---------------------------------------------------------------------
 
 
 class Worker:
     """Codecs and metrics of one process."""
 
-    def __init__(self, settings: Settings, threads: int) -> None:
+    def __init__(self, settings: BenchSettings, threads: int) -> None:
         try:
             import torch
 
@@ -216,51 +119,28 @@ class Worker:
         return record
 
 
-def features_path(out: Path, name: str, quality: float, key: str) -> Path:
-    return out / "features" / name.replace(os.sep, "_") / f"{quality:g}" / f"{key}.npy"
-
-
-def decoded_path(out: Path, codec: codecs.Codec, quality: float, key: str) -> Path:
-    suffix = codec.mime.split("/")[1] if codec.mime else "webp"
-    return out / "decoded" / codec.name.replace(os.sep, "_") / f"{quality:g}" / f"{key}.{suffix}"
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
-
-
-def lossless_webp(pixels: np.ndarray) -> bytes:
-    """What browsers show of pixels that they have no codec for."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, method=2)
-    return buffer.getvalue()
-
-
 _worker: Worker | None = None
 
 
-def _start_worker(settings: Settings, threads: int) -> None:
+def _start_worker(settings: BenchSettings, threads: int) -> None:
     global _worker  # noqa: PLW0603  one per process, made by the pool
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     _worker = Worker(settings, threads)
 
 
-def _work(task: tuple[str, float, Source, bool]) -> Record:
+def _work(task: Task) -> Record:
     assert _worker
     return _worker.measure(*task)
 
 
 # --- the run ----------------------------------------------------------------------------------------
 
-Report = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many measurements are finished and how many there are."""
 
 
-def run(settings: Settings, report: Report | None = None) -> Results:
+def run(settings: BenchSettings, report: Progress | None = None) -> Results:
     """Measures all that is missing; an interrupt leaves what is finished in ``settings.out``.
 
     Raises `NiccError` for an empty folder, an unknown codec or an output that cannot be written.
@@ -289,54 +169,75 @@ def run(settings: Settings, report: Report | None = None) -> Results:
     return results
 
 
-def _measure_quality(results: Results, meter: metrics.Meter, store: Store, report: Report) -> None:
+class Task(NamedTuple):
+    """One measurement of quality."""
+
+    codec: str
+    quality: float
+    source: Source
+    keep: bool
+    """Whether the coded image goes into the report's viewer."""
+
+
+def _measure_quality(results: Results, meter: metrics.Meter, store: Store, report: Progress) -> None:
     settings = results.settings
     shown = pick(tuple(range(len(results.sources))), settings.page_images)
-    tasks, missing = [], []
-    identities = {c.name: c.identity() for c in results.codecs}
-    for index, source in enumerate(results.sources):
-        keep = settings.page_images > 0 and index in shown
-        if meter.with_patches and not features_path(settings.out, "original", 0, source.key).exists():
-            features = meter.patches(read_pixels(source.path))
-            if features is not None:
-                save_array(features_path(settings.out, "original", 0, source.key), features)
-        for codec in results.codecs:
-            for quality in () if codec.timing_only else codec.qualities:
-                task = (codec.name, quality, source, keep)
-                tasks.append(task)
-                old = store.records.get(("quality", codec.name, identities[codec.name], quality, source.key))
-                done = old and all(m in old for m in meter.functions)
-                if done and meter.with_patches and min(source.width, source.height) >= metrics.PATCH:
-                    done = features_path(settings.out, codec.name, quality, source.key).exists()
-                if done and keep:
-                    done = decoded_path(settings.out, codec, quality, source.key).exists()
-                if not done:
-                    missing.append(task)
-    finished = len(tasks) - len(missing)
-    report("quality", finished, len(tasks))
+    _keep_patches(results, meter)
+    found: list[tuple[Task, codecs.Codec, Key]] = [
+        (
+            Task(codec.name, quality, source, settings.page_images > 0 and index in shown),
+            codec,
+            ("quality", codec.name, codec.identity(), quality, source.key),
+        )
+        for index, source in enumerate(results.sources)
+        for codec in results.codecs
+        for quality in (() if codec.timing_only else codec.qualities)
+    ]
+    missing = [task for task, codec, key in found if not _is_done(settings, meter, store.records.get(key), task, codec)]
+    finished = len(found) - len(missing)
+    report("quality", finished, len(found))
     for task, outcome in _execute(settings, missing):
         finished += 1
         if isinstance(outcome, Exception):
-            results.problems.append(f"{task[2].name}: {task[0]} at quality {task[1]:g}: {outcome}")
+            results.problems.append(f"{task.source.name}: {task.codec} at quality {task.quality:g}: {outcome}")
         else:
             store.add(outcome)
-        report(f"{task[0]} {task[2].name}", finished, len(tasks))
-    for name, quality, source, _ in tasks:
-        record = store.records.get(("quality", name, identities[name], quality, source.key))
-        if record:
-            results.quality.append({**record, "name": source.name})
+        report(f"{task.codec} {task.source.name}", finished, len(found))
+    for task, _, key in found:
+        if key in store.records:
+            results.quality.append({**store.records[key], "name": task.source.name})
 
 
-def _execute(
-    settings: Settings, tasks: list[tuple[str, float, Source, bool]]
-) -> Iterator[tuple[tuple[str, float, Source, bool], Record | Exception]]:
+def _keep_patches(results: Results, meter: metrics.Meter) -> None:
+    """Stores the originals' patch features, which every codec's are compared with."""
+    for source in results.sources:
+        path = features_path(results.settings.out, "original", 0, source.key)
+        if meter.with_patches and not path.exists():
+            features = meter.patches(read_pixels(source.path))
+            if features is not None:
+                save_array(path, features)
+
+
+def _is_done(
+    settings: BenchSettings, meter: metrics.Meter, record: Record | None, task: Task, codec: codecs.Codec
+) -> bool:
+    """Whether a record has every metric, and the files that belong to it are there."""
+    if not record or any(m not in record for m in meter.functions):
+        return False
+    source, out = task.source, settings.out
+    files = [decoded_path(out, codec, task.quality, source.key)] if task.keep else []
+    if meter.with_patches and min(source.width, source.height) >= metrics.PATCH:
+        files.append(features_path(out, task.codec, task.quality, source.key))
+    return all(path.exists() for path in files)
+
+
+def _execute(settings: BenchSettings, tasks: list[Task]) -> Iterator[tuple[Task, Record | Exception]]:
     """Outcomes of tasks as they finish."""
     if not tasks:
         return
-    processors = os.cpu_count() or 1
     jobs = min(settings.jobs, len(tasks))
     if jobs == 1:
-        worker = Worker(settings, processors)
+        worker = Worker(settings, processors())
         for task in tasks:
             try:
                 yield task, worker.measure(*task)
@@ -344,7 +245,7 @@ def _execute(
                 yield task, e
         return
     pool = ProcessPoolExecutor(
-        jobs, get_context("spawn"), initializer=_start_worker, initargs=(settings, max(1, processors // jobs))
+        jobs, get_context("spawn"), initializer=_start_worker, initargs=(settings, max(1, processors() // jobs))
     )
     try:
         with interrupts_held():
@@ -359,7 +260,7 @@ def _execute(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _measure_times(results: Results, store: Store, report: Report) -> None:
+def _measure_times(results: Results, store: Store, report: Progress) -> None:
     """Times, taken by this process alone after all else is done, and peak memory of fresh processes."""
     settings = results.settings
     sources = pick(tuple(range(len(results.sources))), settings.timing_images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from nicc.cli.progress import Bar
 from nicc.errors import NiccError
+from nicc.threads import processors
 
 if TYPE_CHECKING:
     from nicc.bench.bd import BdRate
@@ -42,7 +42,7 @@ def bench(
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about libraries
     try:
         from nicc.bench import codecs, metrics, page, plots, report
-        from nicc.bench.run import Settings, run
+        from nicc.bench.run import BenchSettings, run
     except ImportError as e:
         raise NiccError(f"bench needs {e.name}; install it with: pip install 'nicc[bench]'") from None
     if listing:
@@ -56,9 +56,9 @@ def bench(
     if unknown := set(wanted) - set(metrics.ALL):
         raise NiccError(f"metric {', '.join(sorted(unknown))} is not known; known are {', '.join(metrics.ALL)}")
     names = tuple(codecs.select(codec, sga_steps))
-    jobs = jobs or min(os.cpu_count() or 1, MOST_JOBS)
-    settings = Settings(folder, out, names, wanted, backbone, points, jobs, repeats, timing_images, page_images)
-    with _Progress(not quiet and sys.stderr.isatty()) as progress:
+    jobs = jobs or min(processors(), MOST_JOBS)
+    settings = BenchSettings(folder, out, names, wanted, backbone, points, jobs, repeats, timing_images, page_images)
+    with _BenchBar(not quiet and sys.stderr.isatty()) as progress:
         try:
             results = run(settings, progress.report)
         except KeyboardInterrupt:
@@ -140,7 +140,7 @@ def _percent(rate: BdRate | None) -> str:
     return "" if rate is None else f"{rate.percent:+.1f} %" + ("*" if rate.narrow else "")
 
 
-class _Progress(Bar):
+class _BenchBar(Bar):
     """Finished measurements and remaining time, anew for each stage."""
 
     def __init__(self, shown: bool) -> None:

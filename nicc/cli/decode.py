@@ -24,7 +24,7 @@ DEFAULT_FORMAT = "png"
 
 
 @dataclass(frozen=True)
-class Options:
+class DecodeOptions:
     """How to decode, the same for every input. The beta None is the file's own."""
 
     betas: tuple[float | None, ...]
@@ -38,7 +38,7 @@ class Options:
     max_memory: int | None = None
 
 
-def decode_job(job: many.Job, options: Options) -> many.Done:
+def decode_job(job: many.Job, options: DecodeOptions) -> many.Done:
     """One of many files."""
     from nicc.images import save_image
 
@@ -48,7 +48,7 @@ def decode_job(job: many.Job, options: Options) -> many.Done:
     return many.Done(len(data), job.output.stat().st_size, image.width * image.height)
 
 
-def _image(data: bytes, options: Options) -> Image.Image:
+def _image(data: bytes, options: DecodeOptions) -> Image.Image:
     import nicc
 
     try:
@@ -65,7 +65,7 @@ def _image(data: bytes, options: Options) -> Image.Image:
         raise NiccError(str(e)) from None
 
 
-def _images(data: bytes, betas: Sequence[float | None], options: Options) -> list[Image.Image]:
+def _images(data: bytes, betas: Sequence[float | None], options: DecodeOptions) -> list[Image.Image]:
     import nicc
 
     return nicc.decode_all(
@@ -105,7 +105,7 @@ def decode(
     """Decompress .nic files to images; the output's suffix chooses its format."""
     from nicc.images import format_of
 
-    options = Options(
+    options = DecodeOptions(
         _betas(beta),
         rectifier,
         (kind or DEFAULT_FORMAT).lower(),
@@ -134,7 +134,9 @@ def decode(
         _decode_one(sources[0], output, options, force, verbose, quiet)
 
 
-def _decode_one(source: str, output: str | None, options: Options, force: bool, verbose: bool, quiet: bool) -> None:
+def _decode_one(
+    source: str, output: str | None, options: DecodeOptions, force: bool, verbose: bool, quiet: bool
+) -> None:
     from nicc.images import format_of, save_image, write_image
 
     begun, several = time.perf_counter(), len(options.betas) > 1
@@ -148,10 +150,7 @@ def _decode_one(source: str, output: str | None, options: Options, force: bool, 
         files.refuse_overwriting(each, force)
     data = files.read(source)
     with files.naming(source):
-        if several:
-            images = _images(data, options.betas, options)
-        else:
-            images = [_image(data, options)]
+        images = _images(data, options.betas, options) if several else [_image(data, options)]
     decoded = time.perf_counter()
     for each, image in zip(paths, images, strict=True):
         if each:
@@ -203,11 +202,13 @@ def _betas(text: str | None) -> tuple[float | None, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def _write_sheet(source: str, path: Path, original: Path | None, options: Options, force: bool, quiet: bool) -> None:
+def _write_sheet(
+    source: str, path: Path, original: Path | None, options: DecodeOptions, force: bool, quiet: bool
+) -> None:
     import numpy as np
 
+    from nicc.cli.sheet import contact_sheet
     from nicc.images import open_image, save_image
-    from nicc.sheet import contact_sheet
 
     betas = [b for b in options.betas if b is not None] or list(SHEET_BETAS)
     files.refuse_overwriting(path, force)

@@ -140,7 +140,7 @@ def _encode_one(source: str, output: str | None, task: Task, force: bool, verbos
     begun = time.perf_counter()
     path = files.output_path(source, output, ".nic", force)
     data = files.read(source)
-    with files.naming(source), _Progress(not quiet and task.options.steps > 0 and sys.stderr.isatty()) as progress:
+    with files.naming(source), _EncodeBar(not quiet and task.options.steps > 0 and sys.stderr.isatty()) as progress:
         result, notes = encode_bytes(data, task, progress.report)
     for note in notes:
         files.say(f"nicc: {files.shown(source)}: warning: {note}", quiet)
@@ -185,7 +185,7 @@ def _checked_targets(
         raise typer.BadParameter(f"{size!r} is not a size such as 20kB", param_hint="--target-size") from None
 
 
-class _Progress(Bar):
+class _EncodeBar(Bar):
     """Step, bits, PSNR, temperature and remaining time."""
 
     def __init__(self, shown: bool) -> None:

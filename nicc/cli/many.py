@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from nicc.cli import files
 from nicc.cli.progress import Bar
 from nicc.errors import NiccError
+from nicc.threads import processors
 
 CONNECT_SECONDS = 10
 
@@ -132,17 +133,22 @@ def _outcomes(work: Work, jobs: list[Job], processes: int) -> Iterator[tuple[Job
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    from nicc.processes import end_with_parent
-
-    share = max(1, (os.cpu_count() or 1) // processes)
-    os.environ["OMP_NUM_THREADS"] = str(share)  # for the processes that start now
-    with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
+    share = max(1, processors() // processes)
+    with ProcessPoolExecutor(processes, get_context("spawn"), _begin_process, (share,)) as pool:
         futures: dict[Future[Any], Job] = {pool.submit(_try, work, job): job for job in jobs}
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
             except BrokenProcessPool:
                 yield futures[future], "a process died, perhaps for want of memory; use fewer with -j"
+
+
+def _begin_process(threads: int) -> None:
+    """For a pool's ``initializer``: before PyTorch is loaded, which takes its number of threads from there."""
+    from nicc.processes import end_with_parent
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    end_with_parent()
 
 
 def _on_cluster(work: Work, jobs: list[Job], address: str) -> Iterator[tuple[Job, Done | str]]:

@@ -73,7 +73,7 @@ def train(
     out = out or Path("runs") / settings.name
     run = Run(data, out, validation, cache, resume, begin, _seconds(time_budget), device, compiled, amp, perceptual)
     first = int(os.environ.get("RANK", "0")) == 0
-    with _Progress(first and not quiet and sys.stderr.isatty()) as progress:
+    with _TrainBar(first and not quiet and sys.stderr.isatty()) as progress:
         if isinstance(settings, RealismConfig):
             checkpoint = realism.train(settings, run, progress.report)
         elif isinstance(settings, RectifyConfig):
@@ -100,7 +100,7 @@ def _shown(row: dict[str, Any]) -> str:
     return f"q{row['rate_point']}: {row['psnr']:.2f} dB{more}"
 
 
-class _Progress(Bar):
+class _TrainBar(Bar):
     """Share of the schedule, elapsed and remaining time; the log file has it all."""
 
     def __init__(self, shown: bool) -> None:

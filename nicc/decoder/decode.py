@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,31 +13,17 @@ from PIL import Image
 
 from nicc.architecture import PIXELS_PER_LATENT
 from nicc.container import Container, Header, symbol_checksum
-from nicc.decoder import networks, ops, realism
-from nicc.decoder.latents import GROUP_ROWS, Grid, dequantise_z, read_group, read_z
+from nicc.decoder import networks, ops
+from nicc.decoder.hyper import dequantise_z, read_z
+from nicc.decoder.latents import read_group
+from nicc.decoder.render import Renderer, render_tiles, strips, synthesise
 from nicc.errors import FormatError, ModelError
+from nicc.geometry import GROUP_ROWS, Grid
 from nicc.lossless import restore
-from nicc.model import Head, Model, model_of_code
-from nicc.threads import one_blas_thread, pool, processors
+from nicc.model import Model, model_of_code
+from nicc.threads import bands_at_once, one_blas_thread
 
-MEBI = 1 << 20
-PROGRAM_MEMORY = 80 * MEBI
-"""Interpreter, libraries and model. These four are measured: docs/benchmarks.md, "Large images"."""
-THREAD_MEMORY, REALISM_THREAD_MEMORY = 24 * MEBI, 165 * MEBI
-"""What a thread works in while it renders."""
-LATENT_MEMORY = 64
-"""For every latent of a group of rows that is decoded while the one before is rendered."""
-PIXEL_MEMORY = 4
-"""Of an image in Pillow."""
 REDUCTIONS = (1, 2, 4, 8)
-TILE_POSITIONS = 640
-"""Latent positions that are synthesised at a time: about as much as stays in a cache."""
-REALISM_TILE_POSITIONS = 2048
-"""The same with a realism head, whose tiles overlap."""
-TILE_WIDTH = 64
-"""Latent positions a tile is wide at most."""
-TILES_TOGETHER = 2
-"""Small images have a multiple of so many tiles; not the number of processors, which pixels must not depend on."""
 
 
 def model_for(container: Container) -> Model:
@@ -104,118 +90,6 @@ def group_latents(
             yield y_hat
 
 
-class Renderer:
-    """Latents of one rate point to pixels, by the heads of a model that are asked for."""
-
-    def __init__(self, model: Model, rate_point: int, beta: float = 0.0, rectifier: bool = True) -> None:
-        self.architecture, self.params = model.architecture, model.params
-        self.rectifier = rectifier and self.architecture.rectifiers > 0
-        self.margin = self.architecture.margin if self.rectifier else 1
-        self.rectifier_bias = self.params["rectifier_bias"][rate_point] if self.rectifier else None
-        self.step = self.params["inverse"][rate_point]
-        self.head: Head | None = None
-        self.tile_positions = TILE_POSITIONS
-        if beta:
-            self.head = model.realism
-            self.margin += realism.LATENT_REACH - 1
-            self.tile_positions = REALISM_TILE_POSITIONS
-            rate = rate_point / (self.architecture.rate_points - 1)
-            share, b = (np.full((1, 1), v, np.float32) for v in (rate, beta))
-            self.condition = realism.conditions(ops, self.head.architecture, self.head.params, b, share)[0]
-            self.beta = np.float32(beta)
-
-    def __call__(self, y: np.ndarray) -> np.ndarray:
-        """Pixels around 0..1 of latents ``(h + 2 margin, w + 2 margin, C)``: ``(16 h, 16 w, 3)``."""
-        if self.rectifier:
-            y = networks.rectify(ops, self.architecture, self.params, y, self.rectifier_bias, self.step)
-        if not self.head:
-            return networks.synthesis(ops, self.architecture, self.params, y)
-        around = networks.inside(y, realism.LATENT_REACH - realism.PIXEL_REACH - 1)
-        x = networks.synthesis(ops, self.architecture, self.params, around)
-        detail = realism.detail(ops, self.head.architecture, self.head.params, y, x, self.condition)
-        return networks.inside(x, realism.PIXEL_REACH * PIXELS_PER_LATENT) + self.beta * detail
-
-
-def strips(
-    renderer: Renderer, groups: Iterable[np.ndarray], width: int, height: int, reduction: int = 1
-) -> Iterator[np.ndarray]:
-    """Pixels, uint8 ``(any, width, 3)`` from top to bottom, of groups of latent rows ``(rows, w, C)``.
-
-    The first of several groups has at least `Renderer.margin` rows (a file's have 64).
-    With a ``reduction`` by 2, 4 or 8, squares of so many pixels a side become their mean.
-    """
-    margin, block = renderer.margin, PIXELS_PER_LATENT // reduction
-    left, width = -(-height // reduction), -(-width // reduction)
-    rows = -(-height // PIXELS_PER_LATENT)
-    read = 0
-    above: np.ndarray | None = None
-    for y in groups:
-        read += len(y)
-        first, last = above is None, read == rows
-        padded = networks.mirror(ops, renderer.params, y, margin, top=first, bottom=first and last)
-        if above is not None:
-            padded = np.concatenate([above, padded])
-            if last:  # as `networks.mirror` does; what is above may be needed for it
-                padded = np.concatenate(
-                    [padded, padded[: -margin - 1 : -1] * renderer.params["parity"][1, : y.shape[-1]]]
-                )
-        above = padded[-2 * margin :].copy()  # the last rows wait for those below them
-        ready = len(padded) - 2 * margin
-        if ready > 0:
-            strip = np.empty((min(block * ready, left), width, 3), np.uint8)
-            left -= len(strip)
-            _render(renderer, padded, strip, reduction)
-            yield strip
-
-
-def synthesise(
-    renderer: Renderer, groups: Iterable[np.ndarray], width: int, height: int, reduction: int = 1
-) -> np.ndarray:
-    """The pixels of `strips` as one array ``(height, width, 3)``, reduced."""
-    parts = list(strips(renderer, groups, width, height, reduction))
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
-
-
-@one_blas_thread()
-def _render(renderer: Renderer, padded: np.ndarray, out: np.ndarray, reduction: int = 1) -> None:
-    """Renders the inner part of ``padded`` latents to ``out``, in tiles on all threads."""
-    margin, block = renderer.margin, PIXELS_PER_LATENT // reduction
-    h, w = padded.shape[0] - 2 * margin, padded.shape[1] - 2 * margin
-
-    def render(tile: tuple[int, int, int, int]) -> None:
-        top, bottom, left, right = tile
-        x = renderer(padded[top : bottom + 2 * margin, left : right + 2 * margin])
-        if reduction > 1:
-            shape = block * (bottom - top), reduction, block * (right - left), reduction, 3
-            x = x.clip(0, 1).reshape(shape).mean((1, 3))
-        part = out[block * top : block * bottom, block * left : block * right]
-        x = x[: part.shape[0], : part.shape[1]]
-        np.multiply(x, 255, out=x)
-        np.rint(x, out=x)
-        np.clip(x, 0, 255, out=x)
-        part[...] = x
-
-    tiles = _tiles(h, w, renderer.tile_positions)
-    if len(tiles) == 1:
-        return render(tiles[0])
-    for _ in pool().map(render, tiles):
-        pass
-
-
-def _tiles(h: int, w: int, positions: int) -> list[tuple[int, int, int, int]]:
-    """Top, bottom, left and right of tiles of about so many latent positions that cover ``(h, w)``."""
-    columns = -(-w // TILE_WIDTH)
-    rows = -(-h * w // (columns * positions))
-    if columns == 1:
-        rows = -(-rows // TILES_TOGETHER) * TILES_TOGETHER  # as many for every thread
-    rows = min(h, rows)
-    return [
-        (i * h // rows, (i + 1) * h // rows, j * w // columns, (j + 1) * w // columns)
-        for i in range(rows)
-        for j in range(columns)
-    ]
-
-
 def _render_window(
     renderer: Renderer, container: Container, model: Model, window: Window, reduction: int
 ) -> np.ndarray:
@@ -227,13 +101,13 @@ def _render_window(
     first, last = max(top - margin, 0), min(bottom + margin, grid.h)
     chosen = range(first // GROUP_ROWS, -(-last // GROUP_ROWS))
     begin = chosen[0] * GROUP_ROWS
-    groups = group_latents(model, container, chosen, processors())
+    groups = group_latents(model, container, chosen, bands_at_once())
     strip = np.concatenate(list(groups))[first - begin : last - begin]
     padded = networks.mirror(ops, renderer.params, strip, margin, top=first == 0, bottom=last == grid.h)
     above = top - margin - (first - margin if first == 0 else first)
     padded = padded[above : above + bottom - top + 2 * margin, left : right + 2 * margin]
     out = np.empty((PIXELS_PER_LATENT * (bottom - top), PIXELS_PER_LATENT * (right - left), 3), np.uint8)
-    _render(renderer, np.ascontiguousarray(padded), out)
+    render_tiles(renderer, np.ascontiguousarray(padded), out)
     inside = out[window.top - PIXELS_PER_LATENT * top :, window.left - PIXELS_PER_LATENT * left :]
     inside = inside[: window.height, : window.width]
     return np.asarray(Image.fromarray(inside).reduce(reduction)) if reduction > 1 else np.ascontiguousarray(inside)
@@ -297,50 +171,6 @@ def decode_versions(
     groups = list(group_latents(model, container))
     for renderer in renderers:
         yield synthesise(renderer, groups, header.width, header.height)
-
-
-def memory_needed(
-    model: Model,
-    header: Header,
-    betas: Sequence[float | None] = (None,),
-    window: Window | None = None,
-    reduction: int = 1,
-) -> int:
-    """Bytes that a process takes, rather fewer than more, to decode a file to Pillow's images, one for each beta."""
-    grid, channels = Grid.of(header), model.architecture.groups[model.active_groups(header.rate_point)]
-    realistic = any(header.beta if beta is None else beta for beta in betas)
-    held = 0  # groups of rows that are held as latents, beside the one in work
-    if window:
-        held = min(-(-window.height // (GROUP_ROWS * PIXELS_PER_LATENT)) + 1, -(-grid.h // GROUP_ROWS))
-    elif len(betas) > 1:
-        held = -(-grid.h // GROUP_ROWS)
-    group = min(grid.h, GROUP_ROWS) * grid.w
-    pixels = window.width * window.height if window else header.width * header.height
-    return (
-        PROGRAM_MEMORY
-        + processors() * (REALISM_THREAD_MEMORY if realistic else THREAD_MEMORY)
-        + group * channels * (LATENT_MEMORY + 4 * held)
-        + len(betas) * PIXEL_MEMORY * (pixels if window else pixels // reduction**2)
-    )
-
-
-def check_memory(
-    limit: int | None,
-    container: Container,
-    betas: Sequence[float | None],
-    window: Window | None = None,
-    reduction: int = 1,
-) -> None:
-    """Raises `FormatError` if a file needs more than ``limit`` bytes (`memory_needed`), None for no limit."""
-    if limit is None:
-        return
-    header = container.header
-    if container.lossless is not None:  # the whole image as an array, then as an image for every beta
-        needed = PROGRAM_MEMORY + (2 * PIXEL_MEMORY + len(betas) * PIXEL_MEMORY) * header.width * header.height
-    else:
-        needed = memory_needed(model_for(container), header, betas, window, reduction)
-    if needed > limit:
-        raise FormatError(f"needs about {needed / MEBI:.0f} MiB, more than the limit of {limit / MEBI:.0f} MiB")
 
 
 def _check_choices(header: Header, beta: float | None, reduction: int, window: Window | None = None) -> None:

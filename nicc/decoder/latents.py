@@ -9,7 +9,7 @@ them, the sender quantises and writes them. Both run this same code, so they can
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -17,9 +17,7 @@ import numpy as np
 
 from nicc.architecture import (
     CDF_ROWS,
-    HYPER_LIMIT,
     HYPER_UNIT,
-    LATENTS_PER_HYPER,
     MAGNITUDE_UNIT,
     QUADS,
     RECON_CLASSES,
@@ -29,15 +27,13 @@ from nicc.architecture import (
 )
 from nicc.container import Header
 from nicc.decoder import networks, ops
-from nicc.entropy import SymbolReader, SymbolWriter
+from nicc.decoder.hyper import upsample
+from nicc.entropy import SymbolReader
 from nicc.errors import FormatError
 from nicc.model import Model
 from nicc.threads import one_blas_thread
 
 Array = np.ndarray
-GROUP_ROWS = 64
-"""Latent rows that are coded together, independently of the others (1024 rows of pixels)."""
-
 ROWS_AT_ONCE = 16
 
 
@@ -60,63 +56,6 @@ Visit = Callable[[Visited], Array]
 
 _MAGNITUDES = np.round(np.log2(1 + np.arange(16)) * MAGNITUDE_UNIT).astype(np.uint8)
 """Of symbols 0 to 15 and above, at most 16, so that the sum over four neighbours fits as well."""
-
-
-class Grid(NamedTuple):
-    """Sizes of the latents and hyper-latents of an image."""
-
-    h: int
-    w: int
-    zh: int
-    zw: int
-
-    @classmethod
-    def of(cls, header: Header) -> Grid:
-        h, w = -(-header.height // 16), -(-header.width // 16)
-        return cls(h, w, -(-h // LATENTS_PER_HYPER), -(-w // LATENTS_PER_HYPER))
-
-    def row_groups(self) -> Iterator[tuple[int, int]]:
-        """First and last + 1 latent row of every independently coded group."""
-        for first in range(0, self.h, GROUP_ROWS):
-            yield first, min(first + GROUP_ROWS, self.h)
-
-
-def read_z(model: Model, header: Header, stream: bytes, grid: Grid) -> Array:
-    """Hyper-latent symbols, int16 ``(zh, zw, Cz)``."""
-    reader = SymbolReader(stream)
-    runs = [reader.read(grid.zh * grid.zw, t) for t in model.z_tables(header.rate_point)]
-    return np.stack(runs, -1).astype(np.int16).reshape(grid.zh, grid.zw, -1)
-
-
-def write_z(model: Model, rate_point: int, z: Array) -> bytes:
-    """Codes hyper-latent symbols; they must lie within `Model.z_tables`."""
-    writer = SymbolWriter()
-    for channel, table in enumerate(model.z_tables(rate_point)):
-        writer.write(z[..., channel].reshape(-1).astype(np.int32), table)
-    return writer.finish()
-
-
-def dequantise_z(model: Model, rate_point: int, z: Array) -> Array:
-    """Hyper-latents as integers in units of 1/64 nat."""
-    steps = model.arrays["z_steps"][rate_point].astype(np.int32)
-    return np.clip(z.astype(np.int32) * steps, -HYPER_LIMIT, HYPER_LIMIT)
-
-
-def upsample(z: Array, first: int, last: int, w: int) -> Array:
-    """Bilinear interpolation in integers of ``(zh, zw, C)`` to latent rows first..last, ``w`` columns."""
-    h0, h1 = first // LATENTS_PER_HYPER, -(-last // LATENTS_PER_HYPER)
-    rows = z[np.clip(np.arange(h0 - 1, h1 + 1), 0, len(z) - 1)]
-    rows = _double_twice(rows)[first - h0 * LATENTS_PER_HYPER :][: last - first]
-    columns = np.pad(rows, ((0, 0), (1, 1), (0, 0)), "edge").swapaxes(0, 1)
-    fine = _double_twice(columns).swapaxes(0, 1)[:, :w]
-    return (fine + 32) >> 6
-
-
-def _double_twice(z: Array) -> Array:
-    """``(n + 2, ...)`` to ``(4 n, ...)``: linear interpolation by four along the first axis, times 8."""
-    a, b, c = z[:-2], z[1:-1], z[2:]
-    fine = np.stack([3 * a + 5 * b, a + 7 * b, 7 * b + c, 5 * b + 3 * c], 1)
-    return fine.reshape(-1, *z.shape[1:])
 
 
 @lru_cache(maxsize=8)

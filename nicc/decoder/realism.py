@@ -8,96 +8,22 @@ beta, the gate. Described once, run by NumPy and by PyTorch, like `nicc.decoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from nicc.architecture import PIXELS_PER_LATENT
 from nicc.decoder.networks import inside
-from nicc.errors import ModelError
+from nicc.head import (
+    GRID,
+    LARGEST_BETA,
+    OCTAVES,
+    PIXEL_REACH,
+    RATE_STEPS,
+    TABLE_STEPS,
+    HeadArchitecture,
+)
 
 Array = Any
 Params = Mapping[str, Array]
-
-LARGEST_BETA = 2**0.5
-"""Training draws beta up to here, the paper's 5.12, so that 1 lies inside."""
-GRID = 4
-"""Pixels per position of the fine grid."""
-LATENT_REACH, PIXEL_REACH = 4, 2
-"""Latent positions around a part that its features, and its reconstructed pixels, must cover."""
-OCTAVES = 3
-"""Of the sines and cosines that beta and rate point become. Ten, as in the paper, left neighbouring betas
-with unrelated detail after a thousand steps: LPIPS rose and fell along beta."""
-TABLE_STEPS, RATE_STEPS = 9, 8
-"""Entries of the conditioning tables, from beta 0 to `LARGEST_BETA` and from the lowest rate point to the highest."""
-CONDITIONS = ("fourier", "table")
-
-
-@dataclass(frozen=True)
-class HeadArchitecture:
-    """Widths of a head's layers; ``condition`` is ``fourier`` (FourierCond) or ``table`` (TableCond)."""
-
-    condition: str = "fourier"
-    condition_width: int = 128
-    latent_width: int = 96
-    handover: int = 32
-    """Channels per position of the fine grid that come from the latents."""
-    pixel_width: int = 48
-    depth: int = 3
-
-    def __post_init__(self) -> None:
-        if self.condition not in CONDITIONS:
-            raise ModelError(f"realism: condition must be one of {', '.join(CONDITIONS)}")
-        widths = (self.condition_width, self.latent_width, self.handover, self.pixel_width)
-        if min(widths) < 1 or not 0 <= self.depth <= 3:
-            raise ModelError("realism: widths must be positive, depth 0 to 3")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> HeadArchitecture:
-        """The head that a configuration describes; unknown names raise `ModelError`."""
-        if unknown := set(values) - {f.name for f in fields(cls)}:
-            raise ModelError(f"realism: unknown entries {', '.join(sorted(unknown))}")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @property
-    def conditioned(self) -> tuple[int, ...]:
-        """Widths of the layers that beta and the rate point add to."""
-        return (self.latent_width, self.latent_width, *[self.pixel_width] * (1 + self.depth))
-
-    def shapes(self, latent_channels: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of all arrays, by name."""
-        latent, pixel, total = self.latent_width, self.pixel_width, sum(self.conditioned)
-        cells = 3 * GRID**2
-        shapes: dict[str, tuple[int, ...]] = {
-            "latent_in": (latent_channels, latent),
-            "latent_first": (9 * latent, latent),
-            "latent_second": (9 * latent, latent),
-            "latent_out": (latent, (PIXELS_PER_LATENT // GRID) ** 2 * self.handover),
-            "pixel_in": (9 * (cells + self.handover), pixel),
-            **{f"pixel{i}": (9 * pixel, pixel) for i in range(self.depth)},
-            "pixel_out": (9 * pixel, cells),
-        }
-        if self.condition == "table":
-            return shapes | {"beta_table": (TABLE_STEPS, total), "rate_table": (RATE_STEPS, total)}
-        width = self.condition_width
-        return shapes | {
-            "condition_in": (4 * OCTAVES, width),
-            "condition_in_bias": (width,),
-            "condition_hidden": (width, width),
-            "condition_hidden_bias": (width,),
-            "condition_out": (width, total),
-            "condition_out_bias": (total,),
-        }
-
-    def macs_per_pixel(self, latent_channels: int) -> float:
-        """Multiply-accumulates per pixel; the conditioning is computed once an image."""
-        total = 0.0
-        for name, shape in self.shapes(latent_channels).items():
-            if name.startswith(("latent", "pixel")):
-                total += shape[0] * shape[1] / (PIXELS_PER_LATENT if name.startswith("latent") else GRID) ** 2
-        return total
 
 
 def paper_beta(beta: Array) -> Array:

@@ -14,11 +14,11 @@ import numpy as np
 from nicc.container import Header, pack
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, encode_latents
-from nicc.encoder.settings import Options, Report, Schedule, Settings
+from nicc.encoder.settings import Annealing, Options, Report, Settings
 from nicc.encoder.targets import Target, Unreachable, encode_to_target
 from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
-from nicc.images import Picture
+from nicc.images import Picture, decibels
 from nicc.lossless import store, worth_trying
 from nicc.model import Model
 
@@ -69,7 +69,7 @@ class Result:
 
     @property
     def psnr(self) -> float:
-        return float(10 * np.log10(255**2 / self.mse)) if self.mse else 100.0
+        return decibels(self.mse)
 
     @cached_property
     def ssimulacra2(self) -> float:
@@ -116,7 +116,7 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
         device = choose_device(options.device)
     settings = Settings(
         options.rate_point(model.architecture),
-        options.schedule(),
+        options.annealing(),
         options.beta,
         device,
         keep_on_interrupt=options.keep_on_interrupt,
@@ -142,7 +142,7 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
             result = stored  # with a limit on the size, the lossless form was found too large already
         return result
     analysed = analyse(model, picture, settings)
-    plain = encode(model, picture, replace(settings, schedule=Schedule(0)), analysed=analysed)
+    plain = encode(model, picture, replace(settings, annealing=Annealing(0)), analysed=analysed)
     if may_store and (stored := _stored_within(picture, len(plain.data), "instead of")):
         return stored
     return encode(model, picture, settings, report, analysed=analysed) if options.steps else plain
@@ -150,7 +150,7 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
 
 def _stored(picture: Picture) -> Result:
     """A picture stored exactly."""
-    return Result(None, picture, Settings(0, Schedule(0)), Encoding(store(picture), 0.0))
+    return Result(None, picture, Settings(0, Annealing(0)), Encoding(store(picture), 0.0))
 
 
 def _stored_within(picture: Picture, limit: int, relation: str = "within") -> Result | None:
@@ -198,7 +198,7 @@ def encode_plainly(
     model: Model, picture: Picture, rate_point: int, distortion_weight: float = DISTORTION_WEIGHT
 ) -> Encoding:
     """A picture's container at a rate point, without iterating; ``distortion_weight`` as in `encode_latents`."""
-    settings = Settings(rate_point, Schedule(0))
+    settings = Settings(rate_point, Annealing(0))
     return _coded(model, picture, settings, analyse(model, picture, settings), distortion_weight).encoding
 
 
@@ -233,7 +233,7 @@ def _encode(
     rounding = DISTORTION_WEIGHT * settings.weight(arch) / arch.rate_lambda(settings.rate_point)
     found = [a or analyse(model, p, settings) for p, a in zip(pictures, analysed, strict=True)]
     plain = [_coded(model, p, settings, a, rounding) for p, a in zip(pictures, found, strict=True)]
-    if not settings.schedule.steps:
+    if not settings.annealing.steps:
         return plain
     with needs("iterate", "iterating"):
         from nicc.encoder.iterate import Kept, iterate, starting_point

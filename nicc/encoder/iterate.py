@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,13 +11,15 @@ from torch import Tensor
 
 from nicc.architecture import HYPER_UNIT, LATENTS_PER_HYPER, PIXELS_PER_LATENT
 from nicc.container import Header
-from nicc.decoder.latents import Grid, Visited, dequantise_z, walk
+from nicc.decoder.hyper import dequantise_z
+from nicc.decoder.latents import Visited, walk
 from nicc.encoder.quantise import NEAREST, Quantiser, quantise_z, residual
-from nicc.encoder.receiver import Receiver, receiver_of
+from nicc.encoder.receiver import receiver_of
 from nicc.encoder.settings import Report, Settings, State
 from nicc.encoder.sga import Interrupted, Problem, Surroundings, optimise, reach
 from nicc.encoder.transform import Latents
 from nicc.errors import NiccError
+from nicc.geometry import Grid
 from nicc.images import Picture
 from nicc.model import Model
 
@@ -37,23 +40,27 @@ def starting_point(model: Model, header: Header, analysed: Latents) -> Latents:
     """Latents moved into the intervals of the symbols that the plain encoder writes."""
     grid, r = Grid.of(header), header.rate_point
     z_int = dequantise_z(model, r, quantise_z(model, r, analysed.z))
-    quantise = Quantiser(model)
-    gain = model.params["gain"][r]
     y = np.empty_like(analysed.y)
-    for first, last in grid.row_groups():
-        v = (analysed.y[first:last] * gain).reshape(-1, y.shape[-1])
-        moved = v.copy()
-
-        def visit(here: Visited) -> np.ndarray:
-            x = residual(v, here)  # noqa: B023
-            s = quantise(x, here.rows)
-            inside = here.means + s + np.clip(x - s, -START_INSIDE, START_INSIDE)
-            moved[here.at, here.channels] = inside / here.factor  # noqa: B023
-            return s
-
-        walk(model, r, z_int, first, last, grid.w, visit)
-        y[first:last] = moved.reshape(last - first, grid.w, -1) / gain
+    for rows in grid.row_groups():
+        y[slice(*rows)] = _started_rows(model, r, z_int, analysed.y[slice(*rows)], rows)
     return Latents(y, analysed.z)
+
+
+def _started_rows(model: Model, rate_point: int, z: np.ndarray, y: np.ndarray, rows: tuple[int, int]) -> np.ndarray:
+    """`starting_point` of the latents ``(h, w, C)`` of one group of rows; ``z`` as `walk` takes them."""
+    gain = model.params["gain"][rate_point]
+    v = (y * gain).reshape(-1, y.shape[-1])
+    moved, quantise = v.copy(), Quantiser(model)
+
+    def visit(here: Visited) -> np.ndarray:
+        x = residual(v, here)
+        s = quantise(x, here.rows)
+        inside = here.means + s + np.clip(x - s, -START_INSIDE, START_INSIDE)
+        moved[here.at, here.channels] = inside / here.factor
+        return s
+
+    walk(model, rate_point, z, *rows, y.shape[1], visit)
+    return moved.reshape(y.shape) / gain
 
 
 class Kept(Exception):
@@ -89,74 +96,94 @@ def iterate(
 
     Groups share no context, so memory is bounded by a group: 1024 rows of pixels, of all pictures.
     """
-    r = settings.rate_point
-    receiver = receiver_of(model, settings.device)
-    all_y, all_z = (np.stack(parts) for parts in zip(*starts, strict=True))
-    bounds = list(Grid.of(header).row_groups())
-    steps = settings.schedule.steps
-    beyond = reach(model.architecture)
-    edges: dict[int, np.ndarray] = {}
-    stopped = False
+    return _Iteration(model, header, pictures, settings, starts, report).run()
 
-    def rows_of(group: int) -> np.ndarray:
-        if group not in edges:
-            every = zip(all_y, all_z, strict=True)
-            edges[group] = np.stack([_decoded_rows(model, header, Latents(*yz), *bounds[group]) for yz in every])
-        return edges[group]
 
-    for group, (first, last) in enumerate(bounds):
-        beginning, ending = group == 0, group == len(bounds) - 1
-        z_rows = slice(first // LATENTS_PER_HYPER, -(-last // LATENTS_PER_HYPER))
-        no_y, no_z = all_y[:, :0, :, : receiver.active_channels(r)], all_z[:, :0]
-        problem = Problem(
-            receiver,
-            _pixels(pictures, first - (not beginning), last + (not ending), receiver),
-            r,
-            settings.weight(model.architecture),
-            Surroundings(
-                _tensor(receiver, no_y if beginning else rows_of(group - 1)[:, -beyond:]),
-                _tensor(receiver, no_y if ending else rows_of(group + 1)[:, :beyond]),
-                _tensor(receiver, no_z if beginning else _nats(model, r, all_z[:, z_rows.start - 1 : z_rows.start])),
-                _tensor(receiver, no_z if ending else _nats(model, r, all_z[:, z_rows.stop : z_rows.stop + 1])),
-            ),
-        )
-        gain = problem.rate.gain
-        v = _tensor(receiver, all_y[:, first:last]) * gain
-        z = _tensor(receiver, all_z[:, z_rows]) / problem.z_steps
-        done = group * steps
+class _Iteration:
+    """The latents of pictures of one size as they are reached, group by group."""
 
-        def told(state: State) -> None:
-            if report:
-                report(state._replace(step=done + state.step), steps * len(bounds))  # noqa: B023
+    def __init__(
+        self,
+        model: Model,
+        header: Header,
+        pictures: Sequence[Picture],
+        settings: Settings,
+        starts: Sequence[Latents],
+        report: Report | None,
+    ) -> None:
+        self.model, self.header, self.pictures, self.settings, self.report = model, header, pictures, settings, report
+        self.receiver = receiver_of(model, settings.device)
+        self.y, self.z = (np.stack(parts) for parts in zip(*starts, strict=True))
+        self.bounds = list(Grid.of(header).row_groups())
+        self.decoded: dict[int, np.ndarray] = {}
+        """Decoded latents of groups that a neighbour needs."""
 
-        try:
-            v, z = optimise(problem, v, z, settings.schedule, told)
-        except Interrupted as e:
-            if not settings.keep_on_interrupt:
-                raise KeyboardInterrupt from None
-            v, z, stopped = e.v, e.z, True
-        all_y[:, first:last] = (v / gain).cpu().numpy()
-        all_z[:, z_rows] = (z.round() * problem.z_steps).cpu().numpy()
+    def run(self) -> list[Latents]:
+        stopped = False
+        for group, (first, last) in enumerate(self.bounds):
+            problem, z_rows = self._problem(group), _z_rows(first, last)
+            gain = problem.rate.gain
+            v = self._tensor(self.y[:, first:last]) * gain
+            z = self._tensor(self.z[:, z_rows]) / problem.z_steps
+            try:
+                v, z = optimise(problem, v, z, self.settings.annealing, partial(self._told, group))
+            except Interrupted as e:
+                if not self.settings.keep_on_interrupt:
+                    raise KeyboardInterrupt from None
+                v, z, stopped = e.v, e.z, True
+            self.y[:, first:last] = (v / gain).cpu().numpy()
+            self.z[:, z_rows] = (z.round() * problem.z_steps).cpu().numpy()
+            if stopped:
+                break
+            self.decoded.pop(group, None)
+            self.decoded.pop(group - 1, None)
+        reached = [Latents(*yz) for yz in zip(self.y, self.z, strict=True)]
         if stopped:
-            break
-        edges.pop(group, None)
-        edges.pop(group - 1, None)
-    reached = [Latents(*yz) for yz in zip(all_y, all_z, strict=True)]
-    if stopped:
-        raise Kept(reached)
-    return reached
+            raise Kept(reached)
+        return reached
+
+    def _told(self, group: int, state: State) -> None:
+        steps = self.settings.annealing.steps
+        if self.report:
+            self.report(state._replace(step=group * steps + state.step), steps * len(self.bounds))
+
+    def _problem(self, group: int) -> Problem:
+        """A group beside what its neighbours decode to now."""
+        (first, last), beyond = self.bounds[group], reach(self.model.architecture)
+        above, below, z_rows = group > 0, group < len(self.bounds) - 1, _z_rows(first, last)
+        no_y = self.y[:, :0, :, : self.receiver.active_channels(self.settings.rate_point)]
+        around = Surroundings(
+            self._tensor(self._decoded(group - 1)[:, -beyond:] if above else no_y),
+            self._tensor(self._decoded(group + 1)[:, :beyond] if below else no_y),
+            self._tensor(self._nats(self.z[:, z_rows.start - 1 : z_rows.start] if above else self.z[:, :0])),
+            self._tensor(self._nats(self.z[:, z_rows.stop : z_rows.stop + 1] if below else self.z[:, :0])),
+        )
+        weight = self.settings.weight(self.model.architecture)
+        return Problem(
+            self.receiver, self._pixels(first - above, last + below), self.settings.rate_point, weight, around
+        )
+
+    def _decoded(self, group: int) -> np.ndarray:
+        if group not in self.decoded:
+            latents = [Latents(*yz) for yz in zip(self.y, self.z, strict=True)]
+            rows = [_decoded_rows(self.model, self.header, one, *self.bounds[group]) for one in latents]
+            self.decoded[group] = np.stack(rows)
+        return self.decoded[group]
+
+    def _nats(self, z: np.ndarray) -> np.ndarray:
+        """Hyper-latents as the receiver gets them."""
+        r = self.settings.rate_point
+        return dequantise_z(self.model, r, quantise_z(self.model, r, z)).astype(np.float32) / HYPER_UNIT
+
+    def _pixels(self, first: int, last: int) -> Tensor:
+        """Pixels ``(N, 3, H, W)`` in 0..1 of latent rows."""
+        rows = np.stack([p.pixels[first * PIXELS_PER_LATENT : last * PIXELS_PER_LATENT] for p in self.pictures])
+        return torch.tensor(rows, device=self.receiver.device).permute(0, 3, 1, 2).float() / 255
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.tensor(np.ascontiguousarray(array, np.float32), device=self.receiver.device)
 
 
-def _tensor(receiver: Receiver, array: np.ndarray) -> Tensor:
-    return torch.tensor(np.ascontiguousarray(array, np.float32), device=receiver.device)
-
-
-def _nats(model: Model, rate_point: int, z: np.ndarray) -> np.ndarray:
-    """Hyper-latents as the receiver gets them."""
-    return dequantise_z(model, rate_point, quantise_z(model, rate_point, z)).astype(np.float32) / HYPER_UNIT
-
-
-def _pixels(pictures: Sequence[Picture], first: int, last: int, receiver: Receiver) -> Tensor:
-    """Pixels ``(N, 3, H, W)`` in 0..1 of latent rows."""
-    rows = np.stack([p.pixels[max(first, 0) * PIXELS_PER_LATENT : last * PIXELS_PER_LATENT] for p in pictures])
-    return torch.tensor(rows, device=receiver.device).permute(0, 3, 1, 2).float() / 255
+def _z_rows(first: int, last: int) -> slice:
+    """Rows of the hyper-latents of latent rows."""
+    return slice(first // LATENTS_PER_HYPER, -(-last // LATENTS_PER_HYPER))

@@ -136,10 +136,8 @@ def latent_code(
     """
     s, mean, v, factor = _symbols(arch, p, rate, z, v, quantise)
     size = s.abs().clamp_max(15)
-    if relaxed:
-        m = torch.log2(1 + size)
-    else:
-        m = (torch.log2(1 + size.detach()) * MAGNITUDE_UNIT).round() / MAGNITUDE_UNIT
+    exact = (torch.log2(1 + size.detach()) * MAGNITUDE_UNIT).round() / MAGNITUDE_UNIT
+    m = torch.log2(1 + size) if relaxed else exact
     row = _rows(arch, p, rate, z, m)
     y_hat = (s - _moved(p, s.detach(), row, relaxed) + mean) / (rate.gain * factor) * rate.inverse
     return LatentCode(y_hat, s, v - mean, row)

@@ -9,8 +9,10 @@ import numpy as np
 
 from nicc.architecture import HYPER_UNIT
 from nicc.container import Container, Group, Header, with_checksum
-from nicc.decoder.latents import Grid, Visited, dequantise_z, walk, write_z
+from nicc.decoder.hyper import dequantise_z
+from nicc.decoder.latents import Visited, walk
 from nicc.entropy import FREQUENCY_BITS, SymbolWriter
+from nicc.geometry import Grid
 from nicc.model import Model
 
 DISTORTION_WEIGHT = 9.0
@@ -74,6 +76,14 @@ def quantise_z(model: Model, rate_point: int, z: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(z / steps), low, high).astype(np.int16)
 
 
+def write_z(model: Model, rate_point: int, z: np.ndarray) -> bytes:
+    """Codes hyper-latent symbols; they must lie within `Model.z_tables`."""
+    writer = SymbolWriter()
+    for channel, table in enumerate(model.z_tables(rate_point)):
+        writer.write(z[..., channel].reshape(-1).astype(np.int32), table)
+    return writer.finish()
+
+
 def residual(v: np.ndarray, here: Visited) -> np.ndarray:
     """What a step rounds: latents times the rate point's gain ``(positions, C)``, adapted, less their means."""
     return v[here.at, here.channels] * here.factor - here.means
@@ -91,30 +101,34 @@ def encode_latents(
 
     A ``distortion_weight`` of `NEAREST` rounds every symbol to the nearest.
     """
-    grid = Grid.of(header)
     r = header.rate_point
     z_symbols = quantise_z(model, r, z)
-    z_stream = write_z(model, r, z_symbols)
     z_int = dequantise_z(model, r, z_symbols)
     quantise = Quantiser(model, distortion_weight)
-    bits = z_bits(model, r, z_symbols)
-    groups = []
-    for first, last in grid.row_groups():
-        writer = SymbolWriter()
-        v = (y[first:last] * model.params["gain"][r]).reshape(-1, y.shape[-1])
+    parts = [_code_rows(model, r, z_int, y[slice(*rows)], rows, quantise) for rows in Grid.of(header).row_groups()]
+    groups, bits = zip(*parts, strict=True)
+    container = Container(header, 0, write_z(model, r, z_symbols), groups, dict(extras or {}))
+    container = with_checksum(container, zlib.crc32(z_symbols.data))
+    return Encoding(container, sum(bits) + z_bits(model, r, z_symbols))
 
-        def visit(here: Visited) -> np.ndarray:
-            nonlocal bits
-            s = quantise(residual(v, here), here.rows)  # noqa: B023 - used within this iteration
-            model.row_coder.write(writer, s, here.rows)  # noqa: B023
-            coded = here.rows > 0
-            bits += float(quantise.cost(s[coded], here.rows[coded].astype(np.int64)).sum())
-            return s
 
-        symbols, _ = walk(model, r, z_int, first, last, grid.w, visit)
-        groups.append(Group(zlib.crc32(symbols.data), writer.finish()))
-    container = Container(header, 0, z_stream, tuple(groups), dict(extras or {}))
-    return Encoding(with_checksum(container, zlib.crc32(z_symbols.data)), bits)
+def _code_rows(
+    model: Model, rate_point: int, z: np.ndarray, y: np.ndarray, rows: tuple[int, int], quantise: Quantiser
+) -> tuple[Group, float]:
+    """The y box of one group of latent rows, and the estimated bits of its symbols; ``z`` as `walk` takes them."""
+    writer, bits = SymbolWriter(), 0.0
+    v = (y * model.params["gain"][rate_point]).reshape(-1, y.shape[-1])
+
+    def visit(here: Visited) -> np.ndarray:
+        nonlocal bits
+        s = quantise(residual(v, here), here.rows)
+        model.row_coder.write(writer, s, here.rows)
+        coded = here.rows > 0
+        bits += float(quantise.cost(s[coded], here.rows[coded].astype(np.int64)).sum())
+        return s
+
+    symbols, _ = walk(model, rate_point, z, *rows, y.shape[1], visit)
+    return Group(zlib.crc32(symbols.data), writer.finish()), bits
 
 
 def z_bits(model: Model, rate_point: int, z: np.ndarray) -> float:

@@ -13,8 +13,9 @@ from nicc.model import TUNED, Model, load_model
 
 EFFORT_STEPS = (0, 100, 500, 2000)
 """Steps of iterative encoding by effort."""
-ROUNDINGS = ("sigmoid", "atanh", "three-class")
-"""Ways of relaxed rounding, see `nicc.encoder.sga`."""
+TEMPERATURES = {"sigmoid": 0.7, "atanh": 0.3, "three-class": 0.3}
+"""Ways of relaxed rounding (`nicc.encoder.sga`), and the temperature at which each starts best."""
+ROUNDINGS = tuple(TEMPERATURES)
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_QUALITY = 32
 """Of 0 to 100: SSIMULACRA 2 of about 70 on the validation photographs with the default model."""
@@ -27,7 +28,7 @@ class Options:
     One of ``quality`` (0 smallest to 100 best), ``target_bpp`` (bits per pixel at most),
     ``target_size`` (bytes at most), ``target_psnr`` (dB at least) and ``target_ssimulacra2`` (points at
     least, which needs PyTorch) may be given. ``steps`` and
-    ``rounding`` iterate (`Schedule`). Raises `ValueError` for numbers out of range.
+    ``rounding`` iterate (`Annealing`). Raises `ValueError` for numbers out of range.
     """
 
     model: str | None = None
@@ -65,10 +66,10 @@ class Options:
             raise ValueError(f"tune {self.tune!r} is not one of {', '.join(TUNED)}")
         if self.device not in DEVICES:
             raise ValueError(f"device {self.device!r} is not one of {', '.join(DEVICES)}")
-        self.schedule()  # refuses what it cannot be
+        self.annealing()  # refuses what it cannot be
 
-    def schedule(self) -> Schedule:
-        return Schedule(self.steps, self.rounding, seed=self.seed)
+    def annealing(self) -> Annealing:
+        return Annealing(self.steps, self.rounding, seed=self.seed)
 
     def load_model(self) -> Model:
         """The model to encode with. Raises `ModelError`, and `NiccError` for one that is tuned for something else."""
@@ -85,8 +86,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How to anneal; shares of ``steps``, so that one schedule serves any number of them.
+class Annealing:
+    """How to anneal; shares of ``steps``, so that one description serves any number of them.
 
     The defaults are the best found on the validation photographs, docs/iterative-encoding.md.
     Raises `ValueError` for a number of steps below 0 or an unknown rounding.
@@ -96,7 +97,8 @@ class Schedule:
     rounding: str = "sigmoid"
     learning_rate: float = 1e-2
     """Adam's, in quantisation steps of the latents and hyper-latents."""
-    temperature: float = 0.7
+    temperature: float | None = None
+    """The first; None for the rounding's own."""
     hold: float = 0.35
     """Share of the steps at the first temperature; it then falls exponentially."""
     decay: float = 2.0
@@ -114,7 +116,8 @@ class Schedule:
     def at(self, step: int) -> tuple[float, float]:
         """Temperature and learning rate of a step."""
         share = step / max(self.steps, 1)
-        temperature = self.temperature * min(1.0, math.exp(-self.decay * (share - self.hold)))
+        first = TEMPERATURES[self.rounding] if self.temperature is None else self.temperature
+        temperature = first * min(1.0, math.exp(-self.decay * (share - self.hold)))
         return temperature, self.learning_rate * (0.1 if share >= self.drop else 1.0)
 
 
@@ -140,7 +143,7 @@ class Settings:
     """
 
     rate_point: int
-    schedule: Schedule
+    annealing: Annealing
     beta: float = 0.0
     device: str = "cpu"
     lagrangian: float | None = None

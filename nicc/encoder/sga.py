@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +20,8 @@ from torch import Tensor
 from nicc.architecture import LATENTS_PER_HYPER, Z_SYMBOL_LIMIT, Architecture
 from nicc.encoder.latent_code import RateTables, upsample
 from nicc.encoder.receiver import Receiver, interpolated
-from nicc.encoder.settings import Schedule, State
-from nicc.encoder.visual import raw_difference, visual_distortion
+from nicc.encoder.settings import Annealing, State
+from nicc.encoder.visual import decibels, raw_difference, visual_distortion
 from nicc.errors import NiccError
 
 SIGMOID_SCALE = 2.3
@@ -126,15 +127,17 @@ class Problem:
     """Weight of the distortion against bits per pixel."""
     around: Surroundings
 
-    def __post_init__(self) -> None:
-        steps, tables = self.receiver.z_steps(self.rate_point), self.receiver.z_bits(self.rate_point)
-        object.__setattr__(self, "rate", self.receiver.rate(self.rate_point))
-        object.__setattr__(self, "z_steps", steps)
-        object.__setattr__(self, "z_tables", tables)
+    @cached_property
+    def rate(self) -> RateTables:
+        return self.receiver.rate(self.rate_point)
 
-    rate: RateTables = field(init=False)
-    z_steps: Tensor = field(init=False)
-    z_tables: tuple[Tensor, Tensor, Tensor] = field(init=False)
+    @cached_property
+    def z_steps(self) -> Tensor:
+        return self.receiver.z_steps(self.rate_point)
+
+    @cached_property
+    def z_tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.receiver.z_bits(self.rate_point)
 
     def measure(self, v: Tensor, z: Tensor, quantise: Callable[[Tensor], Tensor]) -> Measured:
         """Bits, distortion and squared error of relaxed symbols.
@@ -167,7 +170,7 @@ def optimise(
     problem: Problem,
     v: Tensor,
     z: Tensor,
-    schedule: Schedule,
+    annealing: Annealing,
     report: Callable[[State], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Anneals latents times gain ``(N, h, w, C)`` and hyper-latents in steps ``(N, zh, zw, Cz)``.
@@ -175,28 +178,25 @@ def optimise(
     Returns both, still real numbers: round them to the nearest. Raises `Diverged` if the cost is
     no longer finite, and `Interrupted`, with what is reached so far, on an interrupt.
     """
-    generator = torch.Generator(v.device).manual_seed(schedule.seed)
+    generator = torch.Generator(v.device).manual_seed(annealing.seed)
     v, z = (t.clone().requires_grad_() for t in (v, z))
-    optimizer = torch.optim.Adam([v, z], lr=schedule.learning_rate, foreach=True)
+    optimizer = torch.optim.Adam([v, z], lr=annealing.learning_rate, foreach=True)
     pixels = problem.pixels.shape[2] * problem.pixels.shape[3]
     try:
-        for step in range(schedule.steps):
-            temperature, rate = schedule.at(step)
+        for step in range(annealing.steps):
+            temperature, rate = annealing.at(step)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            bits, distortion, error = problem.measure(
-                v,
-                z,
-                lambda x: round_softly(x, temperature, schedule.rounding, generator),  # noqa: B023
-            )
+            quantise = partial(round_softly, temperature=temperature, rounding=annealing.rounding, generator=generator)
+            bits, distortion, error = problem.measure(v, z, quantise)
             cost = (bits + problem.lagrangian * distortion).sum()
             if not math.isfinite(float(cost.detach())):
                 raise Diverged(f"iterative encoding diverged at step {step}")
             cost.backward()
             optimizer.step()
             if report:
-                psnr = float((10 * torch.log10(255**2 * pixels / error.detach())).mean())
-                report(State(step + 1, float(bits.detach().mean()) / pixels, psnr, temperature))
+                reached = float(decibels(error.detach() / pixels).mean())
+                report(State(step + 1, float(bits.detach().mean()) / pixels, reached, temperature))
     except KeyboardInterrupt:
         raise Interrupted(v.detach(), z.detach()) from None
     return v.detach(), z.detach()

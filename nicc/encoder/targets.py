@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nicc.architecture import Architecture
 from nicc.encoder.quantise import DISTORTION_WEIGHT
-from nicc.encoder.settings import Report, Schedule, Settings
+from nicc.encoder.settings import Annealing, Report, Settings
 from nicc.errors import NiccError
 from nicc.images import Picture
 from nicc.model import Model
@@ -102,9 +102,9 @@ def encode_to_target(
 
     arch = model.architecture
     analysed = analyse(model, picture, settings)
-    plain = replace(settings, schedule=replace(settings.schedule, steps=0))
+    plain = replace(settings, annealing=replace(settings.annealing, steps=0))
     knob, found = _search(arch, target, lambda t: encode(model, picture, _at(arch, plain, t), analysed=analysed))
-    if not settings.schedule.steps:
+    if not settings.annealing.steps:
         return found
     best: Result | None = None
     slope, last, moved = target.slope, 0.0, 0.0
@@ -126,7 +126,7 @@ def encode_to_target(
         moved, last = miss / slope, miss
         knob += moved
         # the same rate point, so that the latents still lie on its grid; only the weight moves
-        at = replace(at, lagrangian=arch.rate_lambda(knob), schedule=_shorter(settings.schedule))
+        at = replace(at, lagrangian=arch.rate_lambda(knob), annealing=_shorter(settings.annealing))
         result = encode(model, picture, at, report, result.latents, analysed)
     return best if best is not None and target.better(best, found) else found
 
@@ -147,8 +147,8 @@ def _trimmed(target: Target, result: Result) -> list[Result]:
     return tried
 
 
-def _shorter(schedule: Schedule) -> Schedule:
-    return replace(schedule, steps=max(1, round(schedule.steps * WARM_SHARE)))
+def _shorter(annealing: Annealing) -> Annealing:
+    return replace(annealing, steps=max(1, round(annealing.steps * WARM_SHARE)))
 
 
 def _at(arch: Architecture, settings: Settings, t: float) -> Settings:

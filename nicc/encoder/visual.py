@@ -216,6 +216,11 @@ def raw_difference(original: Tensor, decoded: Tensor) -> Tensor:
     return total * SUM_SCALE
 
 
+def decibels(mse: Tensor) -> Tensor:
+    """PSNR in dB of mean squared errors on the 0..255 scale."""
+    return 10 * torch.log10(255**2 / mse)
+
+
 def score(raw: Tensor) -> Tensor:
     """SSIMULACRA 2 of a `raw_difference`: 100 for equal images, 70 high quality, below 0 very low."""
     p = raw * (SCORE[0] + raw * (SCORE[1] + raw * SCORE[2]))

@@ -13,7 +13,7 @@ from PIL import Image
 from nicc.container import pack, unpack
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder.encode import encode_plainly
-from nicc.images import Picture
+from nicc.images import Picture, decibels
 from nicc.model import Model
 
 MANIFEST = "MANIFEST.tsv"
@@ -43,7 +43,7 @@ def coded_table(model: Model, images: Sequence[Path]) -> list[tuple[int, float, 
             data = pack(encode_plainly(model, Picture(x), r).container)
             mse = np.mean((decode_pixels(unpack(data), model).astype(np.float64) - x) ** 2)
             bpp.append(len(data) * 8 / (x.shape[0] * x.shape[1]))
-            psnr.append(10 * np.log10(255**2 / max(mse, 1e-9)))
+            psnr.append(decibels(mse))
         table.append((r, model.architecture.rate_lambda(r), float(np.mean(bpp)), float(np.mean(psnr))))
     return table
 

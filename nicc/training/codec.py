@@ -46,7 +46,50 @@ def rectifier_parameters(channels: int, count: int, width: int) -> dict[str, Ten
     return p
 
 
-class Codec(nn.Module):
+def receiver_parameters(arch: Architecture) -> dict[str, Tensor]:
+    """The networks of the receiver before training: hidden layers drawn at random, whatever adds to pixels zero."""
+    c, cz, g, mh = arch.latent_channels, arch.hyper_channels, arch.groups, arch.mean_hidden
+    p: dict[str, Tensor] = {
+        "synthesis_linear": torch.zeros(arch.main, arch.kernel, arch.kernel, arch.linear_outputs),
+        "synthesis_bias": torch.zeros(3),
+        "mean_z": torch.zeros(cz, c),
+        "mean_later_in": torch.randn(9 * arch.context_channels, mh) * (9 * arch.context_channels) ** -0.5,
+        "mean_later_bias": torch.zeros(mh),
+        "mean_later_out": torch.zeros(mh, c - arch.context_channels),
+    }
+    for i in range(arch.context_groups):
+        size = g[i + 1] - g[i]
+        for phase in range(arch.phases[i]):
+            name, inputs = f"mean{i}_{phase}", arch.mean_inputs(i, phase)
+            hidden = torch.randn(inputs, mh) * inputs**-0.5
+            p[f"{name}_in"] = torch.cat([torch.zeros(inputs, size), hidden], 1)
+            p[f"{name}_bias"] = torch.zeros(mh)
+            p[f"{name}_out"] = torch.zeros(mh, size)
+    if arch.synthesis == "two-layer":
+        n = arch.hidden_channels
+        p |= {
+            "igdn_beta": torch.zeros(n),
+            "igdn_gamma": torch.zeros(n, n),
+            "synthesis_out": torch.zeros(3, 3, n, 12),
+        }
+        if arch.residual:
+            p["synthesis_main"] = torch.zeros(arch.main, arch.kernel, arch.kernel, n)
+    if arch.main < c:
+        p["synthesis_more"] = torch.zeros(c - arch.main, arch.kernel, arch.kernel, arch.linear_outputs)
+    if arch.adaptive:
+        p |= {"gain_z": torch.zeros(cz, c), "gain_later": torch.zeros(mh, c - arch.context_channels)}
+    p |= rectifier_parameters(c, arch.rectifiers, arch.rectifier_width)
+    for i in range(arch.group_count):
+        size = g[i + 1] - g[i]
+        p[f"row{i}_in"] = torch.zeros(arch.feature_count(i), size + ROW_HIDDEN)
+        p[f"row{i}_in"][:, size:] = torch.randn(arch.feature_count(i), ROW_HIDDEN) * 0.03
+        if arch.phases[i] > 1:
+            p[f"row{i}_own"] = torch.zeros(size, size + ROW_HIDDEN)
+        p[f"row{i}_out"] = torch.zeros(ROW_HIDDEN, size)
+    return p
+
+
+class CodecModule(nn.Module):
     """A variable-rate model. Rate points are real numbers from 0 on, one per sample."""
 
     deviation: Tensor
@@ -58,47 +101,10 @@ class Codec(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.arch = arch
-        c, cz, g, mh = arch.latent_channels, arch.hyper_channels, arch.groups, arch.mean_hidden
+        c, cz = arch.latent_channels, arch.hyper_channels
         self.analysis = Analysis(arch)
         self.hyper_analysis = HyperAnalysis(arch)
-        p: dict[str, Tensor] = {
-            "synthesis_linear": torch.zeros(arch.main, arch.kernel, arch.kernel, arch.linear_outputs),
-            "synthesis_bias": torch.zeros(3),
-            "mean_z": torch.zeros(cz, c),
-            "mean_later_in": torch.randn(9 * arch.context_channels, mh) * (9 * arch.context_channels) ** -0.5,
-            "mean_later_bias": torch.zeros(mh),
-            "mean_later_out": torch.zeros(mh, c - arch.context_channels),
-        }
-        for i in range(arch.context_groups):
-            size = g[i + 1] - g[i]
-            for phase in range(arch.phases[i]):
-                name, inputs = f"mean{i}_{phase}", arch.mean_inputs(i, phase)
-                hidden = torch.randn(inputs, mh) * inputs**-0.5
-                p[f"{name}_in"] = torch.cat([torch.zeros(inputs, size), hidden], 1)
-                p[f"{name}_bias"] = torch.zeros(mh)
-                p[f"{name}_out"] = torch.zeros(mh, size)
-        if arch.synthesis == "two-layer":
-            n = arch.hidden_channels
-            p |= {
-                "igdn_beta": torch.zeros(n),
-                "igdn_gamma": torch.zeros(n, n),
-                "synthesis_out": torch.zeros(3, 3, n, 12),
-            }
-            if arch.residual:
-                p["synthesis_main"] = torch.zeros(arch.main, arch.kernel, arch.kernel, n)
-        if arch.main < c:
-            p["synthesis_more"] = torch.zeros(c - arch.main, arch.kernel, arch.kernel, arch.linear_outputs)
-        if arch.adaptive:
-            p |= {"gain_z": torch.zeros(cz, c), "gain_later": torch.zeros(mh, c - arch.context_channels)}
-        p |= rectifier_parameters(c, arch.rectifiers, arch.rectifier_width)
-        for i in range(arch.group_count):
-            size = g[i + 1] - g[i]
-            p[f"row{i}_in"] = torch.zeros(arch.feature_count(i), size + ROW_HIDDEN)
-            p[f"row{i}_in"][:, size:] = torch.randn(arch.feature_count(i), ROW_HIDDEN) * 0.03
-            if arch.phases[i] > 1:
-                p[f"row{i}_own"] = torch.zeros(size, size + ROW_HIDDEN)
-            p[f"row{i}_out"] = torch.zeros(ROW_HIDDEN, size)
-        self.p = nn.ParameterDict({k: nn.Parameter(v) for k, v in p.items()})
+        self.p = nn.ParameterDict({k: nn.Parameter(v) for k, v in receiver_parameters(arch).items()})
         row_hidden = arch.group_count * ROW_HIDDEN
         self.log_gain = nn.Parameter(torch.zeros(arch.anchors, c))
         self.log_inverse = nn.Parameter(torch.zeros(arch.anchors, c))

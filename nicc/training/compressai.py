@@ -22,7 +22,10 @@ class Quantised(NamedTuple):
 
 
 class FactorizedCodec:
-    """A trained ``FactorizedPrior`` as `nicc.training.rectify.Codec`; rate points are ignored, it has one rate."""
+    """A trained ``FactorizedPrior`` as `nicc.training.frozen.FrozenCodec`.
+
+    It has one rate: rate points are ignored.
+    """
 
     def __init__(self, model: FactorizedPrior) -> None:
         self.model = model.eval().requires_grad_(False)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nicc.architecture import MAX_RECTIFIERS, Architecture
-from nicc.decoder.realism import HeadArchitecture
 from nicc.errors import ModelError
+from nicc.head import HeadArchitecture
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,7 +38,7 @@ class StageSchedule:
 
 
 @dataclass(frozen=True)
-class Schedule(StageSchedule):
+class CodecSchedule(StageSchedule):
     """How to train. Learning rates are Adam's or Muon's and fall by a cosine to ``final_rate`` of themselves."""
 
     steps: int = 20000
@@ -54,11 +54,17 @@ class Schedule(StageSchedule):
     matrix_rate: float = 4e-3
     """Muon's learning rate, of the matrices of hidden layers."""
     rate: float = 6e-4
-    """Base learning rate of the rest; divided by the fan-in over 64 where that is larger."""
+    """Learning rate of biases, and, with factors (`nicc.training.rate_distortion.RULES`), of what has no other."""
     linear_rate: float = 2e-5
     """Learning rate of the convolutions that start as the lapped transform."""
     table_rate: float = 1.5e-3
     """Learning rate of gains, priors and biases, of which each rate point has its own."""
+    lpips_weight: float = 0.0
+    """Of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
+
+    def __post_init__(self) -> None:
+        if self.lpips_weight < 0:
+            raise ModelError("lpips_weight must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ class TrainingConfig:
     name: str
     version: int = 1
     architecture: Architecture = field(default_factory=Architecture)
-    training: Schedule = field(default_factory=Schedule)
+    training: CodecSchedule = field(default_factory=CodecSchedule)
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> TrainingConfig:
@@ -120,7 +126,7 @@ class TrainingConfig:
             raw["name"],
             int(raw.get("version", 1)),
             Architecture.from_dict(raw.get("architecture", {})),
-            _schedule(Schedule, raw),
+            _schedule(CodecSchedule, raw),
         )
 
 

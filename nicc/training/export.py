@@ -22,7 +22,8 @@ from nicc.architecture import (
     Architecture,
 )
 from nicc.arrays import integer_unit, receiver_arrays
-from nicc.decoder.latents import Visited, dequantise_z, walk
+from nicc.decoder.hyper import dequantise_z
+from nicc.decoder.latents import Visited, walk
 from nicc.encoder.latent_code import TAIL_WEIGHT, TAIL_WIDTH
 from nicc.encoder.quantise import Quantiser, quantise_z, residual
 from nicc.encoder.torch_transform import encoder_state
@@ -31,7 +32,7 @@ from nicc.errors import ModelError
 from nicc.images import write_atomically
 from nicc.model import REALISM_FILE, Model, check_exactness, digest, read_head
 from nicc.training.card import model_card
-from nicc.training.codec import Codec, at_rate
+from nicc.training.codec import CodecModule, at_rate
 from nicc.training.data import SUFFIXES, Photos
 from nicc.training.objective import HyperPrior, RateDistortion
 
@@ -75,7 +76,7 @@ def _row_tables(pmfs: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def _z_tables(codec: Codec, prior: HyperPrior) -> dict[str, np.ndarray]:
+def _z_tables(codec: CodecModule, prior: HyperPrior) -> dict[str, np.ndarray]:
     """Hyper-latent tables of all rate points from the trained density."""
     arch = codec.arch
     steps = torch.stack(
@@ -144,7 +145,7 @@ def decoder_arrays(model: RateDistortion) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def encoder_arrays(codec: Codec) -> dict[str, np.ndarray]:
+def encoder_arrays(codec: CodecModule) -> dict[str, np.ndarray]:
     """The sender's arrays: half precision, and 8-bit integers with a scale per output for networks."""
     arrays: dict[str, np.ndarray] = {}
     for name, value in codec.state_dict().items():
@@ -202,7 +203,7 @@ class _Counter:
 
 
 def refit_tables(
-    description: dict[str, Any], arrays: dict[str, np.ndarray], codec: Codec, photos: Photos
+    description: dict[str, Any], arrays: dict[str, np.ndarray], codec: CodecModule, photos: Photos
 ) -> dict[str, np.ndarray]:
     """Row tables from the symbols that the rows really code on training crops, and the groups that rates need."""
     rng = np.random.default_rng(7)
@@ -244,7 +245,7 @@ def export(
     """
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     arch = Architecture.from_dict(saved["architecture"])
-    trained = RateDistortion(Codec(arch))
+    trained = RateDistortion(CodecModule(arch))
     trained.load_state_dict(saved["average"])
     trained.eval()
     description: dict[str, Any] = {"name": saved["name"], "version": saved["version"], "architecture": arch.to_dict()}

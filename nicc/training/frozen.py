@@ -1,12 +1,13 @@
-"""A shipped model as a frozen part of training: what its files decode to, batch by batch."""
+"""Frozen codecs that something is trained on: what their files decode to, batch by batch."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from nicc.architecture import Architecture
 from nicc.decoder import networks
 from nicc.encoder import ops
 from nicc.encoder.latent_code import LatentCode, RateTables, round_above, thresholds, upsample
@@ -14,6 +15,9 @@ from nicc.encoder.quantise import DISTORTION_WEIGHT
 from nicc.encoder.receiver import receiver_of
 from nicc.encoder.torch_transform import torch_transform_of
 from nicc.model import Model
+
+SYNTHESIS = ("synthesis", "igdn")
+"""Beginnings of the names of the synthesis' arrays."""
 
 
 class Decoded(NamedTuple):
@@ -78,3 +82,57 @@ class Frozen:
     def synthesise(self, padded: Tensor) -> Tensor:
         """Pixels ``(N, H, W, 3)`` of latents with a margin of one."""
         return networks.synthesis(ops, self.arch, self.receiver.p, padded)
+
+
+class QuantisedLatents(Protocol):
+    """What a codec has decoded of a batch."""
+
+    @property
+    def latents(self) -> Tensor: ...
+    @property
+    def y_hat(self) -> Tensor: ...
+    @property
+    def step(self) -> Tensor: ...
+
+
+class FrozenCodec(Protocol):
+    """A frozen codec whose synthesis is trained on; latents are ``(N, h, w, C)``."""
+
+    arch: Architecture
+    """Of which only the rates matter here."""
+    channels: int
+    deviation: Tensor
+    """Typical size of each channel, ``(C,)``."""
+
+    def quantise(self, x: Tensor, rate_point: Tensor) -> QuantisedLatents:
+        """Latents before and after quantisation of images ``(N, 3, H, W)`` in 0..1, without gradients."""
+
+    def start(self) -> dict[str, Tensor]:
+        """The synthesis' parameters."""
+
+    def pad(self, y: Tensor, margin: int) -> Tensor:
+        """Latents with ``margin`` positions around them."""
+
+    def synthesise(self, p: dict[str, Tensor], y: Tensor) -> Tensor:
+        """Pixels ``(N, 3, H, W)`` around 0..1 of latents with a margin of one."""
+
+
+class FrozenModel:
+    """A shipped model as a `FrozenCodec`; a rectifier that it has already is left out."""
+
+    def __init__(self, model: Model, device: str = "cpu") -> None:
+        self.frozen = Frozen(model, device)
+        self.arch, self.p = model.architecture, self.frozen.receiver.p
+        self.channels, self.deviation = self.arch.latent_channels, self.p["deviation"]
+
+    def quantise(self, x: Tensor, rate_point: Tensor) -> QuantisedLatents:
+        return self.frozen.decode(x, rate_point)
+
+    def start(self) -> dict[str, Tensor]:
+        return {k: v.clone() for k, v in self.p.items() if k.startswith(SYNTHESIS)}
+
+    def pad(self, y: Tensor, margin: int) -> Tensor:
+        return networks.mirror(ops, self.p, y, margin)
+
+    def synthesise(self, p: dict[str, Tensor], y: Tensor) -> Tensor:
+        return networks.synthesis(ops, self.arch, p, y).permute(0, 3, 1, 2)

@@ -15,7 +15,7 @@ from nicc.architecture import CDF_ROWS, LOG_ROW_STEP, SIGMA_MIN, Architecture
 from nicc.encoder.analysis import LINEAR_KERNEL
 from nicc.encoder.latent_code import row_likelihood, upsample
 from nicc.errors import ModelError
-from nicc.training.codec import Codec
+from nicc.training.codec import CodecModule
 from nicc.training.data import Photos
 from nicc.training.klt import lapped_klt
 from nicc.training.objective import RateDistortion
@@ -95,9 +95,9 @@ def _matched(old: Architecture, new: Architecture) -> set[str]:
     return differing
 
 
-def _linear_synthesis(codec: Codec, state: dict[str, Tensor], old: Architecture) -> None:
+def _linear_synthesis(codec: CodecModule, state: dict[str, Tensor], old: Architecture) -> None:
     """A jpeg-like synthesis from the linear part of a two-layer one."""
-    other = Codec(old)
+    other = CodecModule(old)
     other.load_state_dict({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
     kernel, size = linear_part(other), codec.arch.kernel
     keep = (2 * old.kernel + 4 - size) // 2
@@ -191,7 +191,9 @@ def _more_channels(
     return grown | _more_synthesis(model.codec, state, old, centred(klt.synthesis, 2 * new.kernel)[c_old:])
 
 
-def _more_synthesis(codec: Codec, state: dict[str, Tensor], old: Architecture, basis: Tensor) -> dict[str, Tensor]:
+def _more_synthesis(
+    codec: CodecModule, state: dict[str, Tensor], old: Architecture, basis: Tensor
+) -> dict[str, Tensor]:
     """Both layers of a synthesis with more latents or hidden channels; these add nothing yet."""
     new, n, more = codec.arch, codec.arch.hidden_channels, codec.arch.hidden_channels - old.hidden_channels
     prefix = "codec.p."
@@ -216,7 +218,7 @@ def _more_synthesis(codec: Codec, state: dict[str, Tensor], old: Architecture, b
     return {prefix + name: value for name, value in grown.items()}
 
 
-def _fit_new_rows(codec: Codec, old: Architecture, photos: Photos) -> None:
+def _fit_new_rows(codec: CodecModule, old: Architecture, photos: Photos) -> None:
     """CDF rows of new channels from the hyper-latents, by least squares on crops of ``photos``."""
     arch, c = codec.arch, old.latent_channels
     x = torch.tensor(photos.crops(np.random.default_rng(3), 32, 256)).permute(0, 3, 1, 2) / 255

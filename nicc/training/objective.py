@@ -6,6 +6,7 @@ straight-through rounding in the distortion.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from nicc.encoder.latent_code import LIKELIHOOD_FLOOR, row_likelihood, ste_round, thresholds
 from nicc.encoder.quantise import DISTORTION_WEIGHT
 from nicc.encoder.visual import raw_difference, score, visual_distortion
-from nicc.training.codec import Codec, at_rate
+from nicc.training.codec import CodecModule, at_rate
 
 COST_EXPONENT = 0.43
 """The cost bpp + lambda MSE grows about as this power of lambda; losses are divided by it."""
@@ -76,11 +77,16 @@ class Outcome(NamedTuple):
 
 
 class RateDistortion(nn.Module):
-    """A codec with its training-only prior; ``forward`` measures a batch of images."""
+    """A codec with its training-only prior; ``forward`` measures a batch of images.
 
-    def __init__(self, codec: Codec) -> None:
+    ``perceptual`` maps images and their decoded forms, ``(N, 3, H, W)`` in 0..1, to what is added to the distortion
+    in training, ``(N,)``; validation leaves it out, so that its figures compare.
+    """
+
+    def __init__(self, codec: CodecModule, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.codec = codec
+        self.perceptual = perceptual
         self.prior = HyperPrior(codec.arch.hyper_channels)
 
     def forward(self, x: Tensor, rate_point: Tensor, phase: Phase = Phase.SOFT) -> Outcome:
@@ -122,6 +128,8 @@ class RateDistortion(nn.Module):
                 if codec.arch.objective == "visual":
                     raw = raw_difference(x, decoded)
                     distortion, points = visual_distortion(mse, raw), score(raw.detach())
+                if self.perceptual and self.training:
+                    distortion = distortion + self.perceptual(x, decoded)
         return Outcome(bits_y / pixels, bits_z / pixels, mse, distortion, points)
 
 

@@ -6,68 +6,89 @@ The same command runs on a CPU, on CUDA, and in several processes under torchrun
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nicc.architecture import RENDERING, Architecture
+from nicc.architecture import Architecture
+from nicc.encoder.visual import decibels
 from nicc.errors import ModelError
-from nicc.training.codec import Codec, lambdas
-from nicc.training.config import Schedule, TrainingConfig
+from nicc.training.codec import CodecModule, lambdas
+from nicc.training.config import CodecSchedule, TrainingConfig
 from nicc.training.growth import start_from
 from nicc.training.objective import Outcome, Phase, RateDistortion, log_cost, loss
 from nicc.training.optimizer import MuonAdam
+from nicc.training.perceptual import Lpips
 from nicc.training.restore import checkpoint_of
-from nicc.training.stage import CHECKPOINT, WARM_UP, Average, Report, Run, Stage, drive
+from nicc.training.stage import CHECKPOINT, WARM_UP, Average, LogReport, Run, Stage, drive
 from nicc.training.start import start
 
+LPIPS_NETWORK = "squeeze"
+"""The network that is trained on; benchmarks measure with the other, AlexNet."""
 
-def learning_rates(model: RateDistortion, s: Schedule) -> list[dict[str, Any]]:
-    """Parameter groups: Muon for the matrices of hidden layers, Adam for the rest.
 
-    Adam's steps shrink with the fan-in, most for the lapped transform.
-    """
+class Rule(NamedTuple):
+    """How the parameters are trained whose names match the pattern."""
+
+    pattern: str
+    """As `fnmatch` takes it."""
+    rate: str
+    """Which rate of the schedule is theirs."""
+    phases: frozenset[Phase] = frozenset(Phase)
+    factor: float = 1.0
+    """Of the rate."""
+    muon: str | None = None
+    """Muon instead of Adam: which axis of the matrix comes first."""
+
+
+SENDER = frozenset({Phase.SOFT, Phase.JOINT})
+"""The predictive phase leaves the analysis as it is."""
+RECEIVER = frozenset({Phase.SOFT, Phase.JOINT, Phase.PREDICTIVE})
+"""The entropy phase has no synthesis."""
+
+RULES = (
+    Rule("codec.analysis.linear.weight", "linear_rate", SENDER),
+    Rule("codec.analysis.body.*.weight", "matrix_rate", SENDER, muon="outputs first"),
+    Rule("codec.analysis.body.*.bias", "rate", SENDER),
+    Rule("codec.analysis.out", "table_rate", SENDER),
+    Rule("codec.log_gain", "table_rate", SENDER),
+    Rule("codec.hyper_analysis.*.weight", "matrix_rate", muon="outputs first"),
+    Rule("codec.hyper_analysis.*.bias", "rate"),
+    Rule("codec.hyper_analysis.pooled", "matrix_rate", muon="outputs first"),
+    Rule("codec.log_hyper_gain", "table_rate"),
+    Rule("codec.row_*", "table_rate"),
+    Rule("codec.hidden_*", "table_rate"),
+    Rule("codec.p.row*", "matrix_rate", muon="inputs first"),
+    Rule("codec.p.mean*_in", "matrix_rate", muon="inputs first"),
+    Rule("codec.p.mean*_out", "matrix_rate", muon="inputs first"),
+    Rule("codec.p.mean_z", "matrix_rate", muon="inputs first"),
+    Rule("codec.p.mean*_bias", "rate"),
+    Rule("codec.p.gain_*", "rate", factor=1 / 2),
+    Rule("codec.p.synthesis_[!m]*", "linear_rate", RECEIVER),
+    Rule("codec.p.synthesis_more", "linear_rate", RECEIVER),
+    Rule("codec.p.synthesis_main", "linear_rate", RECEIVER, factor=4),
+    Rule("codec.p.igdn_*", "rate", RECEIVER, factor=1 / 3),
+    Rule("codec.p.rectifier*", "matrix_rate", RECEIVER, muon="inputs first"),
+    Rule("codec.rectifier_bias", "table_rate", RECEIVER),
+    Rule("codec.log_inverse", "table_rate", RECEIVER),
+    Rule("codec.recon_offset", "rate", RECEIVER, factor=1 / 3),
+    Rule("prior.*", "table_rate"),
+)
+"""Every parameter matches one pattern; the order means nothing."""
+
+
+def learning_rates(model: RateDistortion, s: CodecSchedule) -> list[dict[str, Any]]:
+    """Parameter groups by the `RULES`: Muon for the matrices of hidden layers, Adam for the rest."""
     groups = []
-    linear = {
-        "codec.analysis.linear.weight",
-        "codec.p.synthesis_linear",
-        "codec.p.synthesis_more",
-        "codec.p.synthesis_out",
-        "codec.p.synthesis_bias",
-    }
-    tables = ("log_", "row_", "hidden_", "recon_", "rectifier_", "out")
     for name, parameter in model.named_parameters():
-        leaf = name.split(".")
-        if name in linear:
-            rate = s.linear_rate
-        elif leaf[0] == "prior" or leaf[1].startswith(tables) or leaf[-1] == "out":
-            rate = s.table_rate
-        else:
-            by_network = leaf[1] == "p"  # these are stored (inputs, outputs)
-            fan_in = parameter.shape[0] if by_network else parameter[0].numel()
-            rate = s.rate * min(1.0, 64 / max(fan_in, 1)) if parameter.dim() > 1 else s.rate
-        muon = None
-        if parameter.dim() > 1 and name.startswith(("codec.analysis.body.", "codec.hyper_analysis.")):
-            muon, rate = "outputs first", s.matrix_rate
-        elif name.startswith(("codec.p.row", "codec.p.mean", "codec.p.rectifier")) and parameter.dim() > 1:
-            muon, rate = "inputs first", s.matrix_rate
-        if leaf[-1] == "synthesis_main":
-            rate = s.linear_rate * 4
-        elif leaf[-1].startswith("gain_"):
-            rate = s.rate / 2
-        elif leaf[-1] == "recon_offset" or leaf[-1].startswith("igdn"):
-            rate = s.rate / 3
-        if leaf[1] in ("analysis", "log_gain"):
-            phases = {Phase.SOFT, Phase.JOINT}
-        elif leaf[1] == "log_inverse" or leaf[-1].startswith(RENDERING):
-            phases = {Phase.SOFT, Phase.JOINT, Phase.PREDICTIVE}
-        else:
-            phases = set(Phase)
-        phase_names = [p.value for p in phases]
-        groups.append({"params": [parameter], "lr": rate, "base": rate, "phases": phase_names, "muon": muon})
+        (rule,) = (r for r in RULES if fnmatchcase(name, r.pattern))
+        rate = getattr(s, rule.rate) * rule.factor
+        phases = [p.value for p in rule.phases]
+        groups.append({"params": [parameter], "lr": rate, "base": rate, "phases": phases, "muon": rule.muon})
     return groups
 
 
@@ -82,20 +103,23 @@ def validate(model: RateDistortion, images: Tensor) -> dict[str, Any]:
         bpp = torch.cat([o.bpp_y + o.bpp_z for o in parts])
         mse, distortion, points = (torch.cat([getattr(o, k) for o in parts]) for k in ("mse", "distortion", "score"))
         costs.append(log_cost(bpp, distortion, lambdas(arch, torch.full_like(bpp, point))))
-        psnr = 10 * torch.log10(255**2 / mse)
-        row = {"rate_point": point, "bpp": float(bpp.mean()), "psnr": float(psnr.mean())}
+        row = {"rate_point": point, "bpp": float(bpp.mean()), "psnr": float(decibels(mse).mean())}
         table.append(row | ({"ssimulacra2": float(points.mean())} if arch.objective == "visual" else {}))
     model.train()
     return {"cost": float(np.mean(costs)), "table": table}
 
 
-class Trainer(Stage):
+class CodecTrainer(Stage):
     """State of one run: model, average of its weights, optimizer, position in the schedule."""
 
     def __init__(self, config: TrainingConfig, run: Run) -> None:
         super().__init__(run, config.training)
         self.config, self.s = config, config.training
-        self.model = RateDistortion(Codec(config.architecture))
+        perceptual = None
+        if self.s.lpips_weight:
+            self.lpips = Lpips.of_folder(LPIPS_NETWORK, run.perceptual).to(self.device)
+            perceptual = self._perceptual
+        self.model = RateDistortion(CodecModule(config.architecture), perceptual)
         saved = self.saved()
         if not saved:
             self._start()
@@ -130,6 +154,9 @@ class Trainer(Stage):
         else:
             start(self.model.codec, self.model.prior, self.photos, self.s.overlap, self.s.seed)
 
+    def _perceptual(self, original: Tensor, decoded: Tensor) -> Tensor:
+        return self.s.lpips_weight * self.lpips(*self.shifted(original, decoded))
+
     @property
     def phase(self) -> Phase:
         if self.step < self.s.entropy_steps:
@@ -163,7 +190,7 @@ class Trainer(Stage):
         }
 
     def validate(self, images: Tensor) -> dict[str, Any]:
-        model = RateDistortion(Codec(self.config.architecture)).to(self.device)
+        model = RateDistortion(CodecModule(self.config.architecture)).to(self.device)
         model.load_state_dict(self.average.values)
         return validate(model, images)
 
@@ -178,6 +205,6 @@ class Trainer(Stage):
         }
 
 
-def train(config: TrainingConfig, run: Run, report: Report | None = None) -> Path:
+def train(config: TrainingConfig, run: Run, report: LogReport | None = None) -> Path:
     """Trains a model and returns its checkpoint, see `nicc.training.stage.drive`."""
-    return drive(Trainer(config, run), report)
+    return drive(CodecTrainer(config, run), report)

@@ -24,25 +24,22 @@ from torch.nn.utils.parametrizations import spectral_norm
 from nicc.architecture import PIXELS_PER_LATENT
 from nicc.decoder import realism
 from nicc.decoder.networks import inside
-from nicc.decoder.realism import LARGEST_BETA, LATENT_REACH, PIXEL_REACH, HeadArchitecture
 from nicc.encoder import ops
-from nicc.encoder.visual import raw_difference, visual_distortion
+from nicc.encoder.visual import decibels, raw_difference, visual_distortion
 from nicc.errors import ModelError
+from nicc.head import LARGEST_BETA, LATENT_REACH, PIXEL_REACH, HeadArchitecture
 from nicc.images import write_atomically
 from nicc.model import REALISM_FILE, Model, digest, load_model
-from nicc.perceptual import NETWORKS, Lpips
 from nicc.training.config import RealismConfig
 from nicc.training.frozen import Decoded, Frozen
 from nicc.training.optimizer import MuonAdam
-from nicc.training.stage import CHECKPOINT, Average, Report, Run, Stage, drive
+from nicc.training.perceptual import NETWORKS, Lpips
+from nicc.training.stage import CHECKPOINT, Average, LogReport, Run, Stage, drive
 
 LATENTS_SEEN = 12
 """Channels that the discriminator makes of the latents."""
 WON_LOSS, WON_STEPS = 0.02, 200
 """The discriminator has won when its loss stays below this for so many steps in the mean."""
-SHIFTS = 8
-"""Pixels by which LPIPS sees the images shifted. Its networks look at every fourth pixel, and so does the head's
-grid: unshifted, the head learned a grain that only they like, at this one phase."""
 CUT = 2
 VALIDATION_POINTS = (9, 27)
 VALIDATION_BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -95,7 +92,7 @@ class Discriminator(nn.Module):
         return self.out(x)
 
 
-class Trainer(Stage):
+class HeadTrainer(Stage):
     """State of one run: head, average of its weights, discriminator, optimizers, position."""
 
     def __init__(self, config: RealismConfig, run: Run) -> None:
@@ -107,9 +104,7 @@ class Trainer(Stage):
         deviation, channels = self.base.receiver.p["deviation"], self.model.architecture.latent_channels
         self.head = RealismHead(config.head, channels, deviation).to(self.device)
         self.discriminator = Discriminator(self.s.discriminator_width, channels).to(self.device)
-        folder = run.perceptual
-        files = {name: folder / f"{full}_features.pth" if folder else None for name, full in NETWORKS.items()}
-        self.lpips = [Lpips(name, file).to(self.device) for name, file in files.items()]
+        self.lpips = [Lpips.of_folder(name, run.perceptual).to(self.device) for name in NETWORKS]
         self.optimizer = MuonAdam(self._groups(), betas=(0.9, 0.99))
         self.adversary = torch.optim.Adam(self.discriminator.parameters(), betas=(0.5, 0.99))
         self.discriminator_loss = 2 * math.log(2.0)
@@ -177,7 +172,7 @@ class Trainer(Stage):
         adversarial = self.progress >= 1 - s.adversarial_share
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
             fake = self.render(decoded, beta, point)
-            distance = self.lpips[self.step % len(self.lpips)](*self._shifted(x, fake)).float()
+            distance = self.lpips[self.step % len(self.lpips)](*self.shifted(x, fake)).float()
             fake = fake.float()
             mse = (fake - x).square().mean((1, 2, 3)) * 255**2
             distortion = mse
@@ -197,12 +192,6 @@ class Trainer(Stage):
             self.ended = "the discriminator has won; it teaches nothing any more"
         figures = {"loss": objective, "mse": mse.mean(), "lpips": distance.mean(), "realness": realness.mean()}
         return {k: float(v.detach()) for k, v in figures.items()} | {"discriminator": self.discriminator_loss}
-
-    def _shifted(self, *images: Tensor) -> list[Tensor]:
-        """The images cut to the same random phase of the `SHIFTS`."""
-        side = self.s.crop - SHIFTS
-        top, left = self.rng.integers(0, SHIFTS, 2)
-        return [x[..., top : top + side, left : left + side] for x in images]
 
     def _train_discriminator(self, real: Tensor, fake: Tensor, latents: Tensor) -> None:
         logits = self.discriminator(torch.cat([real, fake]), torch.cat([latents, latents])).float()
@@ -247,7 +236,7 @@ class Trainer(Stage):
                     {
                         "rate_point": point,
                         "beta": value,
-                        "psnr": float((10 * torch.log10(255**2 / mse)).mean()),
+                        "psnr": float(decibels(mse).mean()),
                         "lpips": float(self.lpips[0](images[..., CUT:, CUT:], x[..., CUT:, CUT:]).mean()),
                     }
                 )
@@ -258,12 +247,12 @@ class Trainer(Stage):
         return {"table": table}
 
 
-def train(config: RealismConfig, run: Run, report: Report | None = None) -> Path:
+def train(config: RealismConfig, run: Run, report: LogReport | None = None) -> Path:
     """Trains a head and returns its checkpoint, see `nicc.training.stage.drive`.
 
     Ends early, with a line in the log, when the discriminator has won.
     """
-    return drive(Trainer(config, run), report)
+    return drive(HeadTrainer(config, run), report)
 
 
 def export(checkpoint: Path, model: Model) -> Path:

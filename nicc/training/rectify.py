@@ -5,7 +5,7 @@ lambda MSE + alpha d(y, QR(y_hat)), with y the unquantised latents, d by default
 quantisation steps. alpha is explored: candidates train side by side from one state, the worse half
 is dropped, the rest goes on, until one is left. The first phase is the rate-distortion stage.
 
-The stage trains any codec that has the methods of `Codec`; `NiccCodec` is a shipped model.
+The stage trains any codec that has the methods of `FrozenCodec`; `FrozenModel` is a shipped model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,72 +25,18 @@ from torch import Tensor, nn
 from nicc.architecture import RECTIFIER_REACH, Architecture
 from nicc.decoder import networks
 from nicc.encoder import ops
+from nicc.encoder.visual import decibels
 from nicc.errors import ModelError
 from nicc.images import write_atomically
 from nicc.model import Model, digest, load_model, read_part
 from nicc.training.codec import at_rate, lambdas, rectifier_parameters
 from nicc.training.config import RectifyConfig
-from nicc.training.frozen import Frozen
+from nicc.training.frozen import FrozenCodec, FrozenModel, QuantisedLatents
 from nicc.training.objective import cost_weights
-from nicc.training.stage import CHECKPOINT, Average, Report, Run, Stage, drive
+from nicc.training.stage import CHECKPOINT, Average, LogReport, Run, Stage, drive
 
 VALIDATION_POINTS = (9, 24, 39, 54)
 SCORE_CROPS, SCORE_SEED = 16, 99
-SYNTHESIS = ("synthesis", "igdn")
-
-
-class Quantised(Protocol):
-    """What a codec has decoded of a batch."""
-
-    @property
-    def latents(self) -> Tensor: ...
-    @property
-    def y_hat(self) -> Tensor: ...
-    @property
-    def step(self) -> Tensor: ...
-
-
-class Codec(Protocol):
-    """A frozen codec whose synthesis is trained on; latents are ``(N, h, w, C)``."""
-
-    arch: Architecture
-    """Of which only the rates matter here."""
-    channels: int
-    deviation: Tensor
-    """Typical size of each channel, ``(C,)``."""
-
-    def quantise(self, x: Tensor, rate_point: Tensor) -> Quantised:
-        """Latents before and after quantisation of images ``(N, 3, H, W)`` in 0..1, without gradients."""
-
-    def start(self) -> dict[str, Tensor]:
-        """The synthesis' parameters."""
-
-    def pad(self, y: Tensor, margin: int) -> Tensor:
-        """Latents with ``margin`` positions around them."""
-
-    def synthesise(self, p: dict[str, Tensor], y: Tensor) -> Tensor:
-        """Pixels ``(N, 3, H, W)`` around 0..1 of latents with a margin of one."""
-
-
-class NiccCodec:
-    """A shipped model as a `Codec`; a rectifier that it has already is left out."""
-
-    def __init__(self, model: Model, device: str = "cpu") -> None:
-        self.frozen = Frozen(model, device)
-        self.arch, self.p = model.architecture, self.frozen.receiver.p
-        self.channels, self.deviation = self.arch.latent_channels, self.p["deviation"]
-
-    def quantise(self, x: Tensor, rate_point: Tensor) -> Quantised:
-        return self.frozen.decode(x, rate_point)
-
-    def start(self) -> dict[str, Tensor]:
-        return {k: v.clone() for k, v in self.p.items() if k.startswith(SYNTHESIS)}
-
-    def pad(self, y: Tensor, margin: int) -> Tensor:
-        return networks.mirror(ops, self.p, y, margin)
-
-    def synthesise(self, p: dict[str, Tensor], y: Tensor) -> Tensor:
-        return networks.synthesis(ops, self.arch, p, y).permute(0, 3, 1, 2)
 
 
 def distance(kind: str, y: Tensor, rectified: Tensor) -> Tensor:
@@ -104,7 +50,7 @@ def distance(kind: str, y: Tensor, rectified: Tensor) -> Tensor:
 class Rectified(nn.Module):
     """Rectifiers and synthesis of a codec, as far as they are trained."""
 
-    def __init__(self, codec: Codec, rectifiers: int, width: int) -> None:
+    def __init__(self, codec: FrozenCodec, rectifiers: int, width: int) -> None:
         super().__init__()
         self.codec, self.rectifiers, self.rectifier_width = codec, rectifiers, width
         self.synthesis = nn.ParameterDict({k: nn.Parameter(v) for k, v in codec.start().items()})
@@ -119,7 +65,7 @@ class Rectified(nn.Module):
             p[f"rectifier{i}_in"] = p[f"rectifier{i}_in"] / self.codec.deviation[:, None]
         return p
 
-    def forward(self, quantised: Quantised, rate_point: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, quantised: QuantisedLatents, rate_point: Tensor) -> tuple[Tensor, Tensor]:
         """Rectified latents, with a margin of one, and pixels."""
         y = self.codec.pad(quantised.y_hat, 1 + RECTIFIER_REACH * self.rectifiers)
         bias = at_rate(self.codec.arch, self.bias, rate_point.float())
@@ -145,14 +91,14 @@ class Candidate:
         }
 
 
-class Trainer(Stage):
+class RectifierTrainer(Stage):
     """State of one run: the candidates that are left, and whose turn it is."""
 
-    def __init__(self, config: RectifyConfig, run: Run, codec: Codec | None = None, name: str = "") -> None:
+    def __init__(self, config: RectifyConfig, run: Run, codec: FrozenCodec | None = None, name: str = "") -> None:
         super().__init__(run, config.training)
         self.config, self.s = config, config.training
         model = None if codec else load_model(config.model)
-        self.codec: Codec = codec or NiccCodec(model, run.device)  # type: ignore[arg-type]
+        self.codec: FrozenCodec = codec or FrozenModel(model, run.device)  # type: ignore[arg-type]
         self.identity = model.sha256 if model else name
         if self.s.alphas and not config.rectifiers and self.s.alphas != (0.0,):
             raise ModelError("alpha weighs the rectifier's distance; without rectifiers alphas must be [0]")
@@ -246,13 +192,13 @@ class Trainer(Stage):
         """PSNR of the leading candidate at four rate points."""
         model, table = self.averaged(self.candidates[0]), []
         for value in VALIDATION_POINTS:
-            psnr = []
+            found = []
             for x in images.split(4):
                 point = torch.full((len(x),), value, device=self.device)
                 _, decoded = model(self.codec.quantise(x, point), point)
                 mse = ((decoded.clamp(0, 1) * 255).round() - x * 255).square().mean((1, 2, 3))
-                psnr.append(10 * torch.log10(255**2 / mse))
-            table.append({"rate_point": value, "psnr": float(torch.cat(psnr).mean())})
+                found.append(decibels(mse))
+            table.append({"rate_point": value, "psnr": float(torch.cat(found).mean())})
         return {"cost": -float(np.mean([row["psnr"] for row in table])), "table": table}
 
     def state(self) -> dict[str, Any]:
@@ -271,9 +217,9 @@ def _weights(arch: Architecture, rate_point: Tensor) -> Tensor:
     return weights * cost_weights(weights)
 
 
-def train(config: RectifyConfig, run: Run, report: Report | None = None) -> Path:
+def train(config: RectifyConfig, run: Run, report: LogReport | None = None) -> Path:
     """Trains synthesis and rectifiers; returns the checkpoint, see `nicc.training.stage.drive`."""
-    return drive(Trainer(config, run), report)
+    return drive(RectifierTrainer(config, run), report)
 
 
 def export(checkpoint: Path, model: Model) -> Model:
@@ -288,7 +234,7 @@ def export(checkpoint: Path, model: Model) -> Model:
         raise ModelError(f"{checkpoint}: alpha is still explored; train on with --resume")
     assert model.folder
     arch, rectifiers, width = model.architecture, saved["config"]["rectifiers"], saved["config"]["width"]
-    trained = Rectified(NiccCodec(model), rectifiers, width)
+    trained = Rectified(FrozenModel(model), rectifiers, width)
     trained.load_state_dict(saved["candidates"][0]["average"])
     arrays = {k: v for k, v in model.arrays.items() if not k.startswith("rectifier")}
     tensors = {**dict(trained.synthesis.items()), **trained.arrays()}

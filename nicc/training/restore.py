@@ -14,7 +14,7 @@ from nicc.arrays import integer_unit
 from nicc.encoder.torch_transform import encoder_state
 from nicc.errors import ModelError
 from nicc.model import Model, load_model, read_part
-from nicc.training.codec import COUNTED, Codec, at_rate
+from nicc.training.codec import COUNTED, CodecModule, at_rate
 from nicc.training.data import Photos
 from nicc.training.objective import RateDistortion
 from nicc.training.start import fit_prior_to
@@ -43,12 +43,12 @@ def checkpoint_of(path: Path, photos: Photos) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def restored_codec(model: Model) -> Codec:
+def restored_codec(model: Model) -> CodecModule:
     """The codec in training that a shipped model was exported from, to the precision of its files."""
     arch, arrays = model.architecture, model.arrays
     if model.folder is None:
         raise ModelError(f"model {model.name} has no folder to start from")
-    codec = Codec(arch)
+    codec = CodecModule(arch)
     state = dict(codec.state_dict())
 
     def real(name: str) -> Tensor:

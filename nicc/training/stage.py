@@ -30,8 +30,11 @@ LOG = "log.jsonl"
 WARM_UP = 100
 """Steps."""
 VALIDATION_CROP = 384
+SHIFTS = 8
+"""Pixels by which LPIPS sees the images shifted. Its networks look at every fourth pixel, and so do the grids of
+nicc's networks: unshifted, these learn a grain that only LPIPS likes, at this one phase."""
 
-Report = Callable[[dict[str, Any], float], None]
+LogReport = Callable[[dict[str, Any], float], None]
 """Called with each log entry and the progress, 0..1."""
 
 
@@ -136,6 +139,12 @@ class Stage(ABC):
         crops = torch.from_numpy(self.photos.crops(self.rng, self.timing.batch, self.timing.crop))
         return crops.to(self.device).permute(0, 3, 1, 2).float() / 255
 
+    def shifted(self, *images: Tensor) -> list[Tensor]:
+        """The images ``(N, 3, crop, crop)`` cut to the same random phase of the `SHIFTS`."""
+        side = self.timing.crop - SHIFTS
+        top, left = self.rng.integers(0, SHIFTS, 2)
+        return [x[..., top : top + side, left : left + side] for x in images]
+
     def update(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, objective: Tensor) -> Tensor:
         """Moves ``module`` down the gradient, counts the step, returns the gradient's norm before it is clipped.
 
@@ -203,7 +212,7 @@ def validation_images(folder: Path) -> Tensor:
     return torch.tensor(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
 
 
-def drive(stage: Stage, report: Report | None = None) -> Path:
+def drive(stage: Stage, report: LogReport | None = None) -> Path:
     """Trains to the end of the schedule and returns the checkpoint.
 
     The log is one JSON object a line: training figures averaged since the last line, and, with a

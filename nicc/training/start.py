@@ -12,7 +12,7 @@ from nicc.architecture import LOG_ROW_STEP, SIGMA_MIN, Architecture
 from nicc.encoder import ops
 from nicc.encoder.analysis import HYPER_BANDS, HYPER_MEANS, LINEAR_KERNEL
 from nicc.encoder.latent_code import upsample
-from nicc.training.codec import Codec
+from nicc.training.codec import CodecModule
 from nicc.training.data import Photos
 from nicc.training.klt import lapped_klt
 from nicc.training.objective import HyperPrior, RateDistortion
@@ -37,7 +37,7 @@ def klt_gains(arch: Architecture, norms: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def start(codec: Codec, prior: HyperPrior, photos: Photos, overlap: int, seed: int) -> None:
+def start(codec: CodecModule, prior: HyperPrior, photos: Photos, overlap: int, seed: int) -> None:
     """Sets transforms from principal components, then rates from statistics of ``photos``."""
     arch, p = codec.arch, codec.p
     klt = lapped_klt(photos, arch.latent_channels, overlap, seed=seed)
@@ -55,7 +55,7 @@ def start(codec: Codec, prior: HyperPrior, photos: Photos, overlap: int, seed: i
     _start_entropy(codec, prior, photos, seed)
 
 
-def linear_part(codec: Codec) -> Tensor:
+def linear_part(codec: CodecModule) -> Tensor:
     """Impulse responses of a two-layer synthesis without its non-linearity, ``(C, k, k, 3)``.
 
     k is twice the first kernel plus four.
@@ -75,7 +75,7 @@ def pixel_phases(basis: Tensor) -> Tensor:
     return basis.reshape(c, 3, half, 2, half, 2).permute(0, 2, 4, 3, 5, 1).reshape(c, half, half, 12)
 
 
-def _start_two_layer(codec: Codec, basis: Tensor) -> None:
+def _start_two_layer(codec: CodecModule, basis: Tensor) -> None:
     """Hidden channels are the 2x2 phases of the three colours; the second layer shuffles pixels."""
     p = codec.p
     phases = pixel_phases(basis)
@@ -93,7 +93,7 @@ def _start_two_layer(codec: Codec, basis: Tensor) -> None:
     p["synthesis_out"][1, 1, :12] = torch.eye(12)
 
 
-def _start_entropy(codec: Codec, prior: HyperPrior, photos: Photos, seed: int) -> None:
+def _start_entropy(codec: CodecModule, prior: HyperPrior, photos: Photos, seed: int) -> None:
     rng = np.random.default_rng(seed + 1)
     x = torch.tensor(photos.crops(rng, 96, 256)).permute(0, 3, 1, 2) / 255
     y = torch.cat([codec.analysis(part) for part in x.split(16)])

@@ -25,7 +25,8 @@ import numpy as np
 from PIL import Image
 
 from nicc.container import Container, unpack
-from nicc.decoder.decode import Renderer, group_latents, model_for, synthesise
+from nicc.decoder.decode import group_latents, model_for
+from nicc.decoder.render import Renderer, synthesise
 from nicc.images import PNG_LEVEL, Picture, open_image, to_image
 from nicc.model import Model
 

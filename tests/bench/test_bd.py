@@ -11,7 +11,7 @@ import pytest
 from nicc.bench import codecs
 from nicc.bench.bd import bd_rate
 from nicc.bench.metrics import psnr
-from nicc.bench.run import read_pixels
+from nicc.bench.sources import read_pixels
 
 PUBLISHED = json.loads((files("nicc.bench") / "kodak.json").read_text())["codecs"]
 LINE = {"bpp": [0.1, 0.2, 0.4, 0.8, 1.6], "psnr-rgb": [27.0, 30.0, 33.0, 36.0, 39.0]}

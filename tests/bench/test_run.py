@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 from nicc.bench import report
 from nicc.bench import run as running
+from nicc.bench.sources import Source, digest, read_pixels
+from nicc.bench.store import MEASUREMENTS
 from nicc.cli import app
 
 OFFLINE = ["--metric", "psnr-rgb,ms-ssim-rgb,ssimulacra2"]
@@ -67,7 +69,7 @@ def test_what_a_run_leaves_behind(folder, tmp_path):
 
 def test_finished_work_is_kept_and_changed_codecs_are_done_again(folder, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    settings = running.Settings(folder, out, ("jpeg", "webp"), ("psnr-rgb",), points=2, timing_images=1, repeats=1)
+    settings = running.BenchSettings(folder, out, ("jpeg", "webp"), ("psnr-rgb",), points=2, timing_images=1, repeats=1)
     first = running.run(settings)
     calls = []
     measure = running.Worker.measure
@@ -85,10 +87,10 @@ def test_finished_work_is_kept_and_changed_codecs_are_done_again(folder, tmp_pat
 
     # a new image: only its measurements; a line cut short by a killed run: only that one
     Image.fromarray(np.full((64, 64, 3), 99, np.uint8)).save(folder / "c.png")
-    lines = (out / running.MEASUREMENTS).read_text().splitlines()
+    lines = (out / MEASUREMENTS).read_text().splitlines()
     position = next(i for i, line in enumerate(lines) if '"webp"' in line and '"quality": 5' in line)
     lines[position] = lines[position][:40]
-    (out / running.MEASUREMENTS).write_text("\n".join(lines) + "\n")
+    (out / MEASUREMENTS).write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(running.timing, "take", lambda *_: {"encoding_time": 1.0, "decoding_time": 1.0})
     assert len(running.run(settings).quality) == 12
     assert sorted(calls) == ["jpeg", "jpeg", "webp", "webp", "webp"]
@@ -104,7 +106,7 @@ def test_finished_work_is_kept_and_changed_codecs_are_done_again(folder, tmp_pat
 
 def test_processes_give_the_same_results(folder, tmp_path):
     def measured(jobs):
-        settings = running.Settings(
+        settings = running.BenchSettings(
             folder,
             tmp_path / str(jobs),
             ("nicc-jpeg-like", "webp"),
@@ -134,7 +136,7 @@ def test_interrupt_leaves_what_is_finished(folder, tmp_path):
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    kept = out / running.MEASUREMENTS
+    kept = out / MEASUREMENTS
     while time.monotonic() < deadline and (not kept.exists() or kept.read_text().count("\n") < 5):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
@@ -219,8 +221,8 @@ def test_anchor_by_name(folder, tmp_path):
 
 def test_kodak_is_known_by_its_pixels(tmp_path):
     keys = json.loads((files("nicc.bench") / "kodak.json").read_text())["kodak_sha256"]
-    sources = [running.Source(f"{k}.png", tmp_path, k, 768, 512) for k in keys]
-    settings = running.Settings(tmp_path, tmp_path, ())
+    sources = [Source(f"{k}.png", tmp_path, k, 768, 512) for k in keys]
+    settings = running.BenchSettings(tmp_path, tmp_path, ())
     curves = report.published(running.Results(settings, sources))
     assert {"hevc-hm-444 (published)", "jpeg (published)"} <= {c.name for c in curves}
     assert all(c.published for c in curves)
@@ -229,4 +231,4 @@ def test_kodak_is_known_by_its_pixels(tmp_path):
 
 def test_the_photographs_are_those(kodak):
     keys = json.loads((files("nicc.bench") / "kodak.json").read_text())["kodak_sha256"]
-    assert [running.digest(running.read_pixels(p)) for p in kodak] == keys
+    assert [digest(read_pixels(p)) for p in kodak] == keys

@@ -202,7 +202,7 @@ def test_unknown_output_types_are_refused(tmp_path):
 
 
 def test_the_sheet_shows_the_same_places():
-    from nicc.sheet import CROP, GAP, LABEL, busy_places, contact_sheet
+    from nicc.cli.sheet import CROP, GAP, LABEL, busy_places, contact_sheet
 
     rng = np.random.default_rng(0)
     flat = np.full((400, 600, 3), 90, np.uint8)

@@ -13,8 +13,11 @@ from PIL import Image
 
 import nicc
 from nicc.container import unpack
-from nicc.decoder.decode import Renderer, decode_pixels, group_latents, model_for, synthesise
-from nicc.decoder.latents import Grid, dequantise_z, read_group, read_z
+from nicc.decoder.decode import decode_pixels, group_latents, model_for
+from nicc.decoder.hyper import dequantise_z, read_z
+from nicc.decoder.latents import read_group
+from nicc.decoder.render import Renderer, synthesise
+from nicc.geometry import Grid
 from nicc.model import Model
 from tests.conftest import GOLDEN, ROOT
 

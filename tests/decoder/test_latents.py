@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from nicc.architecture import HYPER_UNIT
 from nicc.container import Header
 from nicc.decoder import networks, ops
-from nicc.decoder.latents import Grid, upsample, walk
+from nicc.decoder.hyper import upsample
+from nicc.decoder.latents import walk
 from nicc.encoder.latent_code import latent_code
 from nicc.encoder.receiver import receiver_of
+from nicc.geometry import Grid
 from nicc.model import Model
-from nicc.training.codec import Codec
+from nicc.training.codec import CodecModule
 from nicc.training.export import decoder_arrays
 from nicc.training.objective import RateDistortion
 from tests.conftest import TINY
@@ -74,7 +76,7 @@ def random_model(request):
     torch.manual_seed(0)
     arch = replace(LARGER if request.param == "adaptive" else TINY)
     arch = replace(arch, phases=(4, 2, 2, 1, 1)[: arch.group_count])
-    codec = Codec(arch).eval()
+    codec = CodecModule(arch).eval()
     with torch.no_grad():
         for name, value in codec.named_parameters():
             if name.startswith(("p.mean", "p.row", "p.gain")):

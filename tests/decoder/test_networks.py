@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from nicc.architecture import Architecture
 from nicc.decoder import networks, ops, realism
 from nicc.encoder import ops as torch_ops
-from nicc.training.codec import Codec
+from nicc.head import CONDITIONS, LARGEST_BETA, HeadArchitecture
+from nicc.training.codec import CodecModule
 
 ARCHITECTURES = [
     Architecture(),
@@ -31,7 +32,7 @@ def name_of(arch):
 @pytest.mark.parametrize(("h", "w"), [(5, 7), (1, 2)])
 def test_numpy_and_torch_render_the_same_pixels(arch, h, w):
     torch.manual_seed(0)
-    codec = Codec(arch)
+    codec = CodecModule(arch)
     with torch.no_grad():
         for name, value in codec.p.items():
             if name.startswith(("synthesis", "igdn", "rectifier")):
@@ -53,11 +54,11 @@ def test_numpy_and_torch_render_the_same_pixels(arch, h, w):
     assert np.abs(a.numpy() - b).max() * 255 <= 1e-3 * max(1, float(a.abs().max()))
 
 
-@pytest.mark.parametrize("condition", realism.CONDITIONS)
+@pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("depth", [0, 3])
 def test_numpy_and_torch_add_the_same_detail(condition, depth):
     torch.manual_seed(0)
-    head = realism.HeadArchitecture(condition, 16, 24, 8, 16, depth)
+    head = HeadArchitecture(condition, 16, 24, 8, 16, depth)
     params = {k: torch.randn(v) * v[0] ** -0.5 for k, v in head.shapes(40).items()}
     arrays = {k: v.numpy() for k, v in params.items()}
     beta, point = torch.tensor([[0.7]]), torch.tensor([[21.0]])
@@ -82,9 +83,9 @@ def condition_of(head, arrays):
 
 
 def test_table_conditions_interpolate():
-    head = realism.HeadArchitecture("table")
+    head = HeadArchitecture("table")
     p = {"beta_table": np.arange(9.0)[:, None] * np.ones(3), "rate_table": np.zeros((8, 3))}
-    found = realism.conditions(ops, head, p, np.array([[0.0], [0.15], [1.0]]) * realism.LARGEST_BETA, np.zeros((3, 1)))
+    found = realism.conditions(ops, head, p, np.array([[0.0], [0.15], [1.0]]) * LARGEST_BETA, np.zeros((3, 1)))
     np.testing.assert_allclose(found[:, 0], [0, 1.2, 8])
 
 
@@ -165,7 +166,7 @@ def test_a_wide_window_and_one_of_a_lattice():
 def test_means_agree():
     torch.manual_seed(1)
     arch = Architecture()
-    codec = Codec(arch)
+    codec = CodecModule(arch)
     with torch.no_grad():
         for name, value in codec.p.items():
             if name.startswith("mean"):

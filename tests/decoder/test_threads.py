@@ -79,7 +79,7 @@ def test_processors_do_not_change_pixels(files, monkeypatch):
     data = files[1].read_bytes()
     expected = np.asarray(nicc.decode(data))
     for count in (1, 3, 8):
-        monkeypatch.setattr(decoder, "processors", lambda count=count: count)
+        monkeypatch.setattr(decoder, "bands_at_once", lambda count=count: count)
         monkeypatch.setattr(threads, "processors", lambda count=count: count)
         threads.pool.cache_clear()
         np.testing.assert_array_equal(np.asarray(nicc.decode(data)), expected)

@@ -9,7 +9,8 @@ from PIL import Image
 import nicc
 from nicc.container import Header, unpack
 from nicc.decoder import decode as decoder
-from nicc.decoder.decode import Window, decode_pixels, memory_needed
+from nicc.decoder.decode import Window, decode_pixels
+from nicc.decoder.limits import memory_needed
 
 
 @pytest.fixture(scope="module")

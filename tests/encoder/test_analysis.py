@@ -12,7 +12,7 @@ from nicc.encoder import torch_transform, transform
 from nicc.encoder.latent_code import bound, row_likelihood, ste_round
 from nicc.encoder.modules import Analysis, HyperAnalysis, mirror_pad
 from nicc.encoder.torch_transform import TorchTransform
-from nicc.training.codec import Codec
+from nicc.training.codec import CodecModule
 from nicc.training.export import encoder_arrays
 from tests.conftest import TINY
 
@@ -69,7 +69,7 @@ def test_likelihoods_of_every_row_sum_to_one():
 
 
 def test_counted_bits_follow_the_counts():
-    codec = Codec(Architecture())
+    codec = CodecModule(Architecture())
     rows = torch.full((1000,), 10.0)
     symbols = torch.zeros(1000)
     symbols[:100] = 1
@@ -87,7 +87,7 @@ def transforms(request, monkeypatch):
     """A random model's transform, and what sets the size of its bands."""
     torch.manual_seed(0)
     arch = replace(TINY, analysis=request.param)
-    codec = Codec(arch)
+    codec = CodecModule(arch)
     with torch.no_grad():
         codec.analysis.out.fill_(1)
         codec.analysis.linear.weight.normal_(std=0.02)

@@ -16,7 +16,7 @@ from nicc.encoder import iterate as iterating
 from nicc.encoder.encode import INTERRUPTED, NOT_LOWER, encode, encode_batch
 from nicc.encoder.quantise import NEAREST, encode_latents, quantise_z
 from nicc.encoder.receiver import bit_table, interpolated, receiver_of
-from nicc.encoder.settings import Schedule, Settings, State
+from nicc.encoder.settings import Annealing, Settings, State
 from nicc.encoder.sga import Interrupted, Measured, Problem, Surroundings, optimise, round_softly
 from nicc.encoder.transform import Latents, transform_of
 from nicc.encoder.visual import distortion_of
@@ -113,7 +113,7 @@ def test_gradient_of_soft_rounding(rounding):
 
 
 def test_schedule_scales_with_its_steps():
-    short, long = Schedule(100), Schedule(2000)
+    short, long = Annealing(100), Annealing(2000)
     assert short.at(50) == pytest.approx(long.at(1000))
     temperatures = [long.at(s)[0] for s in range(2000)]
     assert temperatures == sorted(temperatures, reverse=True)
@@ -121,13 +121,13 @@ def test_schedule_scales_with_its_steps():
     assert long.at(1999)[1] == pytest.approx(long.at(0)[1] / 10)
     for bad in ({"steps": -1}, {"steps": 10, "rounding": "stochastic"}):
         with pytest.raises(ValueError, match=r"steps|rounding"):
-            Schedule(**bad)
+            Annealing(**bad)
 
 
 def test_iterating_lowers_the_cost_of_real_files(model, picture):
     for point in (10, 45):
-        plain = encode(model, picture, Settings(point, Schedule(0)))
-        result = encode(model, picture, Settings(point, Schedule(60)))
+        plain = encode(model, picture, Settings(point, Annealing(0)))
+        result = encode(model, picture, Settings(point, Annealing(60)))
         assert result.plain_cost == plain.cost
         assert result.cost < 0.99 * plain.cost
         decoded = np.asarray(nicc.decode(result.data))
@@ -141,18 +141,18 @@ def test_iterating_lowers_the_cost_of_real_files(model, picture):
 
 
 def test_the_same_seed_gives_the_same_file(picture):
-    files = [encode(load_model("two-layer"), picture, Settings(20, Schedule(15, seed=s))).data for s in (1, 1, 2)]
+    files = [encode(load_model("two-layer"), picture, Settings(20, Annealing(15, seed=s))).data for s in (1, 1, 2)]
     assert files[0] == files[1] != files[2]
 
 
 def test_a_result_that_is_no_better_is_not_kept(picture, monkeypatch):
-    plain = encode(load_model("two-layer"), picture, Settings(20, Schedule(0)))
+    plain = encode(load_model("two-layer"), picture, Settings(20, Annealing(0)))
 
     def worse(model, header, pictures, settings, starts, report):
         return [Latents(s.y + 0.01 * np.sign(s.y), s.z) for s in starts]
 
     monkeypatch.setattr(iterating, "iterate", worse)
-    result = encode(load_model("two-layer"), picture, Settings(20, Schedule(5)))
+    result = encode(load_model("two-layer"), picture, Settings(20, Annealing(5)))
     assert result.data == plain.data
     assert result.notes == (NOT_LOWER,)
     assert result.plain_cost is None
@@ -161,7 +161,7 @@ def test_a_result_that_is_no_better_is_not_kept(picture, monkeypatch):
 def test_a_batch_gives_each_picture_its_own_file(coffee):
     """Neighbours in a batch do not change each other's course, but for the random numbers."""
     pictures = [Picture(np.ascontiguousarray(np.asarray(coffee)[y : y + 80, 200:330])) for y in (60, 200)]
-    model, settings = load_model("two-layer"), Settings(20, Schedule(25))
+    model, settings = load_model("two-layer"), Settings(20, Annealing(25))
     batch = encode_batch(model, pictures, settings)
     for picture, result in zip(pictures, batch, strict=True):
         alone = encode(model, picture, settings)
@@ -174,14 +174,14 @@ def test_a_batch_gives_each_picture_its_own_file(coffee):
 
 
 def test_divergence_falls_back_to_the_plain_encoding(picture, monkeypatch):
-    plain = encode(load_model("two-layer"), picture, Settings(20, Schedule(0)))
+    plain = encode(load_model("two-layer"), picture, Settings(20, Annealing(0)))
     measure = Problem.measure
 
     def broken(self, v, z, quantise):
         return Measured(*(part * math.nan for part in measure(self, v, z, quantise)))
 
     monkeypatch.setattr(Problem, "measure", broken)
-    result = encode(load_model("two-layer"), picture, Settings(20, Schedule(5)))
+    result = encode(load_model("two-layer"), picture, Settings(20, Annealing(5)))
     assert result.data == plain.data
     assert "diverged at step 0" in result.notes[0]
 
@@ -193,8 +193,8 @@ def test_interrupts(picture):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode(load_model("two-layer"), picture, Settings(20, Schedule(60)), stop)
-    kept = encode(load_model("two-layer"), picture, Settings(20, Schedule(60), keep_on_interrupt=True), stop)
+        encode(load_model("two-layer"), picture, Settings(20, Annealing(60)), stop)
+    kept = encode(load_model("two-layer"), picture, Settings(20, Annealing(60), keep_on_interrupt=True), stop)
     assert INTERRUPTED in kept.notes
     assert psnr(np.asarray(nicc.decode(kept.data)), picture.pixels) > 25
 
@@ -206,7 +206,7 @@ def test_interrupted_optimisation_hands_over_what_it_has(picture):
         raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as caught:
-        optimise(problem, v, z, Schedule(3), stop)
+        optimise(problem, v, z, Annealing(3), stop)
     assert 0 < float((caught.value.v - v).abs().max()) < 0.1
 
 
@@ -217,7 +217,7 @@ def test_no_joints_between_groups_of_rows(coffee):
     model = load_model("two-layer")
     steps = []
     files = [
-        encode(model, picture, Settings(25, Schedule(n)), lambda s, n: steps.append((s.step, n))).data for n in (0, 40)
+        encode(model, picture, Settings(25, Annealing(n)), lambda s, n: steps.append((s.step, n))).data for n in (0, 40)
     ]
     assert steps[-1] == (80, 80)
     errors = [np.square(np.asarray(nicc.decode(f)).astype(float) - tall).mean((1, 2)) for f in files]
@@ -235,7 +235,7 @@ def test_no_joints_between_groups_of_rows(coffee):
 def test_heights_at_the_edges_of_groups(height, coffee):
     column = np.tile(np.asarray(coffee)[:, 300:318], (3, 1, 1))[:height]
     picture = Picture(np.ascontiguousarray(column))
-    result = encode(load_model("two-layer"), picture, Settings(20, Schedule(2)))
+    result = encode(load_model("two-layer"), picture, Settings(20, Annealing(2)))
     assert np.asarray(nicc.decode(result.data)).shape == column.shape
 
 

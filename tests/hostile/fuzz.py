@@ -25,8 +25,9 @@ from PIL import Image
 import nicc
 import nicc.pillow
 from nicc.container import BOX_ALPHA, BOX_EXIF, BOX_ICC, BOX_XMP, Container, Group, pack, unpack, with_checksum
-from nicc.decoder.latents import Grid, read_z
+from nicc.decoder.hyper import read_z
 from nicc.errors import NiccError
+from nicc.geometry import Grid
 from nicc.model import load_model
 from tests.conftest import GOLDEN
 

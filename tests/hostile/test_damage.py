@@ -12,7 +12,8 @@ import pytest
 import nicc
 from nicc import FormatError, ModelError
 from nicc.container import BOX_ALPHA, pack, unpack, with_checksum
-from nicc.decoder.latents import Grid, read_z
+from nicc.decoder.hyper import read_z
+from nicc.geometry import Grid
 from nicc.model import load_model
 from tests.conftest import GOLDEN
 

@@ -13,7 +13,7 @@ from nicc import ModelError
 from nicc.encoder.encode import encode_plainly
 from nicc.images import Picture
 from nicc.model import load_model
-from nicc.training.codec import Codec
+from nicc.training.codec import CodecModule
 from nicc.training.data import Photos
 from nicc.training.growth import start_from
 from nicc.training.objective import Phase, RateDistortion
@@ -30,7 +30,7 @@ def crops(photos):
 def test_a_shipped_folder_is_the_codec_it_came_from(model, coffee, crops):
     """Bits and errors are those of the files, to the precision of relaxed rows."""
     saved = checkpoint_of(Path(str(model.folder)), crops)
-    restored = RateDistortion(Codec(model.architecture))
+    restored = RateDistortion(CodecModule(model.architecture))
     restored.load_state_dict(saved["average"])
     restored.eval()
     assert saved["step"] == model.description["training"]["step"]
@@ -62,7 +62,7 @@ def test_every_weight_comes_back(model):
 
 def test_a_larger_model_starts_as_the_smaller_one(crops):
     torch.manual_seed(2)
-    small, large = RateDistortion(Codec(TINY)), RateDistortion(Codec(LARGER))
+    small, large = RateDistortion(CodecModule(TINY)), RateDistortion(CodecModule(LARGER))
     with torch.no_grad():
         for name, value in small.codec.named_parameters():
             if name.startswith(("p.synthesis", "p.igdn", "analysis.linear")):
@@ -96,9 +96,9 @@ def test_a_larger_model_starts_as_the_smaller_one(crops):
     "other", [replace(LARGER, groups=(0, 4, 8, 16, 32, 48), bands=(1, 4, 4, 8)), replace(LARGER, kernel=16)]
 )
 def test_channels_that_do_not_fit_are_refused(crops, other):
-    small = RateDistortion(Codec(TINY))
+    small = RateDistortion(CodecModule(TINY))
     with pytest.raises(ModelError, match="cannot start from"):
-        start_from(RateDistortion(Codec(other)), small.state_dict(), TINY, crops, 12)
+        start_from(RateDistortion(CodecModule(other)), small.state_dict(), TINY, crops, 12)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, crops):

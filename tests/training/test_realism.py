@@ -12,12 +12,12 @@ import torch
 
 import nicc
 from nicc import ModelError
-from nicc.decoder.realism import HeadArchitecture
+from nicc.head import HeadArchitecture
 from nicc.model import load_model, read_head
-from nicc.perceptual import NETWORKS, Lpips
 from nicc.training import realism
 from nicc.training.config import RealismConfig, RealismSchedule, load_config
-from nicc.training.stage import Run
+from nicc.training.perceptual import NETWORKS, Lpips
+from nicc.training.stage import SHIFTS, Run
 from tests.training.conftest import entries
 
 HEAD = HeadArchitecture(condition_width=16, latent_width=16, handover=8, pixel_width=16, depth=1)
@@ -137,15 +137,15 @@ def test_the_shipped_configuration():
 
 
 def test_lpips_sees_every_phase_of_the_heads_grid(photos, tmp_path, perceptual, bare_model):
-    trainer = realism.Trainer(
+    trainer = realism.HeadTrainer(
         RealismConfig("tiny", "two-layer", HEAD, SCHEDULE), Run([photos], tmp_path, perceptual=perceptual)
     )
     side = SCHEDULE.crop
     where = torch.arange(side * side).reshape(1, 1, side, side)
     corners = set()
     for _ in range(200):
-        a, b = trainer._shifted(where, where + 1)
-        assert a.shape == (1, 1, side - realism.SHIFTS, side - realism.SHIFTS)
+        a, b = trainer.shifted(where, where + 1)
+        assert a.shape == (1, 1, side - SHIFTS, side - SHIFTS)
         assert torch.equal(a + 1, b)
         corners.add((int(a[0, 0, 0, 0]) // side % 4, int(a[0, 0, 0, 0]) % side % 4))
     assert len(corners) == 16

@@ -94,7 +94,7 @@ def test_rectifiers_for_compressai(photos, tmp_path, bare_model):
     codec = FactorizedCodec(FactorizedPrior(8, 12))
     codec.measure_deviation(torch.rand(2, 3, 64, 64))
     config = replace(CONFIG, training=replace(SCHEDULE, alphas=(0.1,), steps=30, synthesis_rate=1e-2))
-    trainer = rectify.Trainer(config, Run([photos], tmp_path / "run", amp=False), codec, "factorized")
+    trainer = rectify.RectifierTrainer(config, Run([photos], tmp_path / "run", amp=False), codec, "factorized")
     x, point = torch.rand(2, 3, 64, 64), torch.zeros(2)
     quantised = codec.quantise(x, point)
     _, decoded = trainer.candidates[0].model(quantised, point)

@@ -17,8 +17,8 @@ from PIL import Image
 
 import nicc
 from nicc import ImageError, ModelError
-from nicc.training.codec import Codec
-from nicc.training.config import Schedule, TrainingConfig, load_config
+from nicc.training.codec import CodecModule
+from nicc.training.config import CodecSchedule, TrainingConfig, load_config
 from nicc.training.data import Photos
 from nicc.training.export import decoder_arrays, export
 from nicc.training.growth import start_from
@@ -29,7 +29,7 @@ from nicc.training.stage import Run
 from tests.conftest import ROOT, TINY, psnr
 from tests.training.conftest import entries
 
-SCHEDULE = Schedule(steps=30, entropy_steps=12, batch=2, crop=64, log_every=5, validate_every=1000)
+SCHEDULE = CodecSchedule(steps=30, entropy_steps=12, batch=2, crop=64, log_every=5, validate_every=1000)
 CONFIG = TrainingConfig("tiny", 1, TINY, SCHEDULE)
 
 
@@ -104,7 +104,7 @@ def test_exported_models_code_images(folder, tmp_path, monkeypatch, coffee, synt
 
 
 def test_exported_steps_of_hyper_latents_are_the_trained_ones():
-    model = RateDistortion(Codec(TINY))
+    model = RateDistortion(CodecModule(TINY))
     with torch.no_grad():
         model.codec.log_hyper_gain[:, :4] = torch.tensor([3.0, 0.0, -2.0, -4.0])
         steps = decoder_arrays(model)["z_steps"]
@@ -127,10 +127,10 @@ def test_a_jpeg_like_model_starts_as_the_linear_part_of_a_two_layer_one(folder, 
 
 def test_a_larger_analysis_starts_as_the_smaller_one():
     torch.manual_seed(1)
-    first = RateDistortion(Codec(TINY))
+    first = RateDistortion(CodecModule(TINY))
     first.codec.analysis.out.data.fill_(0.5)
     grown = replace(TINY, analysis_width=TINY.analysis_width + 8, analysis_depth=TINY.analysis_depth + 2)
-    second = RateDistortion(Codec(grown))
+    second = RateDistortion(CodecModule(grown))
     start_from(second, first.state_dict(), TINY, None, 0)
     x = torch.rand(2, 3, 64, 96)
     y, expected = (model.codec.analysis(x) for model in (second, first))

@@ -35,7 +35,9 @@ def find(name: str) -> Codec:
         return OTHERS[name]()
     if name.startswith("nicc:") or re.sub(SUFFIX, "", name).removeprefix("nicc-") in model_names():
         return NiccCodec(name)
-    raise NiccError(f"codec {name!r} is not known; known are {', '.join(names())}, nicc:FOLDER, and nicc-NAME-sgaN")
+    raise NiccError(
+        f"codec {name!r} is not known; known are {', '.join(names())}, nicc:FOLDER, and nicc-NAME with -sgaN or -betaB"
+    )
 
 
 def select(patterns: list[str], sga_steps: int = 0) -> list[str]:

@@ -15,8 +15,8 @@ from nicc.errors import NiccError, needs
 from nicc.images import Picture
 from nicc.model import load_model, model_folders
 
-SUFFIX = r"-(?:sga(\d+)|nearest)$"
-"""Of a codec's name: how its model encodes."""
+SUFFIX = r"-(?:sga(?P<steps>\d+)|(?P<nearest>nearest)|beta(?P<beta>[01](?:\.\d+)?))$"
+"""Of a codec's name: how its model encodes or decodes."""
 
 
 def model_names() -> list[str]:
@@ -28,7 +28,8 @@ class NiccCodec(Codec):
     """A model, by ``nicc-NAME`` or ``nicc:FOLDER``; quality goes from 0 to 100.
 
     The suffix ``-sgaN`` encodes with N steps of iterative encoding, ``-nearest`` rounds to the nearest
-    symbols, as most neural codecs do, where nicc chooses them by bits and distortion.
+    symbols, as most neural codecs do, where nicc chooses them by bits and distortion; ``-beta0.5``
+    decodes with that realism.
     """
 
     qualities = (0, 14, 29, 43, 57, 71, 86, 100)
@@ -37,8 +38,9 @@ class NiccCodec(Codec):
         super().__init__(name)
         suffix = re.search(SUFFIX, name)
         self.source = name[len("nicc-") : suffix.start() if suffix else None]
-        self.steps = int(suffix[1] or 0) if suffix else 0
-        self.nearest = suffix is not None and suffix[1] is None
+        self.steps = int(suffix["steps"] or 0) if suffix else 0
+        self.nearest = bool(suffix and suffix["nearest"])
+        self.beta = float(suffix["beta"] or 0) if suffix else 0.0
         self.model = load_model(self.source)
         self.decoder_kmac = round(sum(self.model.macs_per_pixel().values()) / 1000, 3)
         self.description = f"{self.model.name} v{self.model.version}"
@@ -46,6 +48,10 @@ class NiccCodec(Codec):
             self.description += f", {self.steps} SGA steps"
         elif self.nearest:
             self.description += ", nearest symbols"
+        elif self.beta:
+            self.description += f", realism beta {self.beta:g}"
+            head = self.model.realism.architecture.macs_per_pixel(self.model.architecture.latent_channels)
+            self.decoder_kmac = round(self.decoder_kmac + head / 1000, 3)
 
     def prepare(self, *, only_decoding: bool = False) -> None:
         if only_decoding or not self.steps:
@@ -58,7 +64,10 @@ class NiccCodec(Codec):
 
     def identity(self) -> str:
         weights = f"{self.model.sha256} {self.model.description['encoder_sha256']}"
-        return f"{nicc.__version__} {weights} steps {'nearest' if self.nearest else self.steps}"
+        how = f"steps {'nearest' if self.nearest else self.steps}"
+        if self.beta:
+            how += f" beta {self.beta:g} {self.model.realism.sha256}"
+        return f"{nicc.__version__} {weights} {how}"
 
     def encode(self, pixels: np.ndarray, quality: float) -> bytes:
         if self.nearest:
@@ -72,4 +81,4 @@ class NiccCodec(Codec):
         return nicc.encode(image, model=self.source, quality=quality, sga_steps=self.steps)
 
     def decode(self, data: bytes) -> np.ndarray:
-        return np.asarray(nicc.decode(data))
+        return np.asarray(nicc.decode(data, beta=self.beta))

@@ -46,6 +46,11 @@ class Lpips(nn.Module):
         super().__init__()
         self.network = lpips_network(name, backbone)
 
+    @classmethod
+    def of_folder(cls, name: str, folder: Path | None) -> Lpips:
+        """The network over ``alexnet_features.pth`` or ``squeezenet1_1_features.pth`` of a folder, or downloaded."""
+        return cls(name, folder / f"{NETWORKS[name]}_features.pth" if folder else None)
+
     def features(self, x: Tensor) -> list[Tensor]:
         """Normalised features of ``(N, 3, H, W)`` in -1..1, one tensor a layer."""
         return [lpips.normalize_tensor(f) for f in self.network.net(self.network.scaling_layer(x))]

@@ -1,0 +1,67 @@
+"""What decoding takes of memory, and files that need more than a limit refused before work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nicc.architecture import PIXELS_PER_LATENT
+from nicc.container import Container, Header
+from nicc.decoder.decode import Window, model_for
+from nicc.errors import FormatError
+from nicc.geometry import GROUP_ROWS, Grid
+from nicc.model import Model
+from nicc.threads import bands_at_once
+
+MEBI = 1 << 20
+PROGRAM_MEMORY = 80 * MEBI
+"""Interpreter, libraries and model. These four are measured: docs/benchmarks.md, "Large images"."""
+THREAD_MEMORY, REALISM_THREAD_MEMORY = 24 * MEBI, 165 * MEBI
+"""What a thread works in while it renders."""
+LATENT_MEMORY = 64
+"""For every latent of a group of rows that is decoded while the one before is rendered."""
+PIXEL_MEMORY = 4
+"""Of an image in Pillow."""
+
+
+def memory_needed(
+    model: Model,
+    header: Header,
+    betas: Sequence[float | None] = (None,),
+    window: Window | None = None,
+    reduction: int = 1,
+) -> int:
+    """Bytes that a process takes, rather fewer than more, to decode a file to Pillow's images, one for each beta."""
+    grid, channels = Grid.of(header), model.architecture.groups[model.active_groups(header.rate_point)]
+    realistic = any(header.beta if beta is None else beta for beta in betas)
+    held = 0  # groups of rows that are held as latents, beside the one in work
+    if window:
+        held = min(-(-window.height // (GROUP_ROWS * PIXELS_PER_LATENT)) + 1, -(-grid.h // GROUP_ROWS))
+    elif len(betas) > 1:
+        held = -(-grid.h // GROUP_ROWS)
+    group = min(grid.h, GROUP_ROWS) * grid.w
+    pixels = window.width * window.height if window else header.width * header.height
+    return (
+        PROGRAM_MEMORY
+        + bands_at_once() * (REALISM_THREAD_MEMORY if realistic else THREAD_MEMORY)
+        + group * channels * (LATENT_MEMORY + 4 * held)
+        + len(betas) * PIXEL_MEMORY * (pixels if window else pixels // reduction**2)
+    )
+
+
+def check_memory(
+    limit: int | None,
+    container: Container,
+    betas: Sequence[float | None],
+    window: Window | None = None,
+    reduction: int = 1,
+) -> None:
+    """Raises `FormatError` if a file needs more than ``limit`` bytes (`memory_needed`), None for no limit."""
+    if limit is None:
+        return
+    header = container.header
+    if container.lossless is not None:  # the whole image as an array, then as an image for every beta
+        needed = PROGRAM_MEMORY + (2 * PIXEL_MEMORY + len(betas) * PIXEL_MEMORY) * header.width * header.height
+    else:
+        needed = memory_needed(model_for(container), header, betas, window, reduction)
+    if needed > limit:
+        raise FormatError(f"needs about {needed / MEBI:.0f} MiB, more than the limit of {limit / MEBI:.0f} MiB")

@@ -54,8 +54,9 @@ figures: $(VENV)/.all  ## Measure on the Kodak images in DATA and write every ta
 cli-docs: $(VENV)/.all  ## Write docs/cli.md anew, after a change of the command line.
 	$(BIN)/typer nicc.cli utils docs --name nicc --title 'The command line' > docs/cli.md
 
-golden: $(VENV)/.all  ## Write the golden files anew, after new weights.
-	$(BIN)/python -m tests.golden.make
+golden: $(VENV)/.all  ## Write the golden files and pinned figures of MODEL anew, after new weights.
+	$(BIN)/python -m tests.golden.make $(MODEL)
+	$(BIN)/python -m tests.pinned.make $(MODEL)
 
 clean:  ## Remove what was built and cached.
 	rm -rf $(VENV) .cache build dist .pytest_cache .ruff_cache .mypy_cache

@@ -16,6 +16,7 @@ from nicc.model import load_model
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 KODAK = ROOT.parent / "shared" / "data" / "kodak"
+BACKBONE = ROOT.parent / "shared" / "data" / "perceptual" / "alexnet_features.pth"
 MODELS = ("two-layer-visual", "two-layer", "jpeg-like")
 TINY = Architecture(
     latent_channels=32,

@@ -13,12 +13,14 @@ from nicc.model import Model
 from nicc.threads import bands_at_once
 
 MEBI = 1 << 20
-PROGRAM_MEMORY = 80 * MEBI
-"""Interpreter, libraries and model. These four are measured: docs/benchmarks.md, "Large images"."""
+PROGRAM_MEMORY = 76 * MEBI
+"""Interpreter, libraries and model. These are measured: docs/benchmarks.md, "Large images"."""
 THREAD_MEMORY, REALISM_THREAD_MEMORY = 24 * MEBI, 165 * MEBI
 """What a thread works in while it renders."""
-LATENT_MEMORY = 64
-"""For every latent of a group of rows that is decoded while the one before is rendered."""
+POSITION_MEMORY, LATENT_MEMORY = 9000, 26
+"""For every position, and every latent, of a group of rows that is decoded."""
+AHEAD_MEMORY, HELD_MEMORY = 22, 4
+"""For every latent of a group that is rendered while the next is decoded, or that is held besides."""
 PIXEL_MEMORY = 4
 """Of an image in Pillow."""
 
@@ -30,7 +32,7 @@ def memory_needed(
     window: Window | None = None,
     reduction: int = 1,
 ) -> int:
-    """Bytes that a process takes, rather fewer than more, to decode a file to Pillow's images, one for each beta."""
+    """Bytes that suffice for a process to decode a file to Pillow's images, one for each beta."""
     grid, channels = Grid.of(header), model.architecture.groups[model.active_groups(header.rate_point)]
     realistic = any(header.beta if beta is None else beta for beta in betas)
     held = 0  # groups of rows that are held as latents, beside the one in work
@@ -39,11 +41,12 @@ def memory_needed(
     elif len(betas) > 1:
         held = -(-grid.h // GROUP_ROWS)
     group = min(grid.h, GROUP_ROWS) * grid.w
+    latent = LATENT_MEMORY + HELD_MEMORY * held + (AHEAD_MEMORY if grid.h > GROUP_ROWS else 0)
     pixels = window.width * window.height if window else header.width * header.height
     return (
         PROGRAM_MEMORY
         + bands_at_once() * (REALISM_THREAD_MEMORY if realistic else THREAD_MEMORY)
-        + group * channels * (LATENT_MEMORY + 4 * held)
+        + group * (POSITION_MEMORY + channels * latent)
         + len(betas) * PIXEL_MEMORY * (pixels if window else pixels // reduction**2)
     )
 

@@ -13,7 +13,7 @@ from nicc.model import TUNED, Model, load_model
 
 EFFORT_STEPS = (0, 100, 500, 2000)
 """Steps of iterative encoding by effort."""
-TEMPERATURES = {"sigmoid": 0.7, "atanh": 0.3, "three-class": 0.3}
+TEMPERATURES = {"sigmoid": 0.7, "atanh": 0.2, "three-class": 0.35}
 """Ways of relaxed rounding (`nicc.encoder.sga`), and the temperature at which each starts best."""
 ROUNDINGS = tuple(TEMPERATURES)
 DEVICES = ("auto", "cpu", "cuda")

@@ -50,7 +50,9 @@ def cluster(tmp_path):
 
 
 def slow(job):
-    """A job that takes long enough to be interrupted."""
+    """A job that says where it begins, and takes long enough to be interrupted."""
+    with (job.output.parent.parent / "begun").open("a") as f:
+        f.write(f"{job.source.name} {os.getpid()}\n")
     time.sleep(0.5)
     job.output.write_bytes(job.source.read_bytes())
     return many.Done(1, 1, 1)
@@ -62,13 +64,21 @@ def test_nothing_is_lost_with_a_worker(cluster, tmp_path, capsys):
     for n in range(12):
         (tmp_path / "in" / f"{n}.txt").write_text(str(n))
     tasks = many.plan([str(tmp_path / "in")], str(tmp_path / "out"), {".txt"}, ".bin", False, False)
-    killer = threading.Timer(4.0, workers[0].send_signal, [signal.SIGKILL])
+    begun = tmp_path / "begun"
+    begun.touch()
+
+    def kill():
+        while f" {workers[0].pid}\n" not in begun.read_text():
+            time.sleep(0.02)
+        workers[0].send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    begun = time.monotonic()
     many.run(slow, tasks, 1, False, address)
-    assert time.monotonic() - begun < 60
-    killer.join()
+    killer.join(10)
     assert workers[0].wait(10) == -signal.SIGKILL
+    names = [line.split()[0] for line in begun.read_text().splitlines()]
+    assert len(names) > len(set(names)) == 12  # what was lost with the worker was done again
     assert {p.name: p.read_text() for p in (tmp_path / "out").iterdir()} == {f"{n}.bin": str(n) for n in range(12)}
     assert "12 files, " in capsys.readouterr().err
 

@@ -1,14 +1,15 @@
-"""Writes the golden files anew. Run after shipping new weights: python -m tests.golden.make"""
+"""Writes the golden files of models anew, after new weights: python -m tests.golden.make MODEL..."""
 
 from __future__ import annotations
 
 import json
+import sys
 
 from PIL import Image
 from skimage import data as photos
 
 import nicc
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, MODELS
 
 CASES = [
     ("two-layer", "astronaut", (97, 61), 0),
@@ -18,29 +19,33 @@ CASES = [
     ("two-layer-visual", "astronaut", (97, 61), 0),
     ("two-layer-visual", "coffee", (160, 120), 42),
     ("two-layer-visual", "chelsea", (33, 130), 100),
+    ("two-layer-visual", "astronaut", (20, 1100), 30),
     ("jpeg-like", "astronaut", (97, 61), 8),
     ("jpeg-like", "coffee", (160, 120), 40),
     ("jpeg-like", "chelsea", (31, 17), 56),
 ]
+"""Model, photograph, size, rate point."""
 
 
-def main() -> None:
+def main(models: list[str]) -> None:
     from tests.decoder.test_exact import facts
 
-    for old in [*GOLDEN.glob("*.nic"), *GOLDEN.glob("*.png")]:
-        old.unlink()
-    found = {}
+    path = GOLDEN / "facts.json"
+    found = json.loads(path.read_text())
     for model, photo, size, rate_point in CASES:
+        if model not in models:
+            continue
+        name = f"{model}-{photo}-{size[0]}x{size[1]}-q{rate_point}.nic"
         image = Image.fromarray(getattr(photos, photo)()).resize(size, Image.Resampling.LANCZOS)
         points = nicc.load_model(model).architecture.rate_points
         data = nicc.encode(image, model=model, quality=100 * rate_point / (points - 1), lossless=False)
-        path = GOLDEN / f"{model}-{photo}-{size[0]}x{size[1]}-q{rate_point}.nic"
-        path.write_bytes(data)
-        nicc.decode(data).save(path.with_suffix(".png"), optimize=True)
-        found[path.name] = facts(data)
-    (GOLDEN / "facts.json").write_text(json.dumps(found, indent=1) + "\n")
+        (GOLDEN / name).write_bytes(data)
+        nicc.decode(data).save((GOLDEN / name).with_suffix(".png"), optimize=True)
+        found[name] = facts(data)
+    path.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    (GOLDEN / "facts.json").write_text("{}")
-    main()
+    if not set(sys.argv[1:]) <= set(MODELS) or not sys.argv[1:]:
+        sys.exit(f"models to write the golden files of: {', '.join(MODELS)}")
+    main(sys.argv[1:])

@@ -1,0 +1,55 @@
+"""Peak memory of whole processes; larger images: benchmarks/large.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import nicc
+from nicc.container import unpack
+from nicc.decoder.decode import model_for
+from nicc.decoder.limits import MEBI, memory_needed
+from tests.conftest import ROOT
+
+PEAK = """
+import sys
+from nicc.cli import app
+app(sys.argv[1:], standalone_mode=False)
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
+"""
+
+
+def peak(*arguments) -> int:
+    """Bytes."""
+    command = [sys.executable, "-c", PEAK, *map(str, arguments), "--quiet"]
+    done = subprocess.run(command, capture_output=True, check=True, text=True, cwd=ROOT)
+    return int(done.stdout.split()[-1]) * 1024
+
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is Linux's own figure")
+
+
+def test_a_photograph(coffee, tmp_path):
+    coffee.resize((768, 512)).save(tmp_path / "a.png")
+    assert peak("encode", tmp_path / "a.png") < 250 * MEBI
+    container = unpack((tmp_path / "a.nic").read_bytes())
+    for beta, limit in ((0.0, 200), (0.5, 450)):
+        needed = memory_needed(model_for(container), container.header, [beta])
+        taken = peak("decode", tmp_path / "a.nic", "-o", tmp_path / f"{beta}.png", "--beta", beta)
+        assert taken < min(needed, limit * MEBI)
+
+
+def test_what_is_announced_is_enough(coffee, tmp_path):
+    """6 megapixels, several groups of rows."""
+    tall = Image.new("RGB", (2400, 2400))
+    for i in range(24):
+        tall.paste(coffee, (i % 4 * 600, i // 4 * 400))
+    path = tmp_path / "a.nic"
+    path.write_bytes(nicc.encode(tall, quality=40))
+    container = unpack(path.read_bytes())
+    needed = memory_needed(model_for(container), container.header)
+    assert 0.4 * needed < peak("decode", path, "-o", tmp_path / "b.png") < needed

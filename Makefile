@@ -8,7 +8,7 @@ BACKBONE ?= $(wildcard ../shared/data/perceptual/alexnet_features.pth)
 FEATURES ?= ../shared/data/perceptual
 CONFIG ?= two-layer
 
-.PHONY: help demo test lint train realism bench cli-docs golden clean
+.PHONY: help demo test coverage lint train realism bench figures cli-docs golden clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ demo: $(VENV)/.demo  ## Install, then encode and decode a real photograph.
 
 test: $(VENV)/.all  ## Install everything and run the tests.
 	$(BIN)/python -m pytest
+
+coverage: $(VENV)/.all  ## Run the tests and list the lines that none of them reaches.
+	$(BIN)/python -m pytest --cov=nicc --cov-report=term-missing:skip-covered
 
 lint: $(VENV)/.all  ## Check style, formatting and types.
 	$(BIN)/ruff check .

@@ -5,11 +5,8 @@ python benchmarks/overhead.py IMAGE
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 from PIL import Image

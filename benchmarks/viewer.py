@@ -8,12 +8,9 @@ From the slider's event to the new image decoded in the page; every beta is new,
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import threading
 from pathlib import Path
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 from PIL import Image

@@ -28,6 +28,8 @@ class StageSchedule:
     batch: int = 8
     crop: int = 256
     """Side of the square training crops in pixels, a multiple of 64."""
+    drawn_share: float = 0.0
+    """Share of the crops that graphics are drawn over (`nicc.training.drawn`)."""
     seed: int = 0
     final_rate: float = 0.02
     clip: float = 1.0

@@ -22,6 +22,7 @@ from torch import Tensor
 from nicc.errors import ImageError, ModelError
 from nicc.training.config import StageSchedule
 from nicc.training.data import Photos
+from nicc.training.drawn import draw_over
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
@@ -136,8 +137,10 @@ class Stage(ABC):
 
     def crops(self) -> Tensor:
         """The next batch, ``(N, 3, crop, crop)`` in 0..1."""
-        crops = torch.from_numpy(self.photos.crops(self.rng, self.timing.batch, self.timing.crop))
-        return crops.to(self.device).permute(0, 3, 1, 2).float() / 255
+        crops = self.photos.crops(self.rng, self.timing.batch, self.timing.crop)
+        for n in np.flatnonzero(self.rng.random(len(crops)) < self.timing.drawn_share):
+            crops[n] = draw_over(crops[n], self.rng)
+        return torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255
 
     def shifted(self, *images: Tensor) -> list[Tensor]:
         """The images ``(N, 3, crop, crop)`` cut to the same random phase of the `SHIFTS`."""

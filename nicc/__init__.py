@@ -72,7 +72,7 @@ def encode(  # noqa: PLR0913 - choices of the user, by keyword, most of them lef
     model, `NiccError` for a target that cannot be reached and for iterating without PyTorch
     (``pip install nicc[iterate]``), and `ValueError` for a number out of range.
     """
-    from nicc.encoder.encode import encode_picture
+    from nicc.encoder.entry import encode_picture
     from nicc.encoder.settings import EFFORT_STEPS, Options
     from nicc.images import from_image
 

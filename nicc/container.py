@@ -31,6 +31,8 @@ MAX_HEADER = 512
 BOX_Z = 1
 BOX_Y = 2
 BOX_LOSSLESS = 3
+BOX_GRAPHICS = 4
+"""Parts of the image that are stored exactly; checked and announced as optional boxes are, but never skipped."""
 OPTIONAL = 0x40
 """Boxes whose type has this bit may be skipped by readers that do not know them."""
 BOX_ICC = 0x41
@@ -41,6 +43,7 @@ BOX_NAMES = {
     BOX_Z: "z",
     BOX_Y: "y",
     BOX_LOSSLESS: "lossless",
+    BOX_GRAPHICS: "graphics",
     BOX_ICC: "icc",
     BOX_EXIF: "exif",
     BOX_XMP: "xmp",
@@ -48,8 +51,8 @@ BOX_NAMES = {
 }
 
 FLAG_GREY = 0x01
-FLAG_OF_BOX = {BOX_ALPHA: 0x02, BOX_ICC: 0x04, BOX_EXIF: 0x08, BOX_XMP: 0x10}
-"""Header flags that announce optional boxes, so that a file cut at a box is noticed."""
+FLAG_OF_BOX = {BOX_ALPHA: 0x02, BOX_ICC: 0x04, BOX_EXIF: 0x08, BOX_XMP: 0x10, BOX_GRAPHICS: 0x20}
+"""Header flags that announce boxes, so that a file cut at a box is noticed."""
 KNOWN_FLAGS = FLAG_GREY | sum(FLAG_OF_BOX.values())
 
 
@@ -93,7 +96,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Container:
-    """A whole file. ``extras`` maps known optional box types to payloads."""
+    """A whole file. ``extras`` maps the types of announced boxes to payloads."""
 
     header: Header
     symbol_checksum: int
@@ -243,6 +246,8 @@ def _check_complete(container: Container, flags: int) -> None:
             raise FormatError("truncated: no lossless box")
         if header.rate_point or header.beta or any(header.fingerprint):
             raise FormatError("damaged: a lossless image has no rate point, beta or fingerprint")
+        if BOX_GRAPHICS in container.extras:
+            raise FormatError("damaged: a lossless image has no graphics apart")
     for kind, flag in FLAG_OF_BOX.items():
         if bool(flags & flag) != (kind in container.extras):
             raise FormatError(f"truncated or damaged: the header and the {BOX_NAMES[kind]} box disagree")
@@ -274,7 +279,7 @@ def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
             if len(payload) < 4:
                 raise FormatError("damaged: a y box is shorter than its checksum")
             groups.append(Group(struct.unpack_from("<I", payload)[0], payload[4:]))
-        elif kind & OPTIONAL:
+        elif kind & OPTIONAL or kind == BOX_GRAPHICS:
             _take_extra(kind, payload, extras)
         else:
             raise FormatError(f"box {name} is unknown or out of place; the file is damaged or needs a newer nicc")

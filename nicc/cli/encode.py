@@ -38,7 +38,7 @@ class Task:
 
 def encode_bytes(data: bytes, task: Task, report: Report | None = None) -> tuple[Result, list[str]]:
     """Encodes an image file; returns warnings as well. Raises `NiccError`."""
-    from nicc.encoder.encode import encode_picture
+    from nicc.encoder.entry import encode_picture
     from nicc.images import from_image, open_image
 
     picture, notes = from_image(open_image(io.BytesIO(data), task.max_pixels), strip=task.strip, srgb=task.srgb)

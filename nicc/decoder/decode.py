@@ -19,6 +19,7 @@ from nicc.decoder.latents import read_group
 from nicc.decoder.render import Renderer, render_tiles, strips, synthesise
 from nicc.errors import FormatError, ModelError
 from nicc.geometry import GROUP_ROWS, Grid
+from nicc.graphics import Layer, layer_of
 from nicc.lossless import restore
 from nicc.model import Model, model_of_code
 from nicc.threads import bands_at_once, one_blas_thread
@@ -91,7 +92,12 @@ def group_latents(
 
 
 def _render_window(
-    renderer: Renderer, container: Container, model: Model, window: Window, reduction: int
+    renderer: Renderer,
+    container: Container,
+    model: Model,
+    window: Window,
+    reduction: int,
+    layer: Layer | None,
 ) -> np.ndarray:
     """Pixels of a window, from the groups of rows that it and its margin touch."""
     margin, grid = renderer.margin, Grid.of(container.header)
@@ -110,6 +116,8 @@ def _render_window(
     render_tiles(renderer, np.ascontiguousarray(padded), out)
     inside = out[window.top - PIXELS_PER_LATENT * top :, window.left - PIXELS_PER_LATENT * left :]
     inside = inside[: window.height, : window.width]
+    if layer:
+        layer.paste(inside, window.left, window.top)
     return np.asarray(Image.fromarray(inside).reduce(reduction)) if reduction > 1 else np.ascontiguousarray(inside)
 
 
@@ -133,10 +141,11 @@ def decode_pixels(
     if container.lossless is not None:
         return _stored(container, window, reduction)
     model = model or model_for(container)
-    renderer = _renderer(model, header, beta, rectifier)
-    if window is None:
-        return synthesise(renderer, group_latents(model, container), header.width, header.height, reduction)
-    return _render_window(renderer, container, model, window, reduction)
+    renderer, layer = _renderer(model, header, beta, rectifier), layer_of(container)
+    if window is not None:
+        return _render_window(renderer, container, model, window, reduction, layer)
+    pixels = synthesise(renderer, group_latents(model, container), header.width, header.height, reduction)
+    return layer.reduced(reduction).paste(pixels) if layer else pixels
 
 
 def decode_strips(
@@ -152,8 +161,16 @@ def decode_strips(
     if container.lossless is not None:
         return iter([_stored(container, None, reduction)])
     model = model or model_for(container)
-    renderer = _renderer(model, header, beta, rectifier)
-    return strips(renderer, group_latents(model, container), header.width, header.height, reduction)
+    renderer, layer = _renderer(model, header, beta, rectifier), layer_of(container)
+    parts = strips(renderer, group_latents(model, container), header.width, header.height, reduction)
+    return _pasted(parts, layer.reduced(reduction)) if layer else parts
+
+
+def _pasted(parts: Iterator[np.ndarray], layer: Layer) -> Iterator[np.ndarray]:
+    top = 0
+    for strip in parts:
+        yield layer.paste(strip, 0, top)
+        top += len(strip)
 
 
 def decode_versions(
@@ -168,9 +185,10 @@ def decode_versions(
     for beta in betas:
         _check_choices(header, beta, 1)
     renderers = [_renderer(model, header, beta, rectifier) for beta in betas]
-    groups = list(group_latents(model, container))
+    groups, layer = list(group_latents(model, container)), layer_of(container)
     for renderer in renderers:
-        yield synthesise(renderer, groups, header.width, header.height)
+        pixels = synthesise(renderer, groups, header.width, header.height)
+        yield layer.paste(pixels) if layer else pixels
 
 
 def _check_choices(header: Header, beta: float | None, reduction: int, window: Window | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nicc.architecture import PIXELS_PER_LATENT
-from nicc.container import Container, Header
+from nicc.container import BOX_GRAPHICS, Container, Header
 from nicc.decoder.decode import Window, model_for
 from nicc.errors import FormatError
 from nicc.geometry import GROUP_ROWS, Grid
@@ -21,6 +21,8 @@ POSITION_MEMORY, LATENT_MEMORY = 9000, 26
 """For every position, and every latent, of a group of rows that is decoded."""
 AHEAD_MEMORY, HELD_MEMORY = 22, 4
 """For every latent of a group that is rendered while the next is decoded, or that is held besides."""
+LAYER_MEMORY = 8
+"""Of a pixel of the lossless image of a page's graphics: as an array, and while it is decoded."""
 PIXEL_MEMORY = 4
 """Of an image in Pillow."""
 
@@ -31,8 +33,12 @@ def memory_needed(
     betas: Sequence[float | None] = (None,),
     window: Window | None = None,
     reduction: int = 1,
+    graphics: bool = False,
 ) -> int:
-    """Bytes that suffice for a process to decode a file to Pillow's images, one for each beta."""
+    """Bytes that suffice for a process to decode a file to Pillow's images, one for each beta.
+
+    ``graphics`` says that parts of it are stored exactly.
+    """
     grid, channels = Grid.of(header), model.architecture.groups[model.active_groups(header.rate_point)]
     realistic = any(header.beta if beta is None else beta for beta in betas)
     held = 0  # groups of rows that are held as latents, beside the one in work
@@ -48,6 +54,7 @@ def memory_needed(
         + bands_at_once() * (REALISM_THREAD_MEMORY if realistic else THREAD_MEMORY)
         + group * (POSITION_MEMORY + channels * latent)
         + len(betas) * PIXEL_MEMORY * (pixels if window else pixels // reduction**2)
+        + (LAYER_MEMORY * header.width * header.height if graphics else 0)
     )
 
 
@@ -65,6 +72,7 @@ def check_memory(
     if container.lossless is not None:  # the whole image as an array, then as an image for every beta
         needed = PROGRAM_MEMORY + (2 * PIXEL_MEMORY + len(betas) * PIXEL_MEMORY) * header.width * header.height
     else:
-        needed = memory_needed(model_for(container), header, betas, window, reduction)
+        graphics = BOX_GRAPHICS in container.extras
+        needed = memory_needed(model_for(container), header, betas, window, reduction, graphics)
     if needed > limit:
         raise FormatError(f"needs about {needed / MEBI:.0f} MiB, more than the limit of {limit / MEBI:.0f} MiB")

@@ -6,7 +6,7 @@ Plain encoding is NumPy; iterating, and the visual distortion that it lowers, ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,12 +14,10 @@ import numpy as np
 from nicc.container import Header, pack
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, encode_latents
-from nicc.encoder.settings import Annealing, Options, Report, Settings
-from nicc.encoder.targets import Target, Unreachable, encode_to_target
+from nicc.encoder.settings import Annealing, Report, Settings
 from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
 from nicc.images import Picture, decibels
-from nicc.lossless import store, worth_trying
 from nicc.model import Model
 
 INTERRUPTED = "interrupted; the best so far is written"
@@ -98,74 +96,6 @@ def mean_squared_error(original: np.ndarray, decoded: np.ndarray) -> float:
     """Of uint8 images of one shape, on the 0..255 scale."""
     error = original.astype(np.float32) - decoded
     return float(np.mean(np.square(error), dtype=np.float64))
-
-
-def encode_picture(picture: Picture, options: Options, report: Report | None = None) -> Result:
-    """Encodes a picture as a user says. `nicc.encode`, the command line, Pillow and the bench all come here.
-
-    Raises `ModelError` for an unknown or damaged model, `NiccError` for a target that cannot be
-    reached and for what needs PyTorch where it is missing.
-    """
-    if options.lossless:
-        return _stored(picture)
-    model = options.load_model()
-    device = "cpu"
-    if options.steps or options.device == "cuda":
-        with needs("iterate", "iterating" if options.steps else "encoding on CUDA"):
-            from nicc.encoder.iterate import choose_device
-        device = choose_device(options.device)
-    settings = Settings(
-        options.rate_point(model.architecture),
-        options.annealing(),
-        options.beta,
-        device,
-        keep_on_interrupt=options.keep_on_interrupt,
-    )
-    size, may_store = options.target_size, options.lossless is None
-    if options.target_bpp is not None:
-        size = int(options.target_bpp * picture.pixels.shape[0] * picture.pixels.shape[1] / 8)
-    if size is not None and may_store and (stored := _stored_within(picture, size)):
-        return stored
-    target = Target(size) if size is not None else None
-    if options.target_psnr is not None:
-        target = Target(least=options.target_psnr)
-    elif options.target_ssimulacra2 is not None:
-        target = Target(least=options.target_ssimulacra2, measure="ssimulacra2")
-    if target:
-        try:
-            result = encode_to_target(model, picture, target, settings, report)
-        except Unreachable as e:
-            if may_store and size is None and (stored := _stored_within(picture, len(e.nearest.data), "instead of")):
-                return stored
-            raise
-        if may_store and size is None and (stored := _stored_within(picture, len(result.data), "instead of")):
-            result = stored  # with a limit on the size, the lossless form was found too large already
-        return result
-    analysed = analyse(model, picture, settings)
-    plain = encode(model, picture, replace(settings, annealing=Annealing(0)), analysed=analysed)
-    if may_store and (stored := _stored_within(picture, len(plain.data), "instead of")):
-        return stored
-    return encode(model, picture, settings, report, analysed=analysed) if options.steps else plain
-
-
-def _stored(picture: Picture) -> Result:
-    """A picture stored exactly."""
-    return Result(None, picture, Settings(0, Annealing(0)), Encoding(store(picture), 0.0))
-
-
-def _stored_within(picture: Picture, limit: int, relation: str = "within") -> Result | None:
-    """A picture stored exactly, if that takes at most ``limit`` bytes; most are not even tried."""
-    if not worth_trying(picture.pixels, limit):
-        return None
-    result = _stored(picture)
-    if len(result.data) > limit:
-        return None
-    result.notes = (f"stored losslessly: {_kilobytes(len(result.data))} {relation} {_kilobytes(limit)}",)
-    return result
-
-
-def _kilobytes(size: int) -> str:
-    return f"{size / 1000:.{0 if size >= 10000 else 1}f} kB"
 
 
 def encode(

@@ -27,6 +27,7 @@ from PIL import Image
 from nicc.container import Container, unpack
 from nicc.decoder.decode import group_latents, model_for
 from nicc.decoder.render import Renderer, synthesise
+from nicc.graphics import layer_of
 from nicc.images import PNG_LEVEL, Picture, open_image, to_image
 from nicc.model import Model
 
@@ -56,6 +57,7 @@ class Shown:
         self.model = model_for(self.container)
         self._lock = threading.Lock()
         self._groups: list[np.ndarray] | None = None
+        self._layer = layer_of(self.container)
         self.png = lru_cache(RENDERINGS)(self._png)
 
     @property
@@ -82,6 +84,8 @@ class Shown:
                 self._groups = list(group_latents(self.model, self.container))
         renderer = Renderer(self.model, header.rate_point, beta)
         pixels = synthesise(renderer, self._groups, header.width, header.height)
+        if self._layer:
+            self._layer.paste(pixels)
         return png_bytes(to_image(Picture(pixels, header.grey, self.container.extras)))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import nicc
 from nicc.cli.files import bytes_of
-from nicc.encoder.encode import encode_picture
+from nicc.encoder.entry import encode_picture
 from nicc.encoder.settings import Options
 from nicc.encoder.visual import ssimulacra2
 from nicc.images import from_image

@@ -1,0 +1,144 @@
+"""The entry of encoding: what a user chose becomes a file, by the model, exactly, or both.
+
+`nicc.encode`, the command line, Pillow and the bench all come here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nicc.encoder import mixed
+from nicc.encoder.encode import Result, analyse, encode
+from nicc.encoder.quantise import Encoding
+from nicc.encoder.settings import Annealing, Options, Report, Settings
+from nicc.encoder.targets import Target, Unreachable, encode_to_target
+from nicc.encoder.transform import Latents
+from nicc.errors import needs
+from nicc.images import Picture
+from nicc.lossless import store, worth_trying
+from nicc.model import Model
+
+
+def encode_picture(picture: Picture, options: Options, report: Report | None = None) -> Result:
+    """Encodes a picture as a user says.
+
+    Raises `ModelError` for an unknown or damaged model, `NiccError` for a target that cannot be
+    reached and for what needs PyTorch where it is missing.
+    """
+    if options.lossless:
+        return _stored(picture)
+    model = options.load_model()
+    device = "cpu"
+    if options.steps or options.device == "cuda":
+        with needs("iterate", "iterating" if options.steps else "encoding on CUDA"):
+            from nicc.encoder.iterate import choose_device
+        device = choose_device(options.device)
+    settings = Settings(
+        options.rate_point(model.architecture),
+        options.annealing(),
+        options.beta,
+        device,
+        keep_on_interrupt=options.keep_on_interrupt,
+    )
+    if (target := _target(picture, options)) is not None:
+        return _to_target(model, picture, target, settings, options.lossless is None, report)
+    analysed = analyse(model, picture, settings)
+    plain = encode(model, picture, replace(settings, annealing=Annealing(0)), analysed=analysed)
+    if options.lossless is None and (better := _with_graphics(model, picture, plain, settings, analysed, report)):
+        return better
+    return encode(model, picture, settings, report, analysed=analysed) if options.steps else plain
+
+
+def _target(picture: Picture, options: Options) -> Target | None:
+    size = options.target_size
+    if options.target_bpp is not None:
+        size = int(options.target_bpp * picture.pixels.shape[0] * picture.pixels.shape[1] / 8)
+    if size is not None:
+        return Target(size)
+    if options.target_psnr is not None:
+        return Target(least=options.target_psnr)
+    if options.target_ssimulacra2 is not None:
+        return Target(least=options.target_ssimulacra2, measure="ssimulacra2")
+    return None
+
+
+def _to_target(
+    model: Model, picture: Picture, target: Target, settings: Settings, may_store: bool, report: Report | None
+) -> Result:
+    """Encodes to a target, or stores the picture losslessly where that reaches it in fewer bytes."""
+    size = target.size
+    if size is not None and may_store and (stored := _stored_within(picture, size, "within")):
+        return stored
+    try:
+        result = encode_to_target(model, picture, target, settings, report)
+    except Unreachable as e:
+        if may_store and size is None and (stored := _stored_within(picture, len(e.nearest.data))):
+            return stored
+        raise
+    # with a limit on the size, the lossless form was found too large already
+    if may_store and size is None and (stored := _stored_within(picture, len(result.data))):
+        return stored
+    return result
+
+
+def _with_graphics(
+    model: Model, picture: Picture, plain: Result, settings: Settings, analysed: Latents, report: Report | None
+) -> Result | None:
+    """A picture stored losslessly, whole or in those of its cells that are graphics, if that is better than ``plain``.
+
+    Better is smaller, where all is stored, and otherwise a lower cost: bits + lambda * squared error.
+    """
+    graphic = mixed.candidates(picture.pixels)
+    if graphic.sum() < mixed.FEWEST_CELLS:
+        return _stored_within(picture, len(plain.data))
+    weight = settings.weight(model.architecture)
+    pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
+
+    def cost(result: Result) -> float:
+        """In bytes."""
+        return len(result.data) + weight * result.mse * pixels / 8
+
+    best = _stored_within(picture, int(cost(plain)), of=len(plain.data)) or plain
+    header, graphics = plain.encoding.container.header, None
+    for choice in mixed.choices(model, header, analysed, picture.pixels, graphic, plain.decoded, weight):
+        result = _composed(model, picture, choice, replace(settings, annealing=Annealing(0)), None)
+        if cost(result) < cost(best):
+            best, graphics = result, choice
+    if graphics and settings.annealing.steps:
+        best = _composed(model, picture, graphics, settings, report)
+    return best if best is not plain else None
+
+
+def _composed(
+    model: Model, picture: Picture, graphics: mixed.Graphics, settings: Settings, report: Report | None
+) -> Result:
+    """A picture with some of its cells stored exactly."""
+    photographic = replace(picture, pixels=mixed.filled(picture.pixels, graphics.cells))
+    coded = encode(model, photographic, settings, report)
+    result = Result(model, picture, settings, mixed.with_graphics(model, coded.encoding, graphics))
+    cells = graphics.cells
+    result.notes = (*coded.notes, f"{cells.sum()} of {cells.size} cells stored exactly, as graphics")
+    return result
+
+
+def _stored(picture: Picture) -> Result:
+    """A picture stored exactly."""
+    return Result(None, picture, Settings(0, Annealing(0)), Encoding(store(picture), 0.0))
+
+
+def _stored_within(picture: Picture, limit: int, relation: str = "instead of", of: int | None = None) -> Result | None:
+    """A picture stored exactly, if that takes at most ``limit`` bytes; most are not even tried.
+
+    The note gives the ``relation`` to the size ``of`` something else, or to the limit.
+    """
+    if not worth_trying(picture.pixels, limit):
+        return None
+    result = _stored(picture)
+    if len(result.data) > limit:
+        return None
+    result.notes = (f"stored losslessly: {_kilobytes(len(result.data))} {relation} {_kilobytes(of or limit)}",)
+    return result
+
+
+def _kilobytes(size: int) -> str:
+    return f"{size / 1000:.{0 if size >= 10000 else 1}f} kB"

@@ -1,0 +1,194 @@
+"""Pages of photographs and graphics: which cells to store exactly, and what the model codes in their place.
+
+A transform of 16x16 blocks cannot draw glyphs; a lossless coder cannot code photographs. Cells of 64x64 pixels
+are stored exactly (`nicc.graphics`) where that costs less in bits + lambda * squared error.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from nicc.architecture import LATENTS_PER_HYPER
+from nicc.container import BOX_GRAPHICS, Header, with_checksum
+from nicc.decoder.hyper import dequantise_z, read_z
+from nicc.decoder.latents import Visited, walk
+from nicc.encoder.quantise import Encoding, Quantiser, quantise_z, residual
+from nicc.encoder.transform import Latents
+from nicc.geometry import Grid
+from nicc.graphics import CELL, box_of, grid_of, spread
+from nicc.model import Model
+
+FLAT_SHARE, TINY_SHARE, TINY = 0.4, 0.1, 2
+"""Of pixels that equal their left neighbours, at least, and of those that differ by a level or two, at most."""
+FEWEST_CELLS = 6
+GLANCE = 4
+"""Every so many rows are looked at."""
+FILLED = 0.9
+"""Share of a cell's bits that the model saves by coding something smooth in its place."""
+FADE = 16
+"""Pixels over which what lies beside a photograph goes on into the cell that is not coded."""
+SMOOTH_BLOCK = 8
+
+
+def cell_sums(values: np.ndarray) -> np.ndarray:
+    """Sums of ``(height, width)`` over cells, ``(rows, columns)``."""
+    height, width = values.shape
+    rows, columns = grid_of(width, height)
+    padded = np.zeros((rows * CELL, columns * CELL), np.float32)
+    padded[:height, :width] = values
+    return padded.reshape(rows, CELL, columns, CELL).sum((1, 3))
+
+
+def candidates(pixels: np.ndarray) -> np.ndarray:
+    """Cells ``(rows, columns)`` of an image uint8 ``(height, width, 3)`` that may be graphics, at a glance."""
+    height, width, _ = pixels.shape
+    looked_at = pixels[::GLANCE]
+    step = np.full(looked_at.shape[:2], 255, np.uint8)
+    a, b = looked_at[:, 1:], looked_at[:, :-1]
+    step[:, 1:] = (np.maximum(a, b) - np.minimum(a, b)).max(-1)
+    flat, tiny = np.zeros((2, height, width), bool)
+    flat[::GLANCE], tiny[::GLANCE] = step == 0, (step > 0) & (step <= TINY)
+    seen = np.zeros((height, width), bool)
+    seen[::GLANCE] = True
+    count = cell_sums(seen)
+    return (cell_sums(flat) >= FLAT_SHARE * count) & (cell_sums(tiny) <= TINY_SHARE * count)
+
+
+def model_bits(model: Model, header: Header, latents: Latents) -> np.ndarray:
+    """About what the model's code takes of bits in every cell, hyper-latents left out."""
+    grid, r = Grid.of(header), header.rate_point
+    z = dequantise_z(model, r, quantise_z(model, r, latents.z))
+    bits = np.zeros((grid.zh * LATENTS_PER_HYPER, grid.zw * LATENTS_PER_HYPER), np.float32)
+    quantise = Quantiser(model)
+    for first, last in grid.row_groups():
+        bits[first:last, : grid.w] = _bits_of_rows(model, r, z, latents.y[first:last], (first, last), quantise)
+    return bits.reshape(grid.zh, LATENTS_PER_HYPER, grid.zw, LATENTS_PER_HYPER).sum((1, 3))
+
+
+def _bits_of_rows(
+    model: Model, rate_point: int, z: np.ndarray, y: np.ndarray, rows: tuple[int, int], quantise: Quantiser
+) -> np.ndarray:
+    """Bits of every position of a group of latent rows, ``(h, w)``."""
+    v = (y * model.params["gain"][rate_point]).reshape(-1, y.shape[-1])
+    bits = np.zeros(len(v), np.float32)
+
+    def visit(here: Visited) -> np.ndarray:
+        s = quantise(residual(v, here), here.rows)
+        costs = np.zeros(s.shape, np.float32)
+        coded = here.rows > 0
+        costs[coded] = quantise.cost(s[coded], here.rows[coded].astype(np.int64))
+        bits[here.at] += costs.sum(-1)
+        return s
+
+    walk(model, rate_point, z, *rows, y.shape[1], visit)
+    return bits.reshape(y.shape[:2])
+
+
+def lossless_bits(pixels: np.ndarray, cells: np.ndarray, together: int) -> np.ndarray:
+    """About what each of the cells takes of bits in one lossless image of ``together`` bytes; no end elsewhere."""
+    bits = np.full(cells.shape, np.inf)
+    for row, column in np.argwhere(cells):
+        part = pixels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(part)).save(buffer, "WEBP", lossless=True, quality=20, method=1)
+        bits[row, column] = len(buffer.getvalue())
+    return bits * (8 * together / bits[cells].sum())
+
+
+class Graphics(NamedTuple):
+    """Which cells ``(rows, columns)``, bool, are stored exactly, and the box that does."""
+
+    cells: np.ndarray
+    box: bytes
+
+
+def choices(
+    model: Model,
+    header: Header,
+    latents: Latents,
+    pixels: np.ndarray,
+    graphic: np.ndarray,
+    decoded: np.ndarray,
+    weight: float,
+) -> list[Graphics]:
+    """What may cost less than nothing stored exactly: all of the `candidates` ``graphic``, and the best of them.
+
+    A lossless image of many cells takes less for each, so that all may be better than those that pay one by one.
+    ``decoded`` is what the model makes of ``pixels``, ``weight`` that of the squared error against bits per pixel.
+    """
+    everything = Graphics(graphic, box_of(pixels, graphic))
+    error = np.square(pixels.astype(np.float32) - decoded).mean(-1)
+    coded = FILLED * model_bits(model, header, latents) + weight * cell_sums(error)
+    best = lossless_bits(pixels, graphic, len(everything.box)) < coded
+    found = [] if graphic.all() else [everything]  # that would be the whole, which is stored more simply
+    if best.any() and not (best == graphic).all():
+        found.append(Graphics(best, box_of(pixels, best)))
+    return found
+
+
+def filled(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """The image with something smooth in the place of cells: what lies beside them, mirrored, fades into a blur."""
+    height, width, _ = pixels.shape
+    out = pixels.astype(np.float32)
+    stored = spread(cells, width, height)
+    out[stored] = _blurred(out, stored)[stored]
+    weights = np.arange(FADE, 0, -1, dtype=np.float32) / (FADE + 1)
+    for row, column in np.argwhere(cells):
+        top, left = row * CELL, column * CELL
+        bottom, right = min(top + CELL, height), min(left + CELL, width)
+        for axis, side in ((0, -1), (0, 1), (1, -1), (1, 1)):
+            r, c = (row + side, column) if axis == 0 else (row, column + side)
+            if not (0 <= r < len(cells) and 0 <= c < cells.shape[1]) or cells[r, c]:
+                continue
+            part = out[top:bottom, left:right] if axis == 0 else out[top:bottom, left:right].swapaxes(0, 1)
+            edge = (top if side < 0 else bottom) if axis == 0 else (left if side < 0 else right)
+            lines = pixels[:, left:right] if axis == 0 else pixels[top:bottom].swapaxes(0, 1)
+            n = min(FADE, len(part), edge if side < 0 else len(lines) - edge)
+            beyond = lines[edge - n : edge][::-1] if side < 0 else lines[edge : edge + n]  # away from the edge
+            w = weights[:n, None, None]
+            inner = part[:n] if side < 0 else part[::-1][:n]
+            inner += w * (beyond - inner)
+    return out.round().clip(0, 255).astype(np.uint8)
+
+
+def _blurred(pixels: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """The known pixels, carried on smoothly to all others: means over blocks, the smallest that have any."""
+    height, width, _ = pixels.shape
+    h, w = (-(-n // CELL) * CELL for n in (height, width))
+    values = np.zeros((h, w, 4), np.float32)
+    values[:height, :width, :3] = np.where(unknown[..., None], 0, pixels)
+    values[:height, :width, 3] = ~unknown
+    level = values.reshape(h // SMOOTH_BLOCK, SMOOTH_BLOCK, w // SMOOTH_BLOCK, SMOOTH_BLOCK, 4).sum((1, 3))
+    levels = [level]
+    while max(level.shape[:2]) > 1:
+        level = np.pad(level, ((0, level.shape[0] % 2), (0, level.shape[1] % 2), (0, 0)))
+        level = level.reshape(level.shape[0] // 2, 2, level.shape[1] // 2, 2, 4).sum((1, 3))
+        levels.append(level)
+    smooth = levels[-1][..., :3] / np.maximum(levels[-1][..., 3:], 1)
+    for level in levels[-2::-1]:
+        finer = _resized(smooth, level.shape[1], level.shape[0])
+        known = level[..., 3:] > 0
+        smooth = np.where(known, level[..., :3] / np.maximum(level[..., 3:], 1), finer)
+    return _resized(smooth, w, h)[:height, :width]
+
+
+def _resized(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Float32 ``(h, w, 3)``, interpolated bilinearly."""
+    planes = [Image.fromarray(np.ascontiguousarray(values[..., c])) for c in range(3)]
+    size = width, height
+    return np.stack([np.asarray(p.resize(size, Image.Resampling.BILINEAR)) for p in planes], -1)
+
+
+def with_graphics(model: Model, encoding: Encoding, graphics: Graphics) -> Encoding:
+    """An encoding of `filled` pixels, with the cells themselves."""
+    container = encoding.container
+    extras = {BOX_GRAPHICS: graphics.box} | container.extras
+    container = replace(container, extras=extras)
+    z = read_z(model, container.header, container.z, Grid.of(container.header))
+    return Encoding(with_checksum(container, zlib.crc32(z.data)), encoding.estimated_bits)

@@ -1,0 +1,109 @@
+"""Pages of photographs and graphics: cells of 64x64 pixels that are stored exactly, over what a model codes.
+
+The graphics box holds which cells these are, and one lossless image of the whole size in which all other cells are
+of one colour. A reader decodes the file as if the box were not there and pastes the cells over the result.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from nicc.container import BOX_GRAPHICS, Container
+from nicc.errors import FormatError
+from nicc.images import any_size
+from nicc.lossless import lossless_stream
+
+CELL = 64
+"""Pixels a side: as many as a hyper-latent covers."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Pixels uint8 ``(height, width, 3)``, of which only those in ``cells`` ``(rows, columns)``, bool, count."""
+
+    cells: np.ndarray
+    pixels: np.ndarray
+    cell: int = CELL
+
+    def paste(self, pixels: np.ndarray, left: int = 0, top: int = 0) -> np.ndarray:
+        """Overwrites a part ``(h, w, 3)`` of the image, which lies at ``left`` and ``top``, where cells are."""
+        height, width, _ = pixels.shape
+        rows = (top + np.arange(height)) // self.cell
+        for row in np.unique(rows):
+            columns = self.cells[row]
+            if not columns.any():
+                continue
+            inside = np.repeat(columns, self.cell)[left : left + width]
+            begin, end = np.searchsorted(rows, [row, row + 1])
+            exact = self.pixels[top + begin : top + end, left : left + width]
+            pixels[begin:end][:, inside] = exact[:, inside]
+        return pixels
+
+    def reduced(self, reduction: int) -> Layer:
+        """With squares of 2, 4 or 8 pixels a side become their mean."""
+        if reduction == 1:
+            return self
+        pixels = np.asarray(Image.fromarray(self.pixels).reduce(reduction))
+        return replace(self, pixels=pixels, cell=self.cell // reduction)
+
+
+def grid_of(width: int, height: int) -> tuple[int, int]:
+    """Rows and columns of cells."""
+    return -(-height // CELL), -(-width // CELL)
+
+
+def spread(cells: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A value per cell as one per pixel, ``(height, width)``."""
+    return np.repeat(np.repeat(cells, CELL, 0)[:height], CELL, 1)[:, :width]
+
+
+def box_of(pixels: np.ndarray, cells: np.ndarray) -> bytes:
+    """The payload of a graphics box: uint8 ``(height, width, 3)``, of which ``cells`` are stored."""
+    height, width, _ = pixels.shape
+    shown = np.where(spread(cells, width, height)[..., None], pixels, _ground(pixels, cells))
+    map_bytes = zlib.compress(np.packbits(cells).tobytes(), 9)
+    return struct.pack("<H", len(map_bytes)) + map_bytes + lossless_stream(shown)
+
+
+def _ground(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """What fills the other cells: the commonest colour of those that are stored, which joins on to them."""
+    height, width, _ = pixels.shape
+    stored = pixels[spread(cells, width, height)][::7].astype(np.int64)
+    colours, counts = np.unique(stored @ np.array([65536, 256, 1]), return_counts=True)
+    commonest = int(colours[counts.argmax()]) if len(colours) else 0
+    return np.array([commonest >> 16, commonest >> 8 & 255, commonest & 255], np.uint8)
+
+
+def layer_of(container: Container) -> Layer | None:
+    """The cells of a file that are stored exactly, if there are any. Raises `FormatError` for what cannot be."""
+    payload = container.extras.get(BOX_GRAPHICS)
+    if payload is None:
+        return None
+    width, height = container.header.width, container.header.height
+    rows, columns = grid_of(width, height)
+    if len(payload) < 2:
+        raise FormatError("truncated: the graphics box has no map")
+    end = 2 + struct.unpack_from("<H", payload)[0]
+    expected = -(-rows * columns // 8)
+    reader = zlib.decompressobj()
+    try:
+        bits = reader.decompress(payload[2:end], expected + 1)
+    except zlib.error:
+        raise FormatError("damaged: the map of the graphics box cannot be read") from None
+    cells = np.unpackbits(np.frombuffer(bits, np.uint8))
+    if len(bits) != expected or not reader.eof or reader.unused_data or cells[rows * columns :].any():
+        raise FormatError("damaged: the map of the graphics box is not one of this image")
+    try:
+        with any_size(), Image.open(io.BytesIO(payload[end:]), formats=["WEBP", "PNG"]) as image:
+            if image.size != (width, height) or image.mode != "RGB" or getattr(image, "n_frames", 1) > 1:
+                raise FormatError("damaged: the graphics are not of the image's size")
+            pixels = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, EOFError):
+        raise FormatError("damaged: the graphics cannot be read") from None
+    return Layer(cells[: rows * columns].reshape(rows, columns).astype(bool), pixels)

@@ -1,0 +1,211 @@
+"""Pages of photographs and graphics: round trips, what is chosen by itself, seams, and files that lie."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nicc
+from nicc import FormatError
+from nicc.container import BOX_GRAPHICS, LOSSLESS_MODEL, pack, unpack, with_checksum
+from nicc.decoder.hyper import read_z
+from nicc.encoder import mixed
+from nicc.encoder.entry import encode_picture
+from nicc.encoder.settings import Options
+from nicc.geometry import Grid
+from nicc.graphics import CELL, Layer, box_of, layer_of, spread
+from nicc.images import Picture
+from nicc.model import model_of_code
+from tests.conftest import psnr
+from tests.test_lossless import drawing
+
+
+def page(coffee: Image.Image, width: int = 600, height: int = 450) -> Image.Image:
+    """Text on flat ground, and a photograph that does not lie on cells' borders."""
+    image = drawing(width, height)
+    image.paste(coffee.resize((270, 180)), (290, 230))
+    return image
+
+
+@pytest.fixture(scope="module")
+def coded(coffee):
+    image = page(coffee)
+    return image, nicc.encode(image, quality=40)
+
+
+def cells_of(data: bytes) -> np.ndarray:
+    layer = layer_of(unpack(data))
+    return np.zeros((0, 0), bool) if layer is None else layer.cells
+
+
+def test_text_is_exact_and_photographs_are_coded(coded):
+    image, data = coded
+    cells, pixels, decoded = cells_of(data), np.asarray(image), np.asarray(nicc.decode(data))
+    assert 20 < cells.sum() < cells.size - 6
+    inside = spread(cells, image.width, image.height)
+    np.testing.assert_array_equal(decoded[inside], pixels[inside])
+    assert 25 < psnr(decoded[~inside], pixels[~inside]) < 60
+    photograph = spread(~cells, image.width, image.height)[300:380, 340:500]
+    assert photograph.mean() > 0.9
+    assert len(data) < 0.8 * len(nicc.encode(image, quality=40, lossless=False))
+    assert len(data) < 0.9 * len(nicc.encode(image, lossless=True))
+
+
+def test_parts_thumbnails_and_betas_are_those_of_the_whole(coded):
+    image, data = coded
+    whole = np.asarray(nicc.decode(data))
+    for window in ((0, 0, 70, 70), (250, 200, 200, 150), (530, 380, 70, 70), (301, 63, 3, 66)):
+        left, top, width, height = window
+        part = np.asarray(nicc.decode(data, crop=window)).astype(int)
+        assert np.abs(part - whole[top : top + height, left : left + width]).max() <= 1
+    exact = Image.fromarray(whole)
+    for reduction in (2, 4, 8):
+        thumbnail = np.asarray(nicc.decode(data, reduction=reduction)).astype(int)
+        assert np.abs(thumbnail - np.asarray(exact.reduce(reduction))).max() <= 2
+        part = np.asarray(nicc.decode(data, reduction=reduction, crop=(64, 128, 256, 192))).astype(int)
+        assert np.abs(part - np.asarray(exact.crop((64, 128, 320, 320)).reduce(reduction))).max() <= 2
+    plain, real = (np.asarray(x) for x in nicc.decode_all(data, [0.0, 1.0]))
+    inside = spread(cells_of(data), image.width, image.height)
+    np.testing.assert_array_equal(plain, whole)
+    np.testing.assert_array_equal(real[inside], whole[inside])
+    assert (real != plain).mean() > 0.02
+
+
+def test_strips_of_a_tall_page(coffee):
+    image = page(coffee, 200, 2300)
+    image.paste(coffee.resize((200, 700)), (0, 900))
+    data = nicc.encode(image, quality=30)
+    inside = spread(cells_of(data), 200, 2300)
+    assert 0.3 < inside.mean() < 0.8
+    np.testing.assert_array_equal(np.asarray(nicc.decode(data))[inside], np.asarray(image)[inside])
+
+
+def test_grey_and_alpha(coffee):
+    image = page(coffee).convert("L")
+    back = nicc.decode(nicc.encode(image, quality=40))
+    assert back.mode == "L"
+    image = page(coffee)
+    image.putalpha(200)
+    data = nicc.encode(image, quality=40)
+    assert cells_of(data).any()
+    assert nicc.decode(data).getpixel((300, 300))[3] == 200
+
+
+def test_photographs_have_no_graphics(astronaut, coffee):
+    for image in (astronaut, coffee):
+        assert mixed.candidates(np.asarray(image)).sum() < mixed.FEWEST_CELLS
+        assert BOX_GRAPHICS not in unpack(nicc.encode(image, quality=50)).extras
+
+
+def test_it_is_said_and_can_be_switched_off(coffee, tmp_path):
+    page(coffee).save(tmp_path / "a.png")
+    command = [sys.executable, "-m", "nicc", "encode", tmp_path / "a.png", "-q", "40", "--force"]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert "cells stored exactly, as graphics" in done.stderr
+    shown = subprocess.run(
+        [sys.executable, "-m", "nicc", "info", tmp_path / "a.nic"], capture_output=True, check=True, text=True
+    )
+    assert ", graphics " in shown.stdout
+    subprocess.run([*command, "--no-lossless"], capture_output=True, check=True)
+    assert BOX_GRAPHICS not in unpack((tmp_path / "a.nic").read_bytes()).extras
+
+
+def test_iterating_goes_on_beside_graphics(coffee):
+    pixels = np.asarray(page(coffee).crop((200, 150, 520, 420)))
+    plain, iterated = (encode_picture(Picture(pixels), Options(quality=40, steps=n)) for n in (0, 12))
+    assert cells_of(plain.data).any()
+    np.testing.assert_array_equal(cells_of(iterated.data), cells_of(plain.data))
+    assert len(iterated.data) * 8 + iterated.mse != len(plain.data) * 8 + plain.mse
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 127), (200, 70)])
+def test_a_layer_pastes_what_it_holds(size):
+    rng = np.random.default_rng(0)
+    width, height = size
+    pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+    cells = rng.random((-(-height // CELL), -(-width // CELL))) < 0.5
+    out = Layer(cells, pixels).paste(np.zeros_like(pixels))
+    inside = spread(cells, width, height)
+    np.testing.assert_array_equal(out[inside], pixels[inside])
+    assert not out[~inside].any()
+
+
+def test_what_is_coded_in_place_of_graphics_is_smooth(coffee):
+    pixels = np.asarray(page(coffee))
+    cells = mixed.candidates(pixels)
+    out = mixed.filled(pixels, cells)
+    inside = spread(cells, 600, 450)
+    np.testing.assert_array_equal(out[~inside], pixels[~inside])
+    steps = np.abs(np.diff(out.astype(int), axis=1)).max(-1)
+    assert np.median(steps[inside[:, 1:] & inside[:, :-1]]) <= 1
+    # across a border, the step is no larger than within the photograph
+    border = inside[:, 1:] != inside[:, :-1]
+    assert np.percentile(steps[border], 90) <= max(30, np.percentile(steps[~inside[:, 1:]], 99))
+    for all_or_none in (np.ones_like(cells), np.zeros_like(cells)):
+        assert mixed.filled(pixels, all_or_none).shape == pixels.shape
+
+
+def lying(data: bytes, payload: bytes) -> bytes:
+    """The file with another graphics box, and checksums that are right."""
+    container = unpack(data)
+    model = model_of_code(container.header.model)
+    z = read_z(model, container.header, container.z, Grid.of(container.header))
+    return pack(with_checksum(replace(container, extras={BOX_GRAPHICS: payload}), zlib.crc32(z.data)))
+
+
+def test_damage_is_refused(coded):
+    image, data = coded
+    pixels, cells = np.asarray(image), cells_of(data)
+    payload = unpack(data).extras[BOX_GRAPHICS]
+    end = 2 + struct.unpack_from("<H", payload)[0]
+    assert nicc.decode(lying(data, payload)).size == image.size
+    more = np.ones((*cells.shape[:1], cells.shape[1] + 7), bool)
+    wide = np.ones(cells.size + 8 - cells.size % 8, bool)  # cells beyond the last
+    bits = zlib.compress(np.packbits(wide).tobytes())
+    for bad in (
+        *(b"", b"\x00", payload[:end], payload[:-30], payload[:2] + bytes(end - 2) + payload[end:]),
+        box_of(pixels[:-1], cells),
+        box_of(np.pad(pixels, ((0, 0), (0, 400), (0, 0))), more),
+        struct.pack("<H", len(bits)) + bits + payload[end:],
+    ):
+        with pytest.raises(FormatError):
+            nicc.decode(lying(data, bad))
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        broken = bytearray(data)
+        broken[rng.integers(len(broken))] ^= int(rng.integers(1, 256))
+        with pytest.raises(nicc.NiccError):
+            nicc.decode(bytes(broken))
+    for cut in range(0, len(data), 997):
+        with pytest.raises(FormatError):
+            nicc.decode(data[:cut])
+
+
+def test_bombs_are_refused_by_their_size(coded, recwarn):
+    from tests.hostile.test_damage import claimed_png
+
+    _, data = coded
+    payload = unpack(data).extras[BOX_GRAPHICS]
+    end = 2 + struct.unpack_from("<H", payload)[0]
+    with pytest.raises(FormatError, match="not of the image's size"):
+        nicc.decode(lying(data, payload[:end] + claimed_png(40000, 40000)))
+    bomb = zlib.compress(bytes(1 << 24))
+    with pytest.raises(FormatError, match="map"):
+        nicc.decode(lying(data, struct.pack("<H", len(bomb)) + bomb + payload[end:]))
+    assert not recwarn.list
+
+
+def test_a_lossless_image_has_no_graphics_box(coded):
+    image, data = coded
+    container = unpack(nicc.encode(image, lossless=True))
+    assert container.header.model == LOSSLESS_MODEL
+    container = replace(container, extras={BOX_GRAPHICS: unpack(data).extras[BOX_GRAPHICS]})
+    with pytest.raises(FormatError, match="no graphics apart"):
+        unpack(pack(container))

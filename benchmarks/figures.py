@@ -34,10 +34,14 @@ CODECS = (
     *("jpeg", "webp", "jxl-e9", "avif-444", "avif-444-best"),
     *("nicc-jpeg-like", "nicc-two-layer", "nicc-two-layer-visual", REALISTIC),
 )
+PAGE_CODECS = ("webp-lossless", "webp", "avif-444", "jxl", "nicc-two-layer-visual")
+METRICS_OF_PAGES = ("--metric", "psnr-rgb,ssimulacra2")
 ANCHOR = "avif-444"
 NAMES = {
     "jpeg": "JPEG (4:2:0, optimised tables)",
     "webp": "WebP (method 6)",
+    "webp-lossless": "WebP, lossless",
+    "jxl": "JPEG XL (effort 7)",
     "jxl-e9": "JPEG XL (effort 9)",
     "avif-444": "AVIF (4:4:4, speed 6)",
     "avif-444-best": "AVIF at its best (speed 3, tuned for SSIMULACRA 2)",
@@ -56,6 +60,9 @@ def measure(kodak: Path, out: Path, validation: Path | None, backbone: Path | No
     lpips = ["--lpips-backbone", backbone] if backbone else []
     bench = ["-m", "nicc", "bench", kodak, "-o", out / "bench", "--codec", ",".join(CODECS), "--anchor", ANCHOR]
     run(*bench, "--points", POINTS, "--timing-images", 0, "--page-images", 0, *lpips)
+    run(ROOT / "benchmarks" / "pages.py", out / "drawn")
+    pages = ["-m", "nicc", "bench", out / "drawn", "-o", out / "pages", "--codec", ",".join(PAGE_CODECS)]
+    run(*pages, "--anchor", ANCHOR, "--points", POINTS, "--timing-images", 0, "--page-images", 0, *METRICS_OF_PAGES)
     run(ROOT / "benchmarks" / "realism.py", kodak, "--json", out / "realism.json", *lpips)
     run(ROOT / "benchmarks" / "speed.py", kodak, "--json", out / "speed.json")
     if validation:
@@ -117,8 +124,8 @@ def stamp(command: str, environment: Results, *more: str) -> str:
 
 
 def read_bench(folder: Path) -> Results:
-    """All codecs that were measured, in the order of `CODECS`."""
-    files = {name: folder / f"{name}.json" for name in CODECS}
+    """All codecs that were measured, in the order of `NAMES`."""
+    files = {name: folder / f"{name}.json" for name in NAMES}
     return {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
 
 
@@ -181,6 +188,30 @@ def curve_table(found: Results) -> str:
             values = [f"{d['results'][m][i]:.4g}" if m in d["results"] else "" for m in ("bpp", *SHOWN)]
             rows.append([NAMES[name] if not i else "", f"{quality:g}", *values])
     return table(["codec", "quality", "bpp", *(BD_METRICS[m] for m in SHOWN)], rows)
+
+
+# --- nicc bench on benchmarks/pages.py
+
+
+def page_blocks(found: Results) -> dict[str, str]:
+    ours, lossless = found["nicc-two-layer-visual"], found["webp-lossless"]
+    exact = {image["name"]: image["bytes"] for image in lossless["images"]}
+    rows, largest = [], 0
+    for name, size in exact.items():
+        files = sorted((i for i in ours["images"] if i["name"] == name), key=lambda i: i["quality"])
+        largest = max(largest, *(i["bytes"] - size for i in files))
+        cells = [f"{i['bytes'] / 1000:.1f} ({i['ssimulacra2']:.0f})" for i in files]
+        rows.append([name.removesuffix(".png"), f"{size / 1000:.1f}", *cells])
+    head = ["page", "WebP, lossless: kB", *(f"nicc -q {q:g}: kB (SSIMULACRA 2)" for q in ours["quality"])]
+    rates = []
+    mine = Curve("nicc", "", False, ours["results"])
+    for name in ("webp", "jxl", "avif-444"):
+        other = Curve(name, "", False, found[name]["results"])
+        rates.append([NAMES[name], percent(other, mine, "ssimulacra2"), percent(other, mine, "psnr-rgb")])
+    made = stamp("nicc bench PAGES", ours["environment"], "benchmarks/pages.py PAGES", ours["description"])
+    against = table(["nicc's bytes at equal quality, against", "SSIMULACRA 2", "PSNR"], rates)
+    most = f"No file is more than {largest} bytes larger than its lossless WebP form." if largest > 0 else ""
+    return {"pages": "\n\n".join((against, table(head, rows), most, made))}
 
 
 # --- benchmarks/realism.py
@@ -286,6 +317,7 @@ def save(figure: Figure, name: str) -> None:
 
 PARTS: tuple[tuple[str, str, Callable[[Results], dict[str, str]]], ...] = (
     ("nicc bench", "bench/results", bench_blocks),
+    ("nicc bench on pages", "pages/results", page_blocks),
     ("benchmarks/realism.py", "realism.json", realism_blocks),
     ("benchmarks/speed.py", "speed.json", speed_blocks),
     ("benchmarks/iterative.py", "iterative.json", iterative_blocks),

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nicc.architecture import Architecture
 from nicc.container import pack, unpack
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder.encode import encode_plainly
+from nicc.encoder.visual import VISUAL_SHARE
 from nicc.images import Picture, decibels
 from nicc.model import Model
 
@@ -48,6 +50,12 @@ def coded_table(model: Model, images: Sequence[Path]) -> list[tuple[int, float, 
     return table
 
 
+def objective(arch: Architecture) -> str:
+    if arch.objective == "mse":
+        return "bpp + lambda MSE"
+    return f"bpp + lambda ({1 - VISUAL_SHARE:g} MSE + {VISUAL_SHARE:g} visual distortion), see docs/visual.md"
+
+
 def model_card(model: Model, data: Sequence[Path], image_count: int, validation: Sequence[Path]) -> str:
     """Markdown. ``data`` are the training sources, ``validation`` images to measure on."""
     training = model.description["training"]
@@ -63,7 +71,7 @@ def model_card(model: Model, data: Sequence[Path], image_count: int, validation:
         f"Decoder: {sum(macs.values()):.0f} MAC per pixel ({', '.join(f'{k} {v:.0f}' for k, v in macs.items())}).",
         "",
         f"Training: {training['step']} steps, {training['pixels'] / 1e9:.2f} gigapixels, "
-        f"{training['seconds'] / 3600:.2f} hours, rate-distortion objective bpp + lambda MSE.",
+        f"{training['seconds'] / 3600:.2f} hours, objective {objective(arch)}.",
         "",
         f"Data: {image_count} photographs, by licence: {licences(data)}.",
     ]

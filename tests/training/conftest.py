@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import lpips
 import pytest
+import torch
 
 from nicc.model import REALISM_FILE, find_model
+from nicc.training.perceptual import NETWORKS
 
 
 def entries(out):
@@ -31,3 +34,14 @@ def photos(tmp_path, coffee):
     (tmp_path / "photos").mkdir()
     coffee.save(tmp_path / "photos" / "coffee.png")
     return tmp_path / "photos"
+
+
+@pytest.fixture(scope="session")
+def perceptual(tmp_path_factory):
+    """LPIPS networks' features with random weights, in files as torchvision names them."""
+    folder = tmp_path_factory.mktemp("perceptual")
+    torch.manual_seed(0)
+    for name, full in NETWORKS.items():
+        state = lpips.LPIPS(net=name, pnet_rand=True, verbose=False).net.state_dict()
+        torch.save({f"features.{k.split('.', 1)[1]}": v for k, v in state.items()}, folder / f"{full}_features.pth")
+    return folder

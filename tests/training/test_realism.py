@@ -26,17 +26,6 @@ SCHEDULE = RealismSchedule(
 )
 
 
-@pytest.fixture(scope="module")
-def perceptual(tmp_path_factory):
-    """LPIPS networks' features with random weights, in files as torchvision names them."""
-    folder = tmp_path_factory.mktemp("perceptual")
-    torch.manual_seed(0)
-    for name, full in NETWORKS.items():
-        state = lpips.LPIPS(net=name, pnet_rand=True, verbose=False).net.state_dict()
-        torch.save({f"features.{k.split('.', 1)[1]}": v for k, v in state.items()}, folder / f"{full}_features.pth")
-    return folder
-
-
 def train(photos, out, perceptual, schedule=SCHEDULE, head=HEAD, **changes):
     config = RealismConfig("tiny", "two-layer", head, schedule)
     return realism.train(config, Run([photos], out, amp=False, perceptual=perceptual, **changes))

@@ -26,7 +26,7 @@ from nicc.training.data import Photos
 from nicc.training.export import decoder_arrays, export
 from nicc.training.growth import start_from
 from nicc.training.klt import lapped_klt, lapping
-from nicc.training.objective import RateDistortion
+from nicc.training.objective import Phase, RateDistortion
 from nicc.training.rate_distortion import train
 from nicc.training.stage import Run
 from tests.conftest import ROOT, TINY, psnr
@@ -247,3 +247,30 @@ def test_basis_functions_are_even_or_odd(folder):
     t = lapped_klt(Photos([folder]), 64, 12, blocks=6000)
     np.testing.assert_allclose(t.synthesis[..., ::-1], t.synthesis * t.parity[0][:, None, None, None], atol=1e-9)
     np.testing.assert_allclose(t.synthesis[..., ::-1, :], t.synthesis * t.parity[1][:, None, None, None], atol=1e-9)
+
+
+def test_perceptual_distance_counts_in_training_only():
+    torch.manual_seed(0)
+    plain = RateDistortion(CodecModule(replace(TINY, objective="visual")))
+    model = RateDistortion(plain.codec, lambda x, decoded: 7 + (decoded - x).abs().mean((1, 2, 3)))
+    model.prior = plain.prior
+    x, point = torch.rand(2, 3, 64, 64), torch.tensor([3.0, 40.0])
+    for training in (True, False):
+        model.train(training)
+        plain.train(training)
+        a, b = (m(x, point, Phase.PREDICTIVE).distortion for m in (model, plain))
+        assert ((a - b > 7) == training).all()
+        if not training:
+            torch.testing.assert_close(a, b)
+
+
+def test_lpips_joins_the_objective(folder, tmp_path, perceptual):
+    training = replace(SCHEDULE, steps=4, entropy_steps=0, log_every=1, lpips_weight=50.0, crop=128)
+    config = replace(CONFIG, architecture=replace(TINY, objective="visual"), training=training)
+    train(config, Run([folder], tmp_path / "with", amp=False, perceptual=perceptual))
+    without = replace(config, training=replace(training, lpips_weight=0.0))
+    train(without, Run([folder], tmp_path / "without", amp=False))
+    a, b = ([e["distortion"] for e in entries(tmp_path / n) if "distortion" in e] for n in ("with", "without"))
+    assert a[0] > b[0]
+    with pytest.raises(ModelError, match="lpips_weight"):
+        replace(training, lpips_weight=-1.0)

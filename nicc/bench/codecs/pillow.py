@@ -40,6 +40,9 @@ FORMATS = {
     "webp": Format(
         "WEBP", "libwebp, method 6", (5, 15, 30, 45, 60, 75, 85, 92), {"method": 6}, "webp", mime="image/webp"
     ),
+    "webp-lossless": Format(
+        "WEBP", "libwebp, lossless, method 6", (100,), {"method": 6, "lossless": True}, "webp", mime="image/webp"
+    ),
     "jpeg-default": Format(
         "JPEG",
         "libjpeg-turbo 4:2:0 as Pillow writes it unasked, like the published JPEG",

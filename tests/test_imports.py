@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 LEVELS = [
     {"errors", "container"},
-    {"architecture", "head", "geometry", "arrays", "entropy", "images", "lossless", "threads", "processes"},
+    {"architecture", "head", "geometry", "arrays", "entropy", "images", "lossless", "graphics", "threads", "processes"},
     {"model"},
     {"decoder"},
     {"encoder"},

@@ -21,22 +21,48 @@ MOST_JOBS = 8
 
 
 def bench(
-    folder: Path | None = typer.Argument(None, metavar="FOLDER", help="Folder of images, or one image."),
-    out: Path = typer.Option(Path("bench"), "-o", "--output", help="Folder of results; continued if it has some."),
-    codec: list[str] = typer.Option(["nicc-*,jpeg,webp,avif-444"], "--codec", help="Names, comma-separated; all."),
-    metric: list[str] = typer.Option(["all"], "--metric", help="Names, comma-separated; all."),
-    anchor: str | None = typer.Option(None, "--anchor", help="Codec that BD-rates refer to; default jpeg."),
-    sga_steps: int = typer.Option(0, "--sga-steps", min=0, help="Measure nicc's models iterating so long, too."),
-    points: int = typer.Option(8, "--points", min=1, help="Qualities per codec."),
-    jobs: int = typer.Option(0, "-j", "--jobs", min=0, help="Processes; 0 for one per processor, at most 8."),
-    repeats: int = typer.Option(3, "--repeats", min=1, help="Times are medians of this many, after a warm-up."),
-    timing_images: int = typer.Option(2, "--timing-images", min=0, help="Images on which times are taken."),
-    page_images: int = typer.Option(3, "--page-images", min=0, help="Images in the report's viewer."),
-    backbone: Path | None = typer.Option(
-        None, "--lpips-backbone", exists=True, dir_okay=False, help="AlexNet features; default: torchvision downloads."
+    folder: Path | None = typer.Argument(
+        None, metavar="FOLDER", help="The folder of images, or the one image, to measure on."
     ),
-    listing: bool = typer.Option(False, "--list", help="List codecs and metrics, and what is missing."),
-    quiet: bool = typer.Option(False, "--quiet", help="No progress bar, no table."),
+    out: Path = typer.Option(
+        Path("bench"), "-o", "--output", help="Write results to this folder; a folder that has some is continued."
+    ),
+    codec: list[str] = typer.Option(
+        ["nicc-*,jpeg,webp,avif-444"],
+        "--codec",
+        help="Measure these codecs: names with commas between them, patterns, or all.",
+    ),
+    metric: list[str] = typer.Option(
+        ["all"], "--metric", help="Measure these metrics: names with commas between them, or all."
+    ),
+    anchor: str | None = typer.Option(
+        None, "--anchor", help="Give BD-rates against this codec; without it, against jpeg."
+    ),
+    sga_steps: int = typer.Option(
+        0, "--sga-steps", min=0, help="Measure nicc's models after this many steps of iterative encoding as well."
+    ),
+    points: int = typer.Option(8, "--points", min=1, help="Measure each codec at this many qualities."),
+    jobs: int = typer.Option(
+        0, "-j", "--jobs", min=0, help="Work in this many processes; 0 takes one per processor, 8 at most."
+    ),
+    repeats: int = typer.Option(
+        3, "--repeats", min=1, help="Take each time this often, after a warm-up, and give the median."
+    ),
+    timing_images: int = typer.Option(
+        2, "--timing-images", min=0, help="Take times on this many of the images; 0 takes none."
+    ),
+    page_images: int = typer.Option(
+        3, "--page-images", min=0, help="Show this many of the images in the report's viewer."
+    ),
+    backbone: Path | None = typer.Option(
+        None,
+        "--lpips-backbone",
+        exists=True,
+        dir_okay=False,
+        help="Read AlexNet's features for LPIPS from this file; without it, torchvision downloads them.",
+    ),
+    listing: bool = typer.Option(False, "--list", help="List the codecs and metrics, and what they are missing here."),
+    quiet: bool = typer.Option(False, "--quiet", help="Show no progress bar and no table."),
 ) -> None:
     """Measure rate, distortion, time and memory of codecs side by side."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about libraries

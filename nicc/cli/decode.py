@@ -78,29 +78,53 @@ def _images(data: bytes, betas: Sequence[float | None], options: DecodeOptions) 
 
 
 def decode(
-    sources: list[str] = typer.Argument(..., metavar="IN...", help=".nic files, or folders; - for standard input."),
-    output: str | None = typer.Option(None, "-o", "--output", help="File, folder or -; default: IN with .png."),
+    sources: list[str] = typer.Argument(
+        ..., metavar="IN...", help="The .nic files, or folders of them, to decode; - is standard input."
+    ),
+    output: str | None = typer.Option(
+        None,
+        "-o",
+        "--output",
+        help="Write to this file, folder or, with -, standard output; without it, to IN with .png.",
+    ),
     beta: str | None = typer.Option(
-        None, "--beta", help="Realism: 0 (least error) to 1 (most detail), or several: 0,0.5,1. Default: the file's."
+        None,
+        "--beta",
+        help="Decode with this realism, from 0 to 1 (most detail), or several, such as 0,0.5,1; else the file's own.",
     ),
     sheet: Path | None = typer.Option(None, "--sheet", help="Write crops at rising beta side by side to this image."),
-    original: Path | None = typer.Option(None, "--original", exists=True, help="The original, shown on the sheet."),
-    kind: str | None = typer.Option(None, "--format", help="png, ppm, jpeg, webp, ...: type without an output name."),
-    output_quality: int | None = typer.Option(None, "--output-quality", min=0, max=100, help="Of JPEG, WebP, AVIF."),
-    crop: str | None = typer.Option(None, "--crop", metavar="X,Y,W,H", help="Decode this part only, in pixels."),
-    scale: str = typer.Option("1", "--scale", help="1, 1/2, 1/4 or 1/8, for thumbnails."),
-    rectifier: bool = typer.Option(True, "--rectifier/--no-rectifier", help="Use the model's rectifier, if any."),
+    original: Path | None = typer.Option(
+        None, "--original", exists=True, help="Show this image, the original, on the sheet."
+    ),
+    kind: str | None = typer.Option(
+        None, "--format", help="Write this type, such as png, ppm, jpeg or webp, where no output name tells."
+    ),
+    output_quality: int | None = typer.Option(
+        None, "--output-quality", min=0, max=100, help="Write JPEG, WebP or AVIF with this quality."
+    ),
+    crop: str | None = typer.Option(None, "--crop", metavar="X,Y,W,H", help="Decode only this part, given in pixels."),
+    scale: str = typer.Option("1", "--scale", help="Decode at this size, 1, 1/2, 1/4 or 1/8, for thumbnails."),
+    rectifier: bool = typer.Option(
+        True, "--rectifier/--no-rectifier", help="Use the model's rectifier, if it has one."
+    ),
     max_pixels: int | None = typer.Option(
-        None, "--max-pixels", min=1, help="Refuse larger files; default 178 million."
+        None, "--max-pixels", min=1, help="Refuse files of more pixels than this; without it, of more than 178 million."
     ),
     max_memory: str | None = typer.Option(
-        None, "--max-memory", metavar="SIZE", help="Refuse files that need more, such as 2GiB; about right."
+        None,
+        "--max-memory",
+        metavar="SIZE",
+        help="Refuse files that need more memory than this, for example 2GiB, by a rule of thumb.",
     ),
-    force: bool = typer.Option(False, "--force", help="Overwrite existing files."),
-    skip_existing: bool = typer.Option(False, "--skip-existing", help="With several inputs: leave out what is done."),
-    jobs: int = typer.Option(1, "-j", "--jobs", min=1, help="Files decoded at once, each in a process."),
-    verbose: bool = typer.Option(False, "-v", "--verbose", help="Say how long it took."),
-    quiet: bool = typer.Option(False, "--quiet", help="Print errors only."),
+    force: bool = typer.Option(False, "--force", help="Overwrite files that exist."),
+    skip_existing: bool = typer.Option(
+        False, "--skip-existing", help="With several inputs, leave out those whose output exists."
+    ),
+    jobs: int = typer.Option(
+        1, "-j", "--jobs", min=1, help="Decode this many files at once, each in a process of its own."
+    ),
+    verbose: bool = typer.Option(False, "-v", "--verbose", help="Say how long decoding took."),
+    quiet: bool = typer.Option(False, "--quiet", help="Print nothing but errors."),
 ) -> None:
     """Decompress .nic files to images; the output's suffix chooses its format."""
     from nicc.images import format_of

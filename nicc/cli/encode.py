@@ -60,46 +60,88 @@ def encode_job(job: many.Job, task: Task) -> many.Done:
 
 
 def encode(
-    sources: list[str] = typer.Argument(..., metavar="IN...", help="Images, or folders of them; - for standard input."),
-    output: str | None = typer.Option(None, "-o", "--output", help="File, folder or -; default: IN with .nic."),
+    sources: list[str] = typer.Argument(
+        ..., metavar="IN...", help="The images, or folders of them, to encode; - is standard input."
+    ),
+    output: str | None = typer.Option(
+        None,
+        "-o",
+        "--output",
+        help="Write to this file, folder or, with -, standard output; without it, to IN with .nic.",
+    ),
     quality: int | None = typer.Option(
-        None, "-q", "--quality", min=0, max=100, help=f"0 smallest to 100 best; default {DEFAULT_QUALITY}."
+        None,
+        "-q",
+        "--quality",
+        min=0,
+        max=100,
+        help=f"Encode with this quality, from 0 (smallest) to 100 (best); without it, with {DEFAULT_QUALITY}.",
     ),
-    target_bpp: float | None = typer.Option(None, "--target-bpp", help="At most this many bits per pixel."),
-    target_size: str | None = typer.Option(None, "--target-size", help="At most this size: 20000, 20kB, 20KiB."),
-    target_psnr: float | None = typer.Option(None, "--target-psnr", help="At least this PSNR in dB."),
+    target_bpp: float | None = typer.Option(
+        None, "--target-bpp", help="Spend at most this many bits per pixel, at the best quality that they allow."
+    ),
+    target_size: str | None = typer.Option(
+        None,
+        "--target-size",
+        help="Write at most this many bytes, for example 20000, 20kB or 20KiB, at the best quality that they allow.",
+    ),
+    target_psnr: float | None = typer.Option(
+        None, "--target-psnr", help="Reach at least this PSNR in dB in the smallest file."
+    ),
     target_ssimulacra2: float | None = typer.Option(
-        None, "--target-ssimulacra2", help="At least this SSIMULACRA 2, such as 70; needs PyTorch."
+        None,
+        "--target-ssimulacra2",
+        help="Reach at least this SSIMULACRA 2, for example 70, in the smallest file; this needs PyTorch.",
     ),
-    effort: int = typer.Option(0, "-e", "--effort", min=0, max=3, help="0 plain; 1 to 3 iterate 100, 500, 2000 steps."),
+    effort: int = typer.Option(
+        0, "-e", "--effort", min=0, max=3, help="Encode plainly (0), or iterate for 100, 500 or 2000 steps (1 to 3)."
+    ),
     sga_steps: int | None = typer.Option(
-        None, "--sga-steps", min=0, max=MOST_STEPS, help="Steps of iterative encoding, instead of --effort."
+        None, "--sga-steps", min=0, max=MOST_STEPS, help="Iterate for this many steps, instead of those of --effort."
     ),
-    sga_rounding: str = typer.Option("sigmoid", "--sga-rounding", help="sigmoid, atanh or three-class."),
-    seed: int = typer.Option(0, "--seed", help="Of the random rounding; the same seed gives the same file."),
+    sga_rounding: str = typer.Option(
+        "sigmoid",
+        "--sga-rounding",
+        help="Relax rounding in iterative encoding in this way: sigmoid, atanh or three-class.",
+    ),
+    seed: int = typer.Option(
+        0, "--seed", help="Seed the random rounding; the same seed gives the same file on the same machine."
+    ),
     tune: str | None = typer.Option(
-        None, "--tune", help="visual, the default, for what people see; psnr for the least squared error."
+        None,
+        "--tune",
+        help="Choose the model that keeps what people see (visual, the default) or has the least squared error (psnr).",
     ),
     model: str | None = typer.Option(
-        None, "--model", help="two-layer-visual, two-layer, jpeg-like, or a model's folder; chosen by --tune."
+        None,
+        "--model",
+        help="Encode with this model: two-layer-visual, two-layer, jpeg-like, or a folder; without it, --tune chooses.",
     ),
     lossless: bool | None = typer.Option(
         None,
         "--lossless/--no-lossless",
-        help="Store pixels exactly. By default that is done where it is smaller; never with --no-lossless.",
+        help="Store all pixels exactly, or none; without either, what is graphic is stored so where that is better.",
     ),
-    beta: float = typer.Option(0.0, "--beta", min=0.0, max=1.0, help="Realism that decoders use by default."),
-    strip: bool = typer.Option(False, "--strip", help="Drop ICC profile, EXIF and XMP."),
+    beta: float = typer.Option(
+        0.0, "--beta", min=0.0, max=1.0, help="Have decoders use this realism unless they are told otherwise."
+    ),
+    strip: bool = typer.Option(False, "--strip", help="Leave out ICC profile, EXIF and XMP."),
     srgb: bool = typer.Option(False, "--srgb", help="Convert colours to sRGB by the ICC profile, and drop it."),
-    max_pixels: int = typer.Option(DEFAULT_MAX_PIXELS, "--max-pixels", min=1, help="Refuse larger images."),
-    force: bool = typer.Option(False, "--force", help="Overwrite existing files."),
-    skip_existing: bool = typer.Option(False, "--skip-existing", help="With several inputs: leave out what is done."),
-    jobs: int = typer.Option(1, "-j", "--jobs", min=1, help="Files encoded at once, each in a process."),
+    max_pixels: int = typer.Option(
+        DEFAULT_MAX_PIXELS, "--max-pixels", min=1, help="Refuse images of more pixels than this."
+    ),
+    force: bool = typer.Option(False, "--force", help="Overwrite files that exist."),
+    skip_existing: bool = typer.Option(
+        False, "--skip-existing", help="With several inputs, leave out those whose output exists."
+    ),
+    jobs: int = typer.Option(
+        1, "-j", "--jobs", min=1, help="Encode this many files at once, each in a process of its own."
+    ),
     dask: str | None = typer.Option(None, "--dask", metavar="ADDRESS", help="Encode on this Dask scheduler's workers."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
+    device: str = typer.Option("auto", "--device", help="Compute on this device: auto, cpu or cuda."),
     keep: bool = typer.Option(False, "--keep-on-interrupt", help="On Ctrl-C, write the best so far."),
     verbose: bool = typer.Option(False, "-v", "--verbose", help="Say where bits and time went."),
-    quiet: bool = typer.Option(False, "--quiet", help="Print errors only."),
+    quiet: bool = typer.Option(False, "--quiet", help="Print nothing but errors."),
 ) -> None:
     """Compress images to .nic files."""
     size = _checked_targets(quality, target_bpp, target_size, target_psnr, target_ssimulacra2)

@@ -57,7 +57,7 @@ def describe(data: bytes) -> dict[str, Any]:
 
 
 def info(
-    source: str = typer.Argument(..., metavar="IN", help="A .nic file; - for standard input."),
+    source: str = typer.Argument(..., metavar="IN", help="The .nic file to describe; - is standard input."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON for programs."),
 ) -> None:
     """Show header, boxes, rate and decoder cost of a .nic file."""

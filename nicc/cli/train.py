@@ -29,29 +29,47 @@ def _seconds(text: str | None) -> float | None:
 
 def train(
     config: str = typer.Argument(
-        ..., metavar="CONFIG", help="A TOML file, or two-layer-visual, two-layer, jpeg-like, realism or rectify."
+        ...,
+        metavar="CONFIG",
+        help="A TOML file, or two-layer-visual, two-layer, jpeg-like, realism, realism-visual, rectify.",
     ),
-    data: list[Path] = typer.Option(..., "--data", exists=True, help="Folder or tar shard of photographs; repeatable."),
-    out: Path | None = typer.Option(None, "--out", help="Folder of checkpoint and log; default runs/NAME."),
-    validation: Path | None = typer.Option(None, "--validation", exists=True, help="Folder of validation images."),
-    resume: bool = typer.Option(False, "--resume", help="Continue from the checkpoint in the folder."),
+    data: list[Path] = typer.Option(
+        ...,
+        "--data",
+        exists=True,
+        help="Train on the photographs in this folder or tar shard; the option may be repeated.",
+    ),
+    out: Path | None = typer.Option(
+        None, "--out", help="Write checkpoint and log to this folder; without it, to runs/NAME."
+    ),
+    validation: Path | None = typer.Option(
+        None, "--validation", exists=True, help="Validate on the images in this folder."
+    ),
+    resume: bool = typer.Option(False, "--resume", help="Continue from the checkpoint that is in the folder."),
     begin: Path | None = typer.Option(
-        None, "--start", exists=True, help="Start from another model: its checkpoint, or its folder."
+        None, "--start", exists=True, help="Start from another model, given by its checkpoint or its folder."
     ),
-    time_budget: str | None = typer.Option(None, "--time-budget", help="End after this time: 90, 30m, 1.5h."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
-    compiled: bool = typer.Option(False, "--compile", help="Use torch.compile."),
+    time_budget: str | None = typer.Option(
+        None, "--time-budget", help="End training after this time, for example 90, 30m or 1.5h."
+    ),
+    device: str = typer.Option("auto", "--device", help="Compute on this device: auto, cpu or cuda."),
+    compiled: bool = typer.Option(False, "--compile", help="Compile the model with torch.compile."),
     amp: bool | None = typer.Option(
-        None, "--amp/--no-amp", help="bfloat16 where it does no harm; by default where the processor is fast at it."
+        None,
+        "--amp/--no-amp",
+        help="Use bfloat16 where it does no harm; without either, where the processor is fast at it.",
     ),
-    cache: Path = typer.Option(Path(".cache/nicc"), "--cache", help="Folder for decoded photographs."),
+    cache: Path = typer.Option(Path(".cache/nicc"), "--cache", help="Keep decoded photographs in this folder."),
     export_to: Path | None = typer.Option(
-        None, "--export", help="Afterwards, write the model, or the head of one, to this folder."
+        None, "--export", help="Write the trained model, or the head of one, to this folder."
     ),
     perceptual: Path | None = typer.Option(
-        None, "--perceptual", exists=True, help="Folder of LPIPS networks' features; default: torchvision downloads."
+        None,
+        "--perceptual",
+        exists=True,
+        help="Read the features of LPIPS' networks from this folder; without it, torchvision downloads them.",
     ),
-    quiet: bool = typer.Option(False, "--quiet", help="No progress bar."),
+    quiet: bool = typer.Option(False, "--quiet", help="Show no progress bar."),
 ) -> None:
     """Train a variable-rate model on photographs, or a head of one."""
     try:

@@ -11,11 +11,17 @@ from nicc.cli import files
 
 
 def view(
-    sources: list[Path] = typer.Argument(..., metavar="FILE...", help=".nic files."),
+    sources: list[Path] = typer.Argument(..., metavar="FILE...", help="The .nic files to show."),
     originals: list[Path] = typer.Option(
-        [], "--original", exists=True, dir_okay=False, help="Original of the first file; again for the second."
+        [],
+        "--original",
+        exists=True,
+        dir_okay=False,
+        help="Show this image as the original of the first file; give the option again for the second.",
     ),
-    port: int = typer.Option(0, "--port", min=0, max=65535, help="Port on the loopback interface; default: any."),
+    port: int = typer.Option(
+        0, "--port", min=0, max=65535, help="Serve on this port of the loopback interface; 0 takes any that is free."
+    ),
     browser: bool = typer.Option(True, help="Open the page in the browser."),
 ) -> None:
     """Show decoded images on a local page: realism slider, zoom, original. Ctrl-C ends it."""

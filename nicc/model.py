@@ -96,6 +96,8 @@ class Model:
         self.description, self.folder = description, folder
         self.name: str = description["name"]
         self.version: int = description["version"]
+        self.earlier: dict[str, int] = description.get("earlier", {})
+        """Versions by their fingerprints, in hex, whose files this one cannot read."""
         self.architecture = Architecture.from_dict(description["architecture"])
         self.arrays = arrays
         try:

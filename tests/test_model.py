@@ -75,6 +75,9 @@ def test_another_models_weights_are_refused_by_their_fingerprint(copy, monkeypat
     monkeypatch.setattr("nicc.decoder.decode.model_of_code", lambda code: other)
     with pytest.raises(ModelError, match="fingerprint"):
         nicc.decode(data)
+    other = Model({**description, "version": 9, "earlier": {model.fingerprint.hex(): 5}}, other.arrays, copy)
+    with pytest.raises(ModelError, match=r"written with two-layer version 5; .* this one has version 9"):
+        nicc.decode(data)
 
 
 @pytest.mark.parametrize("name", ["synthesis_in", "igdn_beta", "inverse", "recon_offset"])

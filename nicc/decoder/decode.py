@@ -34,6 +34,11 @@ def model_for(container: Container) -> Model:
         raise ModelError("the image is stored losslessly: no model, no rate and no realism to choose")
     model = model_of_code(header.model)
     if model.fingerprint != header.fingerprint:
+        if version := model.earlier.get(header.fingerprint.hex()):
+            raise ModelError(
+                f"the file was written with {model.name} version {version}; decode it with the nicc that has "
+                f"that version, since this one has version {model.version}"
+            )
         raise ModelError(
             f"the file needs model {model.name} with fingerprint {header.fingerprint.hex()}, "
             f"the installed version {model.version} has {model.fingerprint.hex()}"

@@ -1,9 +1,10 @@
 """Twelve pages of graphics, drawn from a fixed seed: a test set that no model was trained on.
 
-    python benchmarks/pages.py FOLDER
+    python benchmarks/pages.py FOLDER [--over PHOTOS]
 
 Web pages with photographs, a terminal, plots, a slide, a desktop, line art, a scanned-looking text, a chart with
-gradients, pixel art, an editor, a map. Photographs are scikit-image's, fonts matplotlib's. 960x720 pixels each.
+gradients, pixel art, an editor, a map. Photographs are scikit-image's, fonts matplotlib's. 960x720 pixels each. With
+``--over``, text is drawn over every fourth photograph of a folder instead.
 """
 
 from __future__ import annotations
@@ -262,11 +263,33 @@ PAGES: tuple[Draw, ...] = (
 )
 
 
+def captioned(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A photograph with a title and some lines of text over it."""
+    draw = ImageDraw.Draw(image)
+    width, height = image.size
+    light = [(255, 255, 255), (255, 240, 120), (20, 20, 24), (200, 30, 40)]
+    colours = [light[int(i)] for i in rng.permutation(4)]
+    title = sentence(rng, 3)
+    draw.text(
+        (width // 12, height // 10), title, colours[0], font(BOLD, width // 16), stroke_width=1, stroke_fill=(0, 0, 0)
+    )
+    paragraph(draw, rng, (width // 12, height // 3, width * 3 // 4), 6, (SANS, max(12, width // 36)), colours[1])
+    paragraph(draw, rng, (width // 12, height * 3 // 4, width * 3 // 4), 4, (MONO, max(11, width // 44)), colours[2])
+    return image
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--over", type=Path, help="draw over every fourth photograph of this folder")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
+    if arguments.over:
+        for n, path in enumerate(sorted(arguments.over.glob("*.png"))[::4]):
+            with Image.open(path) as image:
+                captioned(image.convert("RGB"), np.random.default_rng([2027, n])).save(folder / path.name)
+        return
     for n, draw in enumerate(PAGES):
         draw(np.random.default_rng([2026, n])).save(folder / f"{n + 1:02}-{draw.__name__}.png")
 

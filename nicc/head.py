@@ -15,7 +15,7 @@ GRID = 4
 LATENT_REACH, PIXEL_REACH = 4, 2
 """Latent positions around a part that its features, and its reconstructed pixels, must cover."""
 OCTAVES = 3
-"""Of the sines and cosines that beta and rate point become. Ten, as in the paper, left neighbouring betas
+"""Octaves of the sines and cosines that beta and rate point become. Ten, as in the paper, left neighbouring betas
 with unrelated detail after a thousand steps: LPIPS rose and fell along beta."""
 TABLE_STEPS, RATE_STEPS = 9, 8
 """Entries of the conditioning tables, from beta 0 to `LARGEST_BETA` and from the lowest rate point to the highest."""

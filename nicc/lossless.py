@@ -20,7 +20,7 @@ WEBP_MAX_SIDE = 16383
 WEBP_METHOD = 6
 """Pillow's slowest and smallest."""
 GLANCE_ROWS = 64
-"""At most so many rows are looked at."""
+"""A glance at an image looks at no more rows than this."""
 FLAT_SHARE = 0.3
 """Share of pixels equal to their left neighbour from which an image may be a graphic; photographs have 0 to 0.15."""
 OPTIMISM, OPTIMISM_FLAT = 0.75, 0.15

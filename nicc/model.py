@@ -28,7 +28,7 @@ from nicc.head import HeadArchitecture
 SHIPPED_CODES = {"two-layer": 1, "jpeg-like": 2, "two-layer-visual": 3}
 """Codes of shipped models in the header; every other model is named there."""
 LICENCE = "MIT"
-"""Of a model whose description names no other."""
+"""The licence of a model whose description names no other."""
 TUNED = {"visual": "two-layer-visual", "psnr": "two-layer"}
 """The shipped model for each aim of tuning."""
 DEFAULT_MODEL = TUNED["visual"]
@@ -109,7 +109,7 @@ class Model:
         self.coding_sha256 = digest(
             coding, {k: v for k, v in self.architecture.to_dict().items() if k in CODING_FIELDS}
         )
-        """Of what gives a file's bits their meaning: models that share it read each other's files."""
+        """SHA-256 of what gives a file's bits their meaning: models that share it read each other's files."""
         self.params: dict[str, np.ndarray] = {}
         """The arrays of `nicc.decoder.networks` in the types in which they are computed."""
         for name, array in arrays.items():
@@ -126,7 +126,7 @@ class Model:
 
     @cached_property
     def sha256(self) -> str:
-        """Of all arrays: what a head or a training belongs to."""
+        """SHA-256 of all arrays: what a head or a training belongs to."""
         return digest(self.arrays, self.description["architecture"])
 
     @property

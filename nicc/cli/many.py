@@ -152,7 +152,7 @@ def _begin_process(threads: int) -> None:
 
 
 def _on_cluster(work: Work, jobs: list[Job], address: str) -> Iterator[tuple[Job, Done | str]]:
-    """The same on the workers of a Dask cluster, which must see the same files and have nicc.
+    """`_outcomes` by the workers of a Dask cluster, which must see the same files and have nicc.
 
     What a lost worker was doing is done again by another, as often as the scheduler allows (3 times).
     """

@@ -45,7 +45,7 @@ class Visited(NamedTuple):
     means: Array
     """float32, in quantisation steps."""
     factor: Array
-    """Of the rate point's gain at every position, float32 ``(positions or 1, channels)``."""
+    """What multiplies the rate point's gain at every position, float32 ``(positions or 1, channels)``."""
     channels: slice
     at: Array
     """Positions, as indices into the rows' positions in row-major order."""
@@ -55,7 +55,7 @@ Visit = Callable[[Visited], Array]
 """Symbols of a step, integers ``(positions, channels)``."""
 
 _MAGNITUDES = np.round(np.log2(1 + np.arange(16)) * MAGNITUDE_UNIT).astype(np.uint8)
-"""Of symbols 0 to 15 and above, at most 16, so that the sum over four neighbours fits as well."""
+"""Magnitudes of symbols 0 to 15 and above, at most 16, so that the sum over four neighbours fits as well."""
 
 
 @lru_cache(maxsize=8)

@@ -18,13 +18,13 @@ PROGRAM_MEMORY = 76 * MEBI
 THREAD_MEMORY, REALISM_THREAD_MEMORY = 24 * MEBI, 165 * MEBI
 """What a thread works in while it renders."""
 POSITION_MEMORY, LATENT_MEMORY = 9000, 26
-"""For every position, and every latent, of a group of rows that is decoded."""
+"""Bytes for every position, and every latent, of a group of rows that is decoded."""
 AHEAD_MEMORY, HELD_MEMORY = 22, 4
-"""For every latent of a group that is rendered while the next is decoded, or that is held besides."""
+"""Bytes for every latent of a group that is rendered while the next is decoded, or that is held besides."""
 LAYER_MEMORY = 8
-"""Of a pixel of the lossless image of a page's graphics: as an array, and while it is decoded."""
+"""Bytes for a pixel of the lossless image of a page's graphics: as an array, and while it is decoded."""
 PIXEL_MEMORY = 4
-"""Of an image in Pillow."""
+"""Bytes for a pixel of an image in Pillow."""
 
 
 def memory_needed(

@@ -15,7 +15,7 @@ from nicc.threads import one_blas_thread, pool
 TILE_POSITIONS = 640
 """Latent positions that are synthesised at a time: about as much as stays in a cache."""
 REALISM_TILE_POSITIONS = 2048
-"""The same with a realism head, whose tiles overlap."""
+"""Latent positions that are synthesised at a time with a realism head, whose tiles overlap."""
 TILE_WIDTH = 64
 """Latent positions a tile is wide at most."""
 TILES_TOGETHER = 2

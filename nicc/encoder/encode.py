@@ -93,7 +93,7 @@ class Result:
 
 
 def mean_squared_error(original: np.ndarray, decoded: np.ndarray) -> float:
-    """Of uint8 images of one shape, on the 0..255 scale."""
+    """Mean squared error of uint8 images of one shape, on the 0..255 scale."""
     error = original.astype(np.float32) - decoded
     return float(np.mean(np.square(error), dtype=np.float64))
 

@@ -25,7 +25,8 @@ from nicc.graphics import CELL, box_of, grid_of, spread
 from nicc.model import Model
 
 FLAT_SHARE, TINY_SHARE, TINY = 0.4, 0.1, 2
-"""Of pixels that equal their left neighbours, at least, and of those that differ by a level or two, at most."""
+"""A graphic cell has at least the first share of pixels that equal their left neighbours, and at most the second of
+pixels that differ from them by a level or two."""
 FEWEST_CELLS = 6
 GLANCE = 4
 """Every so many rows are looked at."""

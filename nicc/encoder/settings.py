@@ -18,7 +18,7 @@ TEMPERATURES = {"sigmoid": 0.7, "atanh": 0.2, "three-class": 0.35}
 ROUNDINGS = tuple(TEMPERATURES)
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_QUALITY = 32
-"""Of 0 to 100: SSIMULACRA 2 of about 70 on the validation photographs with the default model."""
+"""The quality, 0 to 100, at which the default model has SSIMULACRA 2 of about 70 on the validation photographs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,7 +94,7 @@ class Measured(NamedTuple):
 
     bits: Tensor
     distortion: Tensor
-    """Of the model's objective, on the scale of the squared error, summed over pixels."""
+    """The distortion of the model's objective, on the scale of the squared error, summed over pixels."""
     error: Tensor
     """Squared error on the 0..255 scale, mean over colours, summed over pixels."""
 

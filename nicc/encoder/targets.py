@@ -86,7 +86,7 @@ class Target:
 
     @property
     def slope(self) -> float:
-        """The same per rate point, when only the weight of the distortion changes; a first guess."""
+        """Bits against those of the next rate point when only the weight of the distortion changes; a first guess."""
         return 0.02 if self.size is not None else SLOPES[self.measure]
 
 

@@ -20,9 +20,9 @@ from nicc.threads import one_blas_thread, pool
 BAND_POSITIONS = 1024
 """About as many latents are analysed at a time, in every thread, so that memory stays bounded."""
 LEAST_ROWS = 16
-"""Of a band, unless the image has fewer for each of its bands: the rows around a band are analysed twice."""
+"""Fewest rows of a band, unless the image has fewer for each: the rows around a band are analysed twice."""
 LEAST_BANDS = 2
-"""Of an image that has the rows for it; not the number of processors, which files must not depend on."""
+"""Fewest bands of an image that has the rows for them; not the number of processors: files must not depend on it."""
 LINEAR_POSITIONS = 512
 """Latents at a time of the linear transform, whose patches are large."""
 SCALE_SUFFIX = ".scale"

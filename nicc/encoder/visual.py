@@ -145,7 +145,7 @@ WEIGHTS = (  # by colour (X, Y, B), scale, norm (mean, 4-norm), map (similarity,
     0.00010854057858411537,
 )
 VISUAL_SHARE = 0.8
-"""Of the visual part in the distortion; the rest is the squared error."""
+"""Share of the visual part in the distortion; the rest is the squared error."""
 MSE_PER_RAW = 10.0
 """Squared error (0..255 scale) that a `raw_difference` of 1 stands for: their ratio in the middle of the rates on
 nicc's own reconstructions, docs/visual.md."""

@@ -62,7 +62,7 @@ class CodecSchedule(StageSchedule):
     table_rate: float = 1.5e-3
     """Learning rate of gains, priors and biases, of which each rate point has its own."""
     lpips_weight: float = 0.0
-    """Of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
+    """Weight of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         if self.lpips_weight < 0:
@@ -79,7 +79,7 @@ class RealismSchedule(StageSchedule):
     """Muon's, of the matrices of hidden layers."""
     discriminator_rate: float = 2e-4
     mse_weight: float = 0.01
-    """Of the distortion that the base model's objective weighs."""
+    """Weight of the distortion that the base model's objective has."""
     lpips_weight: float = 4.26
     adversarial_weight: float = 0.3
     adversarial_share: float = 0.5
@@ -94,7 +94,7 @@ class RectifySchedule(StageSchedule):
     steps: int = 4000
     """Steps in all, those of exploring alpha among them."""
     rate: float = 1e-3
-    """Of the rectifiers."""
+    """Learning rate of the rectifiers."""
     synthesis_rate: float = 2e-5
     distance: str = "l2"
     """l2, l1, smooth-l1 or cosine."""

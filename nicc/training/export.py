@@ -55,7 +55,7 @@ def quantised_frequencies(pmf: np.ndarray) -> np.ndarray:
 
 
 def row_pmfs() -> list[np.ndarray]:
-    """Of every CDF row but 0: probabilities of -m..m, then of the escape."""
+    """Probabilities of -m..m, then of the escape, for every CDF row but 0."""
     pmfs = [np.zeros(0)]
     for row in range(1, CDF_ROWS):
         sigma = SIGMA_MIN * (SIGMA_MAX / SIGMA_MIN) ** (row / (CDF_ROWS - 1))

@@ -99,7 +99,7 @@ class FrozenCodec(Protocol):
     """A frozen codec whose synthesis is trained on; latents are ``(N, h, w, C)``."""
 
     arch: Architecture
-    """Of which only the rates matter here."""
+    """The codec's architecture, of which only the rates matter here."""
     channels: int
     deviation: Tensor
     """Typical size of each channel, ``(C,)``."""

@@ -35,12 +35,12 @@ class Rule(NamedTuple):
     """How the parameters are trained whose names match the pattern."""
 
     pattern: str
-    """As `fnmatch` takes it."""
+    """A pattern as `fnmatch` takes it."""
     rate: str
-    """Which rate of the schedule is theirs."""
+    """The name of the schedule's learning rate that is theirs."""
     phases: frozenset[Phase] = frozenset(Phase)
     factor: float = 1.0
-    """Of the rate."""
+    """What the schedule's rate is multiplied by."""
     muon: str | None = None
     """Muon instead of Adam: which axis of the matrix comes first."""
 

@@ -16,7 +16,7 @@ from nicc.images import Picture
 from nicc.model import load_model, model_folders
 
 SUFFIX = r"-(?:sga(?P<steps>\d+)|(?P<nearest>nearest)|beta(?P<beta>[01](?:\.\d+)?))$"
-"""Of a codec's name: how its model encodes or decodes."""
+"""What ends a codec's name and says how its model encodes or decodes."""
 
 
 def model_names() -> list[str]:

@@ -91,7 +91,7 @@ def test_other_reductions_are_refused(tall):
 
 def test_what_memory_a_file_needs(model):
     """The measured peaks are in docs/benchmarks.md; here what makes them larger or smaller."""
-    header = Header(1, bytes(4), 12248, 8165, 60)
+    header = Header(1, bytes(4), 12248, 8165, 40)
     whole = memory_needed(model, header)
     assert 1 << 30 < whole < 1700 << 20
     assert memory_needed(model, header, window=Window(0, 0, 512, 512)) < whole - 4 * 12248 * 8165 + (160 << 20)

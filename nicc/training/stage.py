@@ -138,8 +138,9 @@ class Stage(ABC):
     def crops(self) -> Tensor:
         """The next batch, ``(N, 3, crop, crop)`` in 0..1."""
         crops = self.photos.crops(self.rng, self.timing.batch, self.timing.crop)
-        for n in np.flatnonzero(self.rng.random(len(crops)) < self.timing.drawn_share):
-            crops[n] = draw_over(crops[n], self.rng)
+        if share := self.timing.drawn_share:
+            for n in np.flatnonzero(self.rng.random(len(crops)) < share):
+                crops[n] = draw_over(crops[n], self.rng)
         return torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255
 
     def shifted(self, *images: Tensor) -> list[Tensor]:

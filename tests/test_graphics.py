@@ -34,8 +34,16 @@ def page(coffee: Image.Image, width: int = 600, height: int = 450) -> Image.Imag
     return image
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_webp():
+    """WebP at its slowest is most of the time that pages take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nicc.lossless.WEBP_METHOD", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
-def coded(coffee):
+def coded(coffee, quick_webp):
     image = page(coffee)
     return image, nicc.encode(image, quality=40)
 
@@ -119,7 +127,7 @@ def test_it_is_said_and_can_be_switched_off(coffee, tmp_path):
 
 def test_iterating_goes_on_beside_graphics(coffee):
     pixels = np.asarray(page(coffee).crop((200, 150, 520, 420)))
-    plain, iterated = (encode_picture(Picture(pixels), Options(quality=40, steps=n)) for n in (0, 12))
+    plain, iterated = (encode_picture(Picture(pixels), Options(quality=40, steps=n)) for n in (0, 5))
     assert cells_of(plain.data).any()
     np.testing.assert_array_equal(cells_of(iterated.data), cells_of(plain.data))
     assert len(iterated.data) * 8 + iterated.mse != len(plain.data) * 8 + plain.mse

@@ -18,6 +18,9 @@ from nicc.images import Picture
 from nicc.lossless import store, worth_trying
 from nicc.model import Model
 
+MOSTLY = 0.5
+"""Share of graphic cells from which the lossless form of an image is always tried."""
+
 
 def encode_picture(picture: Picture, options: Options, report: Report | None = None) -> Result:
     """Encodes a picture as a user says.
@@ -98,7 +101,8 @@ def _with_graphics(
         """In bytes."""
         return len(result.data) + weight * result.mse * pixels / 8
 
-    best = _stored_within(picture, int(cost(plain)), of=len(plain.data)) or plain
+    glance = graphic.mean() < MOSTLY
+    best = _stored_within(picture, int(cost(plain)), of=len(plain.data), glance=glance) or plain
     header, graphics = plain.encoding.container.header, None
     for choice in mixed.choices(model, header, analysed, picture.pixels, graphic, plain.decoded, weight):
         result = _composed(model, picture, choice, replace(settings, annealing=Annealing(0)), None)
@@ -126,12 +130,14 @@ def _stored(picture: Picture) -> Result:
     return Result(None, picture, Settings(0, Annealing(0)), Encoding(store(picture), 0.0))
 
 
-def _stored_within(picture: Picture, limit: int, relation: str = "instead of", of: int | None = None) -> Result | None:
-    """A picture stored exactly, if that takes at most ``limit`` bytes; most are not even tried.
+def _stored_within(
+    picture: Picture, limit: int, relation: str = "instead of", of: int | None = None, glance: bool = True
+) -> Result | None:
+    """A picture stored exactly, if that takes at most ``limit`` bytes; with a ``glance``, most are not even tried.
 
     The note gives the ``relation`` to the size ``of`` something else, or to the limit.
     """
-    if not worth_trying(picture.pixels, limit):
+    if glance and not worth_trying(picture.pixels, limit):
         return None
     result = _stored(picture)
     if len(result.data) > limit:

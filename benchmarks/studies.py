@@ -1,4 +1,4 @@
-"""Studies of the papers, made again with the shipped models: figures of docs/studies.md.
+"""Studies of the papers, made again with the shipped models: figures and JSON, no page of results yet.
 
     python -m benchmarks.studies PHOTOS RESULTS [--count 8]
 

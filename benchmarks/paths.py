@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from nicc.bench.sources import read_pixels
 from nicc.container import pack
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder.encode import header_of
@@ -58,10 +58,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    images = []
-    for path in sorted(arguments.folder.glob("*.png")):
-        with Image.open(path) as image:
-            images.append(np.asarray(image.convert("RGB")))
+    images = [read_pixels(path) for path in sorted(arguments.folder.glob("*.png"))]
     found = {}
     for name in SHIPPED_CODES:
         found[name] = compare(name, images)

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import nicc
 from nicc.bench.metrics import Meter, frechet_distance
 from nicc.bench.report import environment
+from nicc.bench.sources import read_pixels
 from nicc.container import pack
 from nicc.encoder.encode import encode_plainly
 from nicc.images import Picture
@@ -75,10 +75,7 @@ def main() -> None:
     parser.add_argument("--lpips-backbone", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    images = []
-    for path in sorted(arguments.folder.glob("*.png")):
-        with Image.open(path) as image:
-            images.append(np.asarray(image.convert("RGB")))
+    images = [read_pixels(path) for path in sorted(arguments.folder.glob("*.png"))]
     model = nicc.load_model(arguments.model)
     meter = Meter(METRICS, arguments.lpips_backbone)
     rows = [row for point in arguments.points for row in measure(images, model, point, meter)]

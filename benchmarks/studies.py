@@ -69,10 +69,7 @@ class Coded:
 
         def visit(here: Visited) -> np.ndarray:
             s = quantise(residual(self.v, here), here.rows)
-            costs = np.zeros(s.shape, np.float32)
-            coded = here.rows > 0
-            costs[coded] = quantise.cost(s[coded], here.rows[coded].astype(np.int64))
-            self.bits[here.channels] += costs.sum(0)
+            self.bits[here.channels] += quantise.costs(s, here.rows).sum(0)
             return s
 
         h, w = y.shape[:2]

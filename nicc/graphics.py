@@ -6,7 +6,6 @@ of one colour. A reader decodes the file as if the box were not there and pastes
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from dataclasses import dataclass, replace
@@ -16,8 +15,7 @@ from PIL import Image
 
 from nicc.container import BOX_GRAPHICS, Container
 from nicc.errors import FormatError
-from nicc.images import any_size
-from nicc.lossless import lossless_stream
+from nicc.lossless import lossless_stream, pixels_of
 
 CELL = 64
 """Pixels a side: as many as a hyper-latent covers."""
@@ -99,11 +97,5 @@ def layer_of(container: Container) -> Layer | None:
     cells = np.unpackbits(np.frombuffer(bits, np.uint8))
     if len(bits) != expected or not reader.eof or reader.unused_data or cells[rows * columns :].any():
         raise FormatError("damaged: the map of the graphics box is not one of this image")
-    try:
-        with any_size(), Image.open(io.BytesIO(payload[end:]), formats=["WEBP", "PNG"]) as image:
-            if image.size != (width, height) or image.mode != "RGB" or getattr(image, "n_frames", 1) > 1:
-                raise FormatError("damaged: the graphics are not of the image's size")
-            pixels = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, EOFError):
-        raise FormatError("damaged: the graphics cannot be read") from None
+    pixels = pixels_of(payload[end:], container.header, "the graphics", "are not of the image's size")
     return Layer(cells[: rows * columns].reshape(rows, columns).astype(bool), pixels)

@@ -61,13 +61,21 @@ def restore(container: Container) -> np.ndarray:
     checked = with_checksum(container, zlib.crc32(stream))
     if checked.symbol_checksum != container.symbol_checksum:
         raise FormatError("damaged: the checksum does not match")
+    return pixels_of(stream, header, "the lossless image", "is not one of the header's size")
+
+
+def pixels_of(stream: bytes, header: Header, what: str, mismatch: str) -> np.ndarray:
+    """The pixels of a `lossless_stream`, uint8 ``(height, width, 3)``; its claimed size is compared before any is read.
+
+    Raises `FormatError` with ``what`` it is, and with the ``mismatch`` if it is not an image of the header's size.
+    """
     try:
         with any_size(), Image.open(io.BytesIO(stream), formats=["WEBP", "PNG"]) as image:
             if image.size != (header.width, header.height) or image.mode != "RGB" or getattr(image, "n_frames", 1) > 1:
-                raise FormatError("damaged: the lossless image is not one of the header's size")
+                raise FormatError(f"damaged: {what} {mismatch}")
             return np.asarray(image)
     except (OSError, ValueError, SyntaxError, EOFError):
-        raise FormatError("damaged: the lossless image cannot be read") from None
+        raise FormatError(f"damaged: {what} cannot be read") from None
 
 
 def worth_trying(pixels: np.ndarray, coded_bytes: int) -> bool:

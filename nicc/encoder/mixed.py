@@ -81,10 +81,7 @@ def _bits_of_rows(
 
     def visit(here: Visited) -> np.ndarray:
         s = quantise(residual(v, here), here.rows)
-        costs = np.zeros(s.shape, np.float32)
-        coded = here.rows > 0
-        costs[coded] = quantise.cost(s[coded], here.rows[coded].astype(np.int64))
-        bits[here.at] += costs.sum(-1)
+        bits[here.at] += quantise.costs(s, here.rows).sum(-1)
         return s
 
     walk(model, rate_point, z, *rows, y.shape[1], visit)

@@ -53,6 +53,13 @@ class Quantiser:
         inside = np.abs(symbols) <= limit
         return self.bits[self.zero[rows] + np.where(inside, symbols, limit + 1)]
 
+    def costs(self, symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Bits of every symbol, float32, of any rows; those of row 0 take none."""
+        bits = np.zeros(symbols.shape, np.float32)
+        coded = rows > 0
+        bits[coded] = self.cost(symbols[coded], rows[coded].astype(np.int64))
+        return bits
+
     def __call__(self, residual: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Symbols, int32, for real residuals under CDF rows of equal shape. Row 0 gives 0."""
         s = np.rint(np.clip(residual, -32767, 32767)).astype(np.int32)

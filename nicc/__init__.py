@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from nicc.container import Header
-    from nicc.model import Model
+    from nicc.model import AnyModel
 
 __version__ = "0.1.0"
 __all__ = [
@@ -73,11 +73,9 @@ def encode(  # noqa: PLR0913 - choices of the user, by keyword, most of them lef
     (``pip install nicc[iterate]``), and `ValueError` for a number out of range.
     """
     from nicc.encoder.entry import encode_picture
-    from nicc.encoder.settings import EFFORT_STEPS, Options
+    from nicc.encoder.settings import Options
     from nicc.images import from_image
 
-    if not 0 <= effort < len(EFFORT_STEPS):
-        raise ValueError(f"effort {effort} is not within 0..{len(EFFORT_STEPS) - 1}")
     options = Options(
         model=model,
         tune=tune,
@@ -86,7 +84,8 @@ def encode(  # noqa: PLR0913 - choices of the user, by keyword, most of them lef
         target_size=target_size,
         target_psnr=target_psnr,
         target_ssimulacra2=target_ssimulacra2,
-        steps=EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
+        effort=effort,
+        steps=sga_steps,
         seed=seed,
         beta=beta,
         device=device,
@@ -169,7 +168,7 @@ def register() -> None:
     register_format()
 
 
-def load_model(name: str = "two-layer-visual") -> Model:
+def load_model(name: str = "two-layer-visual") -> AnyModel:
     """The receiver's side of a model, by name or by its folder's path. Raises `ModelError`."""
     from nicc.model import load_model as load
 

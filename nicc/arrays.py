@@ -7,8 +7,10 @@ reads them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -185,3 +187,13 @@ def macs_per_pixel(arch: Architecture) -> dict[str, float]:
         if spec.part:
             parts[spec.part] = parts.get(spec.part, 0.0) + spec.macs / 256
     return {part: round(macs, 1) for part, macs in parts.items()}
+
+
+def digest(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
+    """SHA-256 over facts of the architecture and every array's name, type, shape and bytes, in hex."""
+    h = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(arrays):
+        a = np.ascontiguousarray(arrays[name])
+        h.update(f"{name} {a.dtype.str} {a.shape}".encode())
+        h.update(a.data)
+    return h.hexdigest()

@@ -33,6 +33,8 @@ BOX_Y = 2
 BOX_LOSSLESS = 3
 BOX_GRAPHICS = 4
 """Parts of the image that are stored exactly; checked and announced as optional boxes are, but never skipped."""
+BOX_NETWORKS = 5
+"""Networks fitted to the image, in the place of z."""
 OPTIONAL = 0x40
 """Boxes whose type has this bit may be skipped by readers that do not know them."""
 BOX_ICC = 0x41
@@ -44,6 +46,7 @@ BOX_NAMES = {
     BOX_Y: "y",
     BOX_LOSSLESS: "lossless",
     BOX_GRAPHICS: "graphics",
+    BOX_NETWORKS: "networks",
     BOX_ICC: "icc",
     BOX_EXIF: "exif",
     BOX_XMP: "xmp",
@@ -105,6 +108,8 @@ class Container:
     extras: dict[int, bytes] = field(default_factory=dict)
     lossless: bytes | None = None
     """The image itself, in the place of z and groups."""
+    networks: bytes | None = None
+    """Networks of a model whose decoder is fitted to the image, in the place of z."""
     boxes: tuple[Box, ...] = field(default=(), compare=False)
     """Every box in file order; filled in by `unpack`."""
 
@@ -147,7 +152,7 @@ def symbol_checksum(header: Header, extras: dict[int, bytes], z_checksum: int, g
 def pack(container: Container) -> bytes:
     """The file's bytes."""
     parts = [header_bytes(container.header, flags_of(container.extras)), struct.pack("<I", container.symbol_checksum)]
-    boxes = [(BOX_Z, container.z)]
+    boxes = [(BOX_Z, container.z) if container.networks is None else (BOX_NETWORKS, container.networks)]
     boxes += [(BOX_Y, struct.pack("<I", g.checksum) + g.stream) for g in container.groups]
     if container.lossless is not None:
         boxes = [(BOX_LOSSLESS, container.lossless)]
@@ -261,6 +266,7 @@ def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
         raise FormatError(f"{header.width}x{header.height} are more pixels than the limit of {max_pixels}")
     stored = header.model == LOSSLESS_MODEL
     z: bytes | None = None
+    networks: bytes | None = None
     lossless: bytes | None = None
     groups: list[Group] = []
     extras: dict[int, bytes] = {}
@@ -273,8 +279,8 @@ def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
         boxes.append(Box(kind, r.at - begin))
         if kind == BOX_LOSSLESS and stored and lossless is None:
             lossless = payload
-        elif kind == BOX_Z and z is None and not groups and not stored:
-            z = payload
+        elif kind in (BOX_Z, BOX_NETWORKS) and z is networks is None and not groups and not stored:
+            z, networks = (payload, None) if kind == BOX_Z else (None, payload)
         elif kind == BOX_Y and not stored:
             if len(payload) < 4:
                 raise FormatError("damaged: a y box is shorter than its checksum")
@@ -283,9 +289,9 @@ def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
             _take_extra(kind, payload, extras)
         else:
             raise FormatError(f"box {name} is unknown or out of place; the file is damaged or needs a newer nicc")
-    if z is None and not stored:
+    if z is networks is None and not stored:
         raise FormatError("truncated: no z box")
-    container = Container(header, checksum, z or b"", tuple(groups), extras, lossless, tuple(boxes))
+    container = Container(header, checksum, z or b"", tuple(groups), extras, lossless, networks, tuple(boxes))
     _check_complete(container, flags)
     return container
 

@@ -7,7 +7,6 @@ Names: shipped models by their name, others by a folder's path, or by a name bel
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from functools import cached_property, lru_cache
@@ -19,13 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_arrays
 
 from nicc.architecture import CODING_FIELDS, HYPER_LIMIT, MAGNITUDE_UNIT, RENDERING, ROW_BITS, Architecture
-from nicc.arrays import check_arrays, macs_per_pixel
+from nicc.arrays import check_arrays, digest, macs_per_pixel
 from nicc.container import FINGERPRINT_BYTES
 from nicc.entropy import RowCoder, Table
 from nicc.errors import ModelError
 from nicc.head import HeadArchitecture
+from nicc.pyramid.layout import KIND
+from nicc.pyramid.model import PyramidModel
 
-SHIPPED_CODES = {"two-layer": 1, "jpeg-like": 2, "two-layer-visual": 3}
+SHIPPED_CODES = {"two-layer": 1, "jpeg-like": 2, "two-layer-visual": 3, "pyramid": 4}
 """Codes of shipped models in the header; every other model is named there."""
 LICENCE = "MIT"
 """The licence of a model whose description names no other."""
@@ -35,16 +36,6 @@ DEFAULT_MODEL = TUNED["visual"]
 REALISM_FILE = "realism.safetensors"
 EXACT_LIMIT = 1 << 24
 """Integers up to here are exact in float32."""
-
-
-def digest(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> str:
-    """SHA-256 over facts of the architecture and every array's name, type, shape and bytes, in hex."""
-    h = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name in sorted(arrays):
-        a = np.ascontiguousarray(arrays[name])
-        h.update(f"{name} {a.dtype.str} {a.shape}".encode())
-        h.update(a.data)
-    return h.hexdigest()
 
 
 class Head:
@@ -177,6 +168,9 @@ class Model:
         return macs_per_pixel(self.architecture)
 
 
+AnyModel = Model | PyramidModel
+
+
 def check_exactness(params: dict[str, np.ndarray], architecture: Architecture) -> int:
     """The largest magnitude that any partial sum on the way to a CDF row can reach.
 
@@ -244,24 +238,30 @@ def read_part(folder: Path, description: dict[str, Any], part: str) -> dict[str,
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path) -> Model:
+def _load(folder: Path) -> AnyModel:
     path = folder / "model.json"
     try:
         description = json.loads(path.read_text())
-        missing = {"name", "version", "architecture", "decoder_sha256", "encoder_sha256"} - set(description)
+        missing = {"name", "version", "architecture", "decoder_sha256"} - set(description)
+        fitted = description["architecture"].get("kind") == KIND if not missing else False
+        if not fitted:
+            missing |= {"encoder_sha256"} - set(description)
     except (ValueError, TypeError) as e:
         raise ModelError(f"{path}: damaged: {e}") from None
     if missing:
         raise ModelError(f"{path}: damaged: no {', '.join(sorted(missing))}")
-    return Model(description, read_part(folder, description, "decoder"), folder)
+    arrays = read_part(folder, description, "decoder")
+    if fitted:
+        return PyramidModel(description, arrays, folder, SHIPPED_CODES.get(description["name"]))
+    return Model(description, arrays, folder)
 
 
-def load_model(name: str = DEFAULT_MODEL) -> Model:
+def load_model(name: str = DEFAULT_MODEL) -> AnyModel:
     """The receiver's side of a model, by name or folder; cached. Raises `ModelError`."""
     return _load(find_model(name))
 
 
-def model_of_code(code: int | str) -> Model:
+def model_of_code(code: int | str) -> AnyModel:
     """The model that a header names. Raises `ModelError`; names in files are never paths."""
     if isinstance(code, int):
         names = {c: n for n, c in SHIPPED_CODES.items()}

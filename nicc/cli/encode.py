@@ -160,7 +160,8 @@ def encode(
             target_size=size,
             target_psnr=target_psnr,
             target_ssimulacra2=target_ssimulacra2,
-            steps=EFFORT_STEPS[effort] if sga_steps is None else sga_steps,
+            effort=effort,
+            steps=sga_steps,
             rounding=sga_rounding,
             seed=seed,
             beta=beta,
@@ -182,7 +183,7 @@ def _encode_one(source: str, output: str | None, task: Task, force: bool, verbos
     begun = time.perf_counter()
     path = files.output_path(source, output, ".nic", force)
     data = files.read(source)
-    with files.naming(source), _EncodeBar(not quiet and task.options.steps > 0 and sys.stderr.isatty()) as progress:
+    with files.naming(source), _EncodeBar(not quiet and sys.stderr.isatty()) as progress:
         result, notes = encode_bytes(data, task, progress.report)
     for note in notes:
         files.say(f"nicc: {files.shown(source)}: warning: {note}", quiet)

@@ -25,8 +25,6 @@ class Bar:
             self.task = self.bar.add_task("starting", total=total)
 
     def __enter__(self) -> Self:
-        if self.bar:
-            self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -34,8 +32,9 @@ class Bar:
             self.bar.stop()
 
     def show(self, done: float, total: float, text: str) -> None:
-        """How much is done of how much, and what."""
+        """How much is done of how much, and what; the first time, the bar appears."""
         if self.bar:
+            self.bar.start()
             self.bar.update(self.task, completed=done, total=total, description=text)
 
     def say(self, text: str) -> None:

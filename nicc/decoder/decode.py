@@ -21,13 +21,16 @@ from nicc.errors import FormatError, ModelError
 from nicc.geometry import GROUP_ROWS, Grid
 from nicc.graphics import Layer, layer_of
 from nicc.lossless import restore
-from nicc.model import Model, model_of_code
+from nicc.model import AnyModel, Model, model_of_code
+from nicc.pyramid import decode as pyramid
+from nicc.pyramid.layout import STRIP_ROWS
+from nicc.pyramid.model import PyramidModel
 from nicc.threads import bands_at_once, one_blas_thread
 
 REDUCTIONS = (1, 2, 4, 8)
 
 
-def model_for(container: Container) -> Model:
+def model_for(container: Container) -> AnyModel:
     """The model that a file names, refused unless its fingerprint is the file's."""
     header = container.header
     if container.lossless is not None:
@@ -45,6 +48,8 @@ def model_for(container: Container) -> Model:
         )
     if header.rate_point >= model.architecture.rate_points:
         raise FormatError(f"damaged: rate point {header.rate_point} is above {model.architecture.rate_points - 1}")
+    if isinstance(model, PyramidModel) == (container.networks is None):
+        raise FormatError(f"damaged: the file does not have the parts that model {model.name} needs")
     return model
 
 
@@ -128,7 +133,7 @@ def _render_window(
 
 def decode_pixels(
     container: Container,
-    model: Model | None = None,
+    model: AnyModel | None = None,
     beta: float | None = None,
     rectifier: bool = True,
     window: Window | None = None,
@@ -146,6 +151,8 @@ def decode_pixels(
     if container.lossless is not None:
         return _stored(container, window, reduction)
     model = model or model_for(container)
+    if isinstance(model, PyramidModel):
+        return _fitted(container, model, beta, window, reduction)
     renderer, layer = _renderer(model, header, beta, rectifier), layer_of(container)
     if window is not None:
         return _render_window(renderer, container, model, window, reduction, layer)
@@ -155,7 +162,7 @@ def decode_pixels(
 
 def decode_strips(
     container: Container,
-    model: Model | None = None,
+    model: AnyModel | None = None,
     beta: float | None = None,
     rectifier: bool = True,
     reduction: int = 1,
@@ -166,6 +173,8 @@ def decode_strips(
     if container.lossless is not None:
         return iter([_stored(container, None, reduction)])
     model = model or model_for(container)
+    if isinstance(model, PyramidModel):
+        return (_reduced(strip, reduction) for strip in pyramid.strips(container, model, beta))
     renderer, layer = _renderer(model, header, beta, rectifier), layer_of(container)
     parts = strips(renderer, group_latents(model, container), header.width, header.height, reduction)
     return _pasted(parts, layer.reduced(reduction)) if layer else parts
@@ -179,14 +188,15 @@ def _pasted(parts: Iterator[np.ndarray], layer: Layer) -> Iterator[np.ndarray]:
 
 
 def decode_versions(
-    container: Container, betas: Sequence[float | None], model: Model | None = None, rectifier: bool = True
+    container: Container, betas: Sequence[float | None], model: AnyModel | None = None, rectifier: bool = True
 ) -> Iterator[np.ndarray]:
     """`decode_pixels` for each of several betas; symbols are decoded once, and all latents held."""
-    if len(betas) == 1 or container.lossless is not None:
+    if len(betas) == 1 or container.lossless is not None or container.networks is not None:
         for beta in betas:
             yield decode_pixels(container, model, beta, rectifier)
         return
     model, header = model or model_for(container), container.header
+    assert isinstance(model, Model)
     for beta in betas:
         _check_choices(header, beta, 1)
     renderers = [_renderer(model, header, beta, rectifier) for beta in betas]
@@ -220,6 +230,22 @@ def _stored(container: Container, window: Window | None, reduction: int) -> np.n
     pixels = restore(container)
     if window:
         pixels = pixels[window.top : window.top + window.height, window.left : window.left + window.width]
+    return _reduced(pixels, reduction)
+
+
+def _fitted(
+    container: Container, model: PyramidModel, beta: float | None, window: Window | None, reduction: int
+) -> np.ndarray:
+    """Pixels of an image whose networks are in the file."""
+    if window is None:
+        return _reduced(np.concatenate(list(pyramid.strips(container, model, beta))), reduction)
+    rows = range(window.top, window.top + window.height)
+    pixels = np.concatenate(list(pyramid.strips(container, model, beta, rows)))
+    top = window.top - window.top // STRIP_ROWS * STRIP_ROWS
+    return _reduced(pixels[top : top + window.height, window.left : window.left + window.width], reduction)
+
+
+def _reduced(pixels: np.ndarray, reduction: int) -> np.ndarray:
     if reduction > 1:
-        pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).reduce(reduction))
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).reduce(reduction))
     return np.ascontiguousarray(pixels)

@@ -9,7 +9,9 @@ from nicc.container import BOX_GRAPHICS, Container, Header
 from nicc.decoder.decode import Window, model_for
 from nicc.errors import FormatError
 from nicc.geometry import GROUP_ROWS, Grid
-from nicc.model import Model
+from nicc.model import AnyModel
+from nicc.pyramid.layout import STRIP_ROWS
+from nicc.pyramid.model import PyramidModel
 from nicc.threads import bands_at_once
 
 MEBI = 1 << 20
@@ -23,12 +25,14 @@ AHEAD_MEMORY, HELD_MEMORY = 22, 4
 """Bytes for every latent of a group that is rendered while the next is decoded, or that is held besides."""
 LAYER_MEMORY = 8
 """Bytes for a pixel of the lossless image of a page's graphics: as an array, and while it is decoded."""
+SKEWED_MEMORY, STRIP_PIXEL_MEMORY = 8, 90
+"""Bytes for a position of a pyramid's finest grid as it is decoded, by wavefronts, and for a pixel of a strip."""
 PIXEL_MEMORY = 4
 """Bytes for a pixel of an image in Pillow."""
 
 
 def memory_needed(
-    model: Model,
+    model: AnyModel,
     header: Header,
     betas: Sequence[float | None] = (None,),
     window: Window | None = None,
@@ -39,6 +43,8 @@ def memory_needed(
 
     ``graphics`` says that parts of it are stored exactly.
     """
+    if isinstance(model, PyramidModel):
+        return _memory_of_fitted(header, len(betas), window)
     grid, channels = Grid.of(header), model.architecture.groups[model.active_groups(header.rate_point)]
     realistic = any(header.beta if beta is None else beta for beta in betas)
     held = 0  # groups of rows that are held as latents, beside the one in work
@@ -55,6 +61,21 @@ def memory_needed(
         + group * (POSITION_MEMORY + channels * latent)
         + len(betas) * PIXEL_MEMORY * (pixels if window else pixels // reduction**2)
         + (LAYER_MEMORY * header.width * header.height if graphics else 0)
+    )
+
+
+def _memory_of_fitted(header: Header, versions: int, window: Window | None) -> int:
+    """`memory_needed` of an image whose networks are in the file: strips are decoded one after another."""
+    rows = min(header.height, STRIP_ROWS)
+    held = window.height // STRIP_ROWS + 2 if window else -(-header.height // STRIP_ROWS)
+    skewed = (header.width + 2 * rows) * rows * SKEWED_MEMORY
+    pixels = header.width * rows * STRIP_PIXEL_MEMORY
+    return (
+        PROGRAM_MEMORY
+        + bands_at_once() * THREAD_MEMORY
+        + skewed
+        + pixels
+        + held * rows * header.width * (PIXEL_MEMORY + versions * PIXEL_MEMORY)
     )
 
 

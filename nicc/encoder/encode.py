@@ -18,7 +18,7 @@ from nicc.encoder.settings import Annealing, Report, Settings
 from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
 from nicc.images import Picture, decibels
-from nicc.model import Model
+from nicc.model import AnyModel, Model
 
 INTERRUPTED = "interrupted; the best so far is written"
 NOT_LOWER = "iterating did not lower the cost; the plain encoding is written"
@@ -31,7 +31,7 @@ class Result:
     ``notes`` say what a user should know, ``latents`` are those that an iteration reached.
     """
 
-    model: Model | None
+    model: AnyModel | None
     """None for an image that is stored losslessly."""
     picture: Picture
     settings: Settings
@@ -59,7 +59,7 @@ class Result:
     @cached_property
     def distortion(self) -> float:
         """What the model's objective weighs. Raises `NiccError` if that needs PyTorch and it is missing."""
-        if self.model is None or self.model.architecture.objective == "mse":
+        if self.model is None or (self.settings.objective or self.model.architecture.objective) == "mse":
             return self.mse
         with needs("iterate", "the visual distortion"):
             from nicc.encoder.visual import distortion_of
@@ -86,7 +86,7 @@ class Result:
     def rounded_by(self, distortion_weight: float) -> Result:
         """The latents that were reached, rounded anew, by another weight of distortion against bits."""
         assert self.latents is not None
-        assert self.model
+        assert isinstance(self.model, Model)
         header, extras = self.encoding.container.header, self.picture.extras
         encoding = encode_latents(self.model, header, *self.latents, extras, distortion_weight)
         return Result(self.model, self.picture, self.settings, encoding, self.plain_cost, self.notes, self.latents)

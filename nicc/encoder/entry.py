@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from nicc.encoder import mixed
 from nicc.encoder.encode import Result, analyse, encode
+from nicc.encoder.fitting import encode_fitted
 from nicc.encoder.quantise import Encoding
 from nicc.encoder.settings import Annealing, Options, Report, Settings
 from nicc.encoder.targets import Target, Unreachable, encode_to_target
@@ -17,6 +18,7 @@ from nicc.errors import needs
 from nicc.images import Picture
 from nicc.lossless import store, worth_trying
 from nicc.model import Model
+from nicc.pyramid.model import PyramidModel
 
 MOSTLY = 0.5
 """Share of graphic cells from which the lossless form of an image is always tried."""
@@ -31,14 +33,16 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
     if options.lossless:
         return _stored(picture)
     model = options.load_model()
-    device = "cpu"
-    if options.steps or options.device == "cuda":
-        with needs("iterate", "iterating" if options.steps else "encoding on CUDA"):
+    if isinstance(model, PyramidModel):
+        return _fitted(model, picture, options, report)
+    annealing, device = options.annealing(), "cpu"
+    if annealing.steps or options.device == "cuda":
+        with needs("iterate", "iterating" if annealing.steps else "encoding on CUDA"):
             from nicc.encoder.iterate import choose_device
         device = choose_device(options.device)
     settings = Settings(
         options.rate_point(model.architecture),
-        options.annealing(),
+        annealing,
         options.beta,
         device,
         keep_on_interrupt=options.keep_on_interrupt,
@@ -49,7 +53,23 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
     plain = encode(model, picture, replace(settings, annealing=Annealing(0)), analysed=analysed)
     if options.lossless is None and (better := _with_graphics(model, picture, plain, settings, analysed, report)):
         return better
-    return encode(model, picture, settings, report, analysed=analysed) if options.steps else plain
+    return encode(model, picture, settings, report, analysed=analysed) if annealing.steps else plain
+
+
+def _fitted(model: PyramidModel, picture: Picture, options: Options, report: Report | None) -> Result:
+    """Encodes with a decoder that is fitted to the picture, or stores it losslessly where that is smaller."""
+    target, may_store = _target(picture, options), options.lossless is None
+    if target is not None and target.size is not None and may_store:
+        if stored := _stored_within(picture, target.size, "within"):
+            return stored
+        may_store = False
+    try:
+        result = encode_fitted(model, picture, options, target, report)
+    except Unreachable as e:
+        if may_store and (stored := _stored_within(picture, len(e.nearest.data))):
+            return stored
+        raise
+    return (may_store and _stored_within(picture, len(result.data))) or result
 
 
 def _target(picture: Picture, options: Options) -> Target | None:

@@ -9,10 +9,14 @@ from typing import NamedTuple
 
 from nicc.architecture import Architecture
 from nicc.errors import NiccError
-from nicc.model import TUNED, Model, load_model
+from nicc.model import TUNED, AnyModel, load_model
+from nicc.pyramid.layout import PyramidArchitecture
+from nicc.pyramid.model import PyramidModel
 
 EFFORT_STEPS = (0, 100, 500, 2000)
 """Steps of iterative encoding by effort."""
+FIT_STEPS = (200, 500, 2000, 10000)
+"""Steps of fitting a decoder to the image by effort: there is no encoding without them."""
 TEMPERATURES = {"sigmoid": 0.7, "atanh": 0.2, "three-class": 0.35}
 """Ways of relaxed rounding (`nicc.encoder.sga`), and the temperature at which each starts best."""
 ROUNDINGS = tuple(TEMPERATURES)
@@ -27,8 +31,8 @@ class Options:
 
     One of ``quality`` (0 smallest to 100 best), ``target_bpp`` (bits per pixel at most),
     ``target_size`` (bytes at most), ``target_psnr`` (dB at least) and ``target_ssimulacra2`` (points at
-    least, which needs PyTorch) may be given. ``steps`` and
-    ``rounding`` iterate (`Annealing`). Raises `ValueError` for numbers out of range.
+    least, which needs PyTorch) may be given. ``effort``, 0 to 3, says for how many steps to iterate, unless
+    ``steps`` does; ``rounding`` says how (`Annealing`). Raises `ValueError` for numbers out of range.
     """
 
     model: str | None = None
@@ -40,7 +44,8 @@ class Options:
     target_size: int | None = None
     target_psnr: float | None = None
     target_ssimulacra2: float | None = None
-    steps: int = 0
+    effort: int = 0
+    steps: int | None = None
     rounding: str = "sigmoid"
     seed: int = 0
     beta: float = 0.0
@@ -60,7 +65,9 @@ class Options:
             raise ValueError(f"target {targets[0]} is not a positive number")
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta {self.beta} is not within 0..1")
-        if self.lossless and (targets or self.quality is not None or self.steps or self.beta):
+        if not 0 <= self.effort < len(EFFORT_STEPS):
+            raise ValueError(f"effort {self.effort} is not within 0..{len(EFFORT_STEPS) - 1}")
+        if self.lossless and (targets or self.quality is not None or self.steps or self.effort or self.beta):
             raise ValueError("lossless has no quality, target, steps or beta: the image is stored exactly")
         if self.tune not in (None, *TUNED):
             raise ValueError(f"tune {self.tune!r} is not one of {', '.join(TUNED)}")
@@ -69,17 +76,25 @@ class Options:
         self.annealing()  # refuses what it cannot be
 
     def annealing(self) -> Annealing:
-        return Annealing(self.steps, self.rounding, seed=self.seed)
+        """How to iterate on the latents of a model whose weights are fixed."""
+        return Annealing(EFFORT_STEPS[self.effort] if self.steps is None else self.steps, self.rounding, seed=self.seed)
 
-    def load_model(self) -> Model:
+    @property
+    def fit_steps(self) -> int:
+        """Steps of fitting a decoder to the image."""
+        return FIT_STEPS[self.effort] if self.steps is None else self.steps
+
+    def load_model(self) -> AnyModel:
         """The model to encode with. Raises `ModelError`, and `NiccError` for one that is tuned for something else."""
         model = load_model(self.model or TUNED[self.tune or "visual"])
+        if isinstance(model, PyramidModel):
+            return model  # fitted for whatever it is tuned for
         aim = "psnr" if model.architecture.objective == "mse" else model.architecture.objective
         if self.tune not in (None, aim):
             raise NiccError(f"model {model.name} is tuned for {aim}, not for {self.tune}")
         return model
 
-    def rate_point(self, arch: Architecture) -> int:
+    def rate_point(self, arch: Architecture | PyramidArchitecture) -> int:
         """The rate point of a model that the quality, or the default one, means."""
         quality = DEFAULT_QUALITY if self.quality is None else self.quality
         return round(quality / 100 * (arch.rate_points - 1))
@@ -147,8 +162,10 @@ class Settings:
     beta: float = 0.0
     device: str = "cpu"
     lagrangian: float | None = None
+    objective: str | None = None
+    """What the distortion measures, where the model leaves the choice: ``mse`` or ``visual``."""
     keep_on_interrupt: bool = False
 
-    def weight(self, arch: Architecture) -> float:
+    def weight(self, arch: Architecture | PyramidArchitecture) -> float:
         """Weight of the distortion against bits per pixel."""
         return self.lagrangian if self.lagrangian is not None else arch.rate_lambda(self.rate_point)

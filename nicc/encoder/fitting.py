@@ -1,0 +1,130 @@
+"""Encoding by a model whose decoder is fitted to the picture (`nicc.pyramid`); needs Numba, and PyTorch to be visual."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from nicc.container import Header
+from nicc.encoder.encode import INTERRUPTED, Result
+from nicc.encoder.quantise import Encoding
+from nicc.encoder.settings import Annealing, Options, Report, Settings, State
+from nicc.encoder.targets import Target, Unreachable
+from nicc.errors import NiccError, needs
+from nicc.images import Picture, decibels
+from nicc.pyramid.model import PyramidModel
+
+CORRECTIONS = 6
+WARM_SHARE = 0.4
+"""Steps of a correction, which goes on from the last fit, against those of the first."""
+FIRST_RATE = 0.4
+"""Where a search for a target begins, as a share of the rate points."""
+SIZE_SLOPE = 0.033
+"""Natural logarithm of the size by rate point; the first guess of a search."""
+SLOPES = {"psnr": 0.14, "ssimulacra2": 0.6}
+
+
+def encode_fitted(
+    model: PyramidModel, picture: Picture, options: Options, target: Target | None, report: Report | None = None
+) -> Result:
+    """Fits networks and latents to a picture, at a rate point or to a target.
+
+    Raises `NiccError` where Numba is missing, for a target that is not reached, and for what the model cannot do:
+    realism, and other devices than the processor.
+    """
+    if options.beta:
+        raise NiccError(f"model {model.name} has no realism head; encode with beta 0")
+    if options.device == "cuda":
+        raise NiccError(f"model {model.name} is fitted on the processor; leave --device out")
+    if options.fit_steps < 1:
+        raise NiccError(f"model {model.name} has no encoding without steps; use at least 1")
+    with needs("pyramid", f"encoding with {model.name}"):
+        fitting = _Fitting(model, picture, options, report)
+    if target is None:
+        return fitting.at(options.rate_point(model.architecture), 1.0)
+    return fitting.to(target)
+
+
+class _Fitting:
+    """One picture, whose fit goes on from rate point to rate point while a target is searched."""
+
+    def __init__(self, model: PyramidModel, picture: Picture, options: Options, report: Report | None) -> None:
+        from nicc.pyramid.encode import Fitter
+
+        self.model, self.picture, self.options, self.report = model, picture, options, report
+        self.objective = "mse" if options.tune == "psnr" else "visual"
+        self.fitter = Fitter(model, picture.pixels, options.seed, _distortion(self.objective))
+
+    def at(self, rate_point: float, share: float) -> Result:
+        """The picture at a real rate point, after a ``share`` of the steps from what was reached before."""
+        arch = self.model.architecture
+        whole = min(max(round(rate_point), 0), arch.rate_points - 1)
+        steps = max(1, round(share * self.options.fit_steps))
+        weight = arch.rate_lambda(rate_point)
+        height, width, _ = self.picture.pixels.shape
+        header = Header(self.model.code, self.model.fingerprint, width, height, whole, 0.0, self.picture.grey)
+        settings = Settings(whole, Annealing(0), lagrangian=weight, objective=self.objective)
+
+        def told(step: int, bits: float, distortion: float) -> None:
+            if self.report:
+                self.report(State(step, bits, decibels(distortion), 0.0), steps)
+
+        complete = self.fitter.run(header.rate_point, weight, steps, told, self.options.keep_on_interrupt)
+        container, estimated = self.fitter.container(header, self.picture.extras)
+        result = Result(self.model, self.picture, settings, Encoding(container, estimated))
+        if not complete:
+            result.notes = (INTERRUPTED,)
+        return result
+
+    def to(self, target: Target) -> Result:
+        """The best result that meets a target, by a secant search over the rate points."""
+        last = self.model.architecture.rate_points - 1
+        point, share = FIRST_RATE * last, 1.0
+        slope = SIZE_SLOPE if target.size is not None else SLOPES[target.measure]
+        tried: list[tuple[float, float]] = []
+        best: Result | None = None
+        for _ in range(CORRECTIONS + 1):
+            result = self.at(point, share)
+            if target.met(result) and (best is None or target.better(result, best)):
+                best = result
+            if INTERRUPTED in result.notes or target.close(result):
+                break
+            miss = target.miss(result)
+            if tried and tried[-1][0] != point:
+                measured = (tried[-1][1] - miss) / (point - tried[-1][0])
+                slope = min(max(measured, slope / 3), 3 * slope)
+            tried.append((point, miss))
+            moved = min(max(point + miss / slope, -last / 4), float(last))
+            if moved == point:
+                break
+            point, share = moved, WARM_SHARE
+        if best is None:
+            found = f"{len(result.data)} bytes" if target.size is not None else f"{target.quality(result):.2f}"
+            error = Unreachable(f"the target is not reached; the nearest is {found}: try more steps")
+            error.nearest = result
+            raise error
+        return best
+
+
+def _distortion(objective: str):  # type: ignore[no-untyped-def]
+    """The sum over pixels of what an objective weighs, and its gradient; see `nicc.pyramid.fit.Distortion`."""
+    from nicc.pyramid.fit import squared_error
+
+    if objective == "mse":
+        return squared_error
+    with needs("iterate", "the visual distortion"):
+        import torch
+
+        from nicc.encoder.visual import raw_difference, visual_distortion
+
+    def visual(original: np.ndarray, decoded: np.ndarray) -> tuple[float, np.ndarray]:
+        x = torch.from_numpy(original)[None] + 0.5
+        y = (torch.from_numpy(decoded)[None] + 0.5).requires_grad_()
+        mse = (x - y).square().mean((1, 2, 3)) * 255**2
+        total = visual_distortion(mse, raw_difference(x, y)).sum() * (original.shape[1] * original.shape[2])
+        total.backward()
+        return float(total.detach()), y.grad[0].numpy()
+
+    return visual

@@ -1,0 +1,124 @@
+"""A picture to a pyramid's file: fit, make the networks integers, code."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+
+from nicc.container import Container, Group, Header, with_checksum
+from nicc.pyramid.coding import WEIGHT_BITS, WEIGHT_LIMIT, IntegerNetwork, encode_grids
+from nicc.pyramid.decode import strip_bounds, symbols_checksum
+from nicc.pyramid.fit import Cooling, Distortion, Fit, squared_error
+from nicc.pyramid.layout import views
+from nicc.pyramid.model import PyramidModel
+from nicc.pyramid.networks import STEPS, Networks, difference_bits, encode_networks
+from nicc.pyramid.strip import Strip
+from nicc.threads import one_blas_thread
+
+FIRST_STEP = 6
+"""Steps of the networks' differences are first 2**6 units of 2**-12, then coarser and finer ones are tried."""
+PULL = 8.0
+"""Bits that a parameter's distance from the start costs per unit while it is fitted."""
+DEAD_ZONE = 0.62
+"""Differences of less than this many steps become zero."""
+
+
+class Fitter:
+    """A picture's strips and networks, which may be fitted at one rate point after another."""
+
+    def __init__(self, model: PyramidModel, pixels: np.ndarray, seed: int = 0, distortion: Distortion = squared_error) -> None:
+        """``pixels`` uint8 ``(h, w, 3)``."""
+        self.model = model
+        strips = [Strip(pixels[a:b]) for a, b in strip_bounds(len(pixels))]
+        self.fit = Fit(strips, Networks(model.architecture), distortion, seed)
+        self.fresh = True
+
+    def run(
+        self,
+        rate_point: int,
+        weight: float,
+        steps: int,
+        report: Callable[[int, float, float], None] | None = None,
+        keep: bool = False,
+    ) -> bool:
+        """Fits for some steps; ``weight`` is that of the distortion against bits per pixel.
+
+        An interrupt ends the steps if ``keep``, and False is returned.
+        """
+        self.start = self.model.start(rate_point)
+        start = Networks.of_integers(self.model.architecture, self.start).flat
+        if self.fresh:
+            self.fit.networks.flat[:] = start
+        self.fresh = False
+        try:
+            self.fit.run(weight, steps, Cooling(), start, PULL, report)
+        except KeyboardInterrupt:
+            if not keep:
+                raise
+            return False
+        return True
+
+    def container(self, header: Header, extras: dict[int, bytes]) -> tuple[Container, float]:
+        """The file of what is reached, and an estimate of the bits of its symbols."""
+        integers, steps = rounded(self.fit, self.start)
+        bits, _ = self.fit.measure(Networks.of_integers(self.model.architecture, integers))
+        return container_of(self.model, header, integers, steps, self.fit.symbols(), extras), bits * self.fit.pixels
+
+
+def rounded(fit: Fit, start: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    """The fit's networks as integers, for each array in steps of what costs least in bits + weight * distortion."""
+    shapes = fit.networks.arch.shapes()
+    wanted = np.rint(fit.networks.flat.astype(np.float64) * (1 << WEIGHT_BITS)).astype(np.int64)
+    wanted = np.clip(wanted, -WEIGHT_LIMIT, WEIGHT_LIMIT)
+    chosen = wanted.copy()
+    of, base, out = views(wanted, shapes), views(start, shapes), views(chosen, shapes)
+    steps: dict[str, int] = {}
+
+    def cost(name: str, step: int) -> float:
+        """Leaves the array in ``out`` as it is with a step."""
+        differences = _differences(of[name] - base[name], step)
+        out[name][:] = base[name] + (differences << step)
+        network_bits = difference_bits(differences.reshape(-1))[0] if differences.any() else 0.0
+        bits, distortion = fit.measure(Networks.of_integers(fit.networks.arch, chosen))
+        return network_bits + (bits + fit.weight * distortion) * fit.pixels
+
+    for name in shapes:
+        best, at = cost(name, FIRST_STEP), FIRST_STEP
+        for direction in (1, -1):
+            step = FIRST_STEP + direction
+            while 0 <= step < STEPS and (c := cost(name, step)) < best:
+                best, at, step = c, step, step + direction
+            if at > FIRST_STEP:
+                break
+        cost(name, at)
+        steps[name] = at
+    return chosen, steps
+
+
+def _differences(units: np.ndarray, step: int) -> np.ndarray:
+    """Whole steps, those of less than `DEAD_ZONE` zero."""
+    d = units / float(1 << step)
+    return np.clip(np.where(np.abs(d) < DEAD_ZONE, 0, np.rint(d)), -511, 511).astype(np.int64)
+
+
+@one_blas_thread()
+def container_of(
+    model: PyramidModel,
+    header: Header,
+    integers: np.ndarray,
+    steps: dict[str, int],
+    symbols: list[list[np.ndarray]],
+    extras: dict[int, bytes],
+) -> Container:
+    """The file of networks in whole ``steps``, and of the symbols of every strip."""
+    arch = model.architecture
+    networks = encode_networks(arch, model.start(header.rate_point), integers, steps)
+    network = IntegerNetwork(arch, views(integers, arch.shapes()))
+    groups = []
+    for grids in symbols:
+        present, stream = encode_grids(network, arch, grids)
+        groups.append(Group(symbols_checksum(grids), bytes([present]) + stream))
+    container = Container(header, 0, b"", tuple(groups), dict(extras), networks=networks)
+    return with_checksum(container, zlib.crc32(networks))

@@ -1,0 +1,171 @@
+"""Fitting latents and networks to an image: Adam on noisy, softly rounded latents, cooled down; the best state is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nicc.pyramid import kernels
+from nicc.pyramid.coding import SYMBOL_LIMIT
+from nicc.pyramid.networks import Networks
+from nicc.pyramid.strip import Strip
+
+LOG2_E = 1 / math.log(2)
+Distortion = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
+"""Of an original and a decoded image ``(3, h, w)`` around -0.5..0.5: the sum over pixels, and its gradient."""
+
+
+@dataclass(frozen=True)
+class Cooling:
+    """How a fit goes from its first step to its last; all that changes does so over the share of steps done."""
+
+    latent_rate: float = 0.3
+    """Adam's first learning rate, in symbols."""
+    network_rate: float = 4e-3
+    last_rate: float = 0.02
+    """The last learning rates against the first; between them half a cosine."""
+    temperature: tuple[float, float] = (0.5, 0.08)
+    noise: tuple[float, float] = (0.25, 0.15)
+    """Standard deviation of the noise between two soft roundings, in symbols."""
+    rounded: float = 0.04
+    """Share of the steps, the last, in which only the networks move, beside rounded latents."""
+    looks: int = 6
+    """How often, in the last third, the state is rounded and measured."""
+
+    def at(self, share: float) -> tuple[float, float, float]:
+        """Temperature, noise and the factor of the learning rates."""
+        (t0, t1), (s0, s1) = self.temperature, self.noise
+        return t0 + (t1 - t0) * share, s0 + (s1 - s0) * share, max(0.5 + 0.5 * math.cos(math.pi * share), self.last_rate)
+
+
+def squared_error(original: np.ndarray, decoded: np.ndarray) -> tuple[float, np.ndarray]:
+    """Squared error on the 0..255 scale, the mean of the colours, summed over pixels; not clipped: see docs/pyramid.md."""
+    error = decoded - original
+    weight = np.float32(65025 / 3)
+    return float(np.vdot(error, error)) * float(weight), error * (2 * weight)
+
+
+class Momentum:
+    """Adam on the parameters of networks, with a pull towards their start that costs what differences take in a file."""
+
+    def __init__(self, networks: Networks, start: np.ndarray) -> None:
+        self.networks, self.start = networks, start
+        self.m, self.v = np.zeros_like(networks.flat), np.zeros_like(networks.flat)
+        self.steps = 0
+
+    def step(self, gradient: np.ndarray, rate: float, pull: float = 0.0) -> None:
+        """``gradient`` of all bits of the image; ``pull`` in bits per unit of a parameter."""
+        self.steps += 1
+        self.m += 0.1 * (gradient - self.m)
+        self.v += 0.01 * (gradient * gradient - self.v)
+        root = np.sqrt(self.v / (1 - 0.99**self.steps)) + 1e-8
+        moved = self.networks.flat - rate * self.m / (1 - 0.9**self.steps) / root - self.start
+        if pull:
+            moved = np.sign(moved) * np.maximum(np.abs(moved) - rate * pull / root, 0)
+        self.networks.flat[:] = self.start + moved
+
+
+class Fit:
+    """Strips of one image that share networks; `run` may go on at another rate."""
+
+    def __init__(
+        self, strips: list[Strip], networks: Networks, distortion: Distortion = squared_error, seed: int = 0
+    ) -> None:
+        self.strips, self.networks, self.distortion = strips, networks, distortion
+        self.rng = np.random.default_rng(seed)
+        self.weight = 0.0
+        self.pixels = sum(s.height * s.width for s in strips)
+        self.best: tuple[float, np.ndarray, list[np.ndarray]]
+
+    def run(
+        self,
+        weight: float,
+        steps: int,
+        cooling: Cooling,
+        start: np.ndarray,
+        pull: float = 0.0,
+        report: Callable[[int, float, float], None] | None = None,
+    ) -> None:
+        """Fits; networks and latents are then those of the least cost that was measured, also after an interrupt.
+
+        ``weight`` is that of the distortion against bits per pixel; networks are pulled to ``start``.
+        """
+        self.weight, self.best = weight, (math.inf, self.networks.flat, [])
+        momentum = Momentum(self.networks, start)
+        try:
+            self._steps(steps, cooling, momentum, pull, report)
+        finally:
+            if not math.isfinite(self.best[0]):
+                self._look()
+            self._restore()
+
+    def _steps(
+        self,
+        steps: int,
+        cooling: Cooling,
+        momentum: Momentum,
+        pull: float,
+        report: Callable[[int, float, float], None] | None,
+    ) -> None:
+        last = steps - round(cooling.rounded * steps)
+        looks = {last - round(i * steps / 3 / cooling.looks) for i in range(cooling.looks)} | {steps}
+        for s in self.strips:
+            s.restart()
+        for step in range(steps):
+            temperature, noise, rate = cooling.at(min(step / max(last, 1), 1.0))
+            if step == last:
+                self._restore()
+                for s in self.strips:
+                    np.rint(s.y, out=s.y)
+            bits = distortion = 0.0
+            for s in self.strips:
+                gradient = Networks(self.networks.arch)
+                b, d = self._strip_step(s, gradient, temperature, noise, cooling.latent_rate * rate, step >= last)
+                bits, distortion = bits + b, distortion + d
+                momentum.step(gradient.flat, cooling.network_rate * rate, pull)
+            if step + 1 in looks:
+                self._look()
+            if report:
+                report(step + 1, bits / self.pixels, distortion / self.pixels)
+
+    def _strip_step(
+        self, s: Strip, gradient: Networks, temperature: float, noise: float, rate: float, rounded: bool
+    ) -> tuple[float, float]:
+        if rounded:
+            np.copyto(s.q, s.y)
+        else:
+            kernels.soften(s.y, self.rng.standard_normal(s.count, np.float32) * np.float32(noise), temperature, s.q, s.slope)
+        d, g = self.distortion(s.target, s.synthesise(self.networks, s.q))
+        s.synthesise_back(self.networks, g * np.float32(self.weight), gradient)
+        b = s.bits(self.networks, s.q, gradient)
+        if not rounded:
+            s.move(rate)
+        return b, d
+
+    def measure(self, networks: Networks | None = None) -> tuple[float, float]:
+        """Bits and distortion per pixel of rounded latents."""
+        networks = networks or self.networks
+        bits = distortion = 0.0
+        for s in self.strips:
+            q = np.rint(s.y)
+            bits += s.bits(networks, q)
+            distortion += self.distortion(s.target, np.clip(s.synthesise(networks, q), -0.5, 0.5))[0]
+        return bits / self.pixels, distortion / self.pixels
+
+    def _look(self) -> None:
+        bits, distortion = self.measure()
+        if (cost := bits + self.weight * distortion) < self.best[0]:
+            self.best = (cost, self.networks.flat.copy(), [s.y.copy() for s in self.strips])
+
+    def _restore(self) -> None:
+        if math.isfinite(self.best[0]):
+            self.networks.flat[:] = self.best[1]
+            for s, y in zip(self.strips, self.best[2], strict=True):
+                s.y[:] = y
+
+    def symbols(self) -> list[list[np.ndarray]]:
+        """Rounded latents of every strip, finest grid first, int16."""
+        return [[np.clip(np.rint(g), -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int16) for g in s.grids(s.y)] for s in self.strips]

@@ -1,0 +1,114 @@
+"""A pyramid's networks: their parameters in training, as integers, and as bytes in a file.
+
+In a file, a parameter is an integer in units of 2**-12: that of the model's trained start, which both sides have, plus a
+coded difference in steps of a power of two. Most differences are zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nicc.errors import FormatError
+from nicc.pyramid.coding import (
+    FAMILY,
+    OFFSETS,
+    RAW,
+    SCALES,
+    SYMBOL_LIMIT,
+    WEIGHT_BITS,
+    WEIGHT_LIMIT,
+    Prediction,
+    model,
+    queue,
+    tables,
+)
+from nicc.pyramid.layout import PyramidArchitecture, views
+
+STEPS = 12
+"""Steps of differences: 2**0 to 2**11 units of 2**-12."""
+_STEP, _SCALE = model.Uniform(STEPS + 1), model.Uniform(SCALES)
+UNCHANGED = STEPS
+"""In the place of a step: the array is the start's."""
+
+
+class Networks:
+    """Parameters as one float32 vector, with views by name."""
+
+    def __init__(self, arch: PyramidArchitecture, flat: np.ndarray | None = None) -> None:
+        self.arch = arch
+        self.flat = np.zeros(arch.parameters(), np.float32) if flat is None else flat.astype(np.float32)
+        self.of = views(self.flat, arch.shapes())
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.of[name]
+
+    @classmethod
+    def of_integers(cls, arch: PyramidArchitecture, integers: np.ndarray) -> Networks:
+        return cls(arch, integers / float(1 << WEIGHT_BITS))
+
+
+def _of_zero(count: int, scale: int) -> Prediction:
+    """Predictions for differences around zero."""
+    return Prediction(*(np.full(count, v) for v in (0, OFFSETS // 2, scale)))
+
+
+def difference_bits(differences: np.ndarray) -> tuple[float, int]:
+    """Bits that integers take, and the scale whose distribution takes the fewest."""
+    sizes, counts = np.unique(np.abs(differences), return_counts=True)
+    best = (np.inf, 0)
+    for scale in range(0, SCALES, 2):
+        table, reach = tables().of(_of_zero(1, scale))
+        inside = np.minimum(sizes, reach + 1)
+        p = np.where(sizes <= reach, table[0, np.minimum(reach + inside, 2 * reach + 1)], table[0, -1] / (2 * SYMBOL_LIMIT))
+        bits = float(-(counts * np.log2(np.maximum(p, 2.0**-24))).sum())
+        best = min(best, (bits, scale))
+    return best
+
+
+def encode_networks(arch: PyramidArchitecture, start: np.ndarray, integers: np.ndarray, steps: dict[str, int]) -> bytes:
+    """The bytes of parameters ``integers``, which differ from ``start`` by whole steps of 2**``steps`` units."""
+    coder = queue.RangeEncoder()
+    shapes = arch.shapes()
+    of, base = views(integers, shapes), views(start, shapes)
+    for name in shapes:
+        units = (of[name] - base[name]).reshape(-1)
+        if not units.any():
+            coder.encode(np.array([UNCHANGED], np.int32), _STEP)
+            continue
+        differences = units >> steps[name]
+        if (differences << steps[name] != units).any() or np.abs(differences).max() > SYMBOL_LIMIT:
+            raise ValueError(f"parameters of {name} are no whole steps from the start")
+        scale = difference_bits(differences)[1]
+        coder.encode(np.array([steps[name]], np.int32), _STEP)
+        coder.encode(np.array([scale], np.int32), _SCALE)
+        table, reach = tables().of(_of_zero(1, scale))
+        outside = np.abs(differences) > reach
+        index = np.where(outside, 2 * reach + 1, differences + reach)
+        coder.encode(index.astype(np.int32), model.Categorical(table[0], perfect=False))
+        if outside.any():
+            coder.encode((differences[outside] + SYMBOL_LIMIT + 1).astype(np.int32), RAW)
+    return coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+
+def decode_networks(arch: PyramidArchitecture, start: np.ndarray, stream: bytes) -> np.ndarray:
+    """Parameters, int64, in units of 2**-12. Raises `FormatError` for bytes that `encode_networks` cannot have written."""
+    words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4").astype(np.uint32)
+    coder = queue.RangeDecoder(words)
+    out = start.copy()
+    try:
+        for array in views(out, arch.shapes()).values():
+            if (step := int(coder.decode(_STEP, 1)[0])) == UNCHANGED:
+                continue
+            scale = int(coder.decode(_SCALE, 1)[0])
+            table, reach = tables().of(_of_zero(1, scale))
+            index = coder.decode(model.Categorical(table[0], perfect=False), array.size).astype(np.int64)
+            differences = index - reach
+            outside = np.flatnonzero(index > 2 * reach)
+            if len(outside):
+                differences[outside] = coder.decode(RAW, len(outside)) - (SYMBOL_LIMIT + 1)
+            array += (differences << step).reshape(array.shape)
+    except AssertionError:
+        raise FormatError("damaged: the coded networks are not valid") from None
+    if np.abs(out).max() > WEIGHT_LIMIT:
+        raise FormatError("damaged: a parameter of the networks is out of bounds")
+    return out

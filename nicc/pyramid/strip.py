@@ -1,0 +1,220 @@
+"""Fitting latents and networks to an image."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nicc.pyramid import kernels
+from nicc.pyramid.kernels import BANDS, LANES
+from nicc.pyramid.networks import Networks
+from nicc.pyramid.layout import GRIDS, REACH, PyramidArchitecture, grid_shapes, neighbour_offsets, views
+
+LOG2_E = 1 / math.log(2)
+F = np.float32
+
+
+def four_rows(a: np.ndarray) -> np.ndarray:
+    return np.concatenate([a, np.zeros((4 - len(a), *a.shape[1:]), F)])
+
+
+class Strip:
+    """One strip of an image in fitting: its latents and the memory that a step works in."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        """``pixels`` uint8 ``(h, w, 3)``."""
+        self.height, self.width, _ = pixels.shape
+        self.target = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(F) / 255 - F(0.5)
+        self.shapes = grid_shapes(self.height, self.width)
+        self.sizes = [h * w for h, w in self.shapes]
+        self.count = sum(self.sizes)
+        starts = np.cumsum([0, *self.sizes])
+        self.slices = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        self.y = np.zeros(self.count, F)
+        self.m, self.v, self.steps = np.zeros(self.count, F), np.zeros(self.count, F), 0
+        self.q, self.slope, self.gq = np.zeros(self.count, F), np.zeros(self.count, F), np.zeros(self.count, F)
+        self.padded = [np.zeros((REACH + h, w + 2 * REACH + LANES), F) for h, w in self.shapes]
+        self.coarse = [np.zeros((h + 2, w + 2 + LANES), F) for h, w in self.shapes]
+        self.stacks = [np.zeros((GRIDS - k, *s), F) for k, s in enumerate(self.shapes)]
+        self.gstacks = [np.zeros_like(s) for s in self.stacks]
+        self.rows = [
+            np.zeros((GRIDS - k - 1, self.shapes[k][0], self.shapes[k + 1][1]), F) for k in range(GRIDS - 1)
+        ]
+        self.grows = [np.zeros_like(r) for r in self.rows]
+        self.base: list[np.ndarray] = []
+        self.gbase: list[np.ndarray] = []
+        self.out = np.zeros((4, self.height, self.width), F)
+        self.first = np.zeros((3, self.height + 2, self.width + 2), F)
+        self.second = np.zeros((3, self.height + 2, self.width + 2), F)
+        self.image = np.zeros((3, self.height, self.width), F)
+        self.work = np.zeros((3, self.height, self.width), F)
+
+    def restart(self) -> None:
+        """Forgets the moments of the latents' gradients."""
+        self.m[:], self.v[:], self.steps = 0, 0, 0
+
+    def move(self, rate: float) -> None:
+        """A step of Adam on the latents, by the gradients in `gq`."""
+        self.steps += 1
+        kernels.adam(self.y, self.gq, self.slope, self.m, self.v, rate, 1 - 0.9**self.steps, 1 - 0.999**self.steps)
+
+    def grids(self, flat: np.ndarray) -> list[np.ndarray]:
+        return [flat[s].reshape(shape) for s, shape in zip(self.slices, self.shapes, strict=True)]
+
+    # --- synthesis
+    def synthesise(self, net: Networks, q: np.ndarray) -> np.ndarray:
+        """The image ``(3, h, w)`` around -0.5..0.5 of latents."""
+        grids = self.grids(q)
+        self.stacks[-1][0] = grids[-1]
+        for k in range(GRIDS - 2, -1, -1):
+            self.stacks[k][0] = grids[k]
+            kernels.upsample_rows(self.stacks[k + 1], net["taps"][k], self.rows[k])
+            kernels.upsample_columns(self.rows[k], net["taps"][k], self.stacks[k][1:])
+        pixels = self.height * self.width
+        kernels.colour(
+            self.stacks[0].reshape(GRIDS, pixels),
+            net["colour_in"],
+            net["colour_bias"],
+            four_rows(net["colour_out"]),
+            four_rows(net["base"]),
+            four_rows(net["colour_linear"]),
+            self.out.reshape(4, pixels),
+        )
+        pad3(self.out[:3], self.first)
+        kernels.filter3(self.first, net["filter1"], net["filter1_bias"], self.work)
+        np.maximum(self.work, 0, out=self.work)
+        pad3(self.work, self.second)
+        kernels.filter3(self.second, net["filter2"], net["filter2_bias"], self.image)
+        self.image += self.out[:3]
+        return self.image
+
+    def synthesise_back(self, net: Networks, g: np.ndarray, grads: Networks) -> None:
+        """Adds the gradients for ``g`` ``(3, h, w)`` to the networks', writes those of the latents to `gq`."""
+        bands = min(BANDS, self.height)
+        gw, gb = np.zeros((bands, 3, 3, 3, 3), F), np.zeros((bands, 3), F)
+        kernels.filter3_back(self.second, g, gw, gb)
+        grads["filter2"][:] += gw.sum(0)
+        grads["filter2_bias"][:] += gb.sum(0)
+        gh = back3(g, net["filter2"], self.work)
+        gh *= self.second[:, 1:-1, 1:-1] > 0
+        gw[:], gb[:] = 0, 0
+        kernels.filter3_back(self.first, gh, gw, gb)
+        grads["filter1"][:] += gw.sum(0)
+        grads["filter1_bias"][:] += gb.sum(0)
+        gx = g + back3(gh, net["filter1"], np.empty_like(gh))
+        pixels = self.height * self.width
+        names = ("colour_in", "colour_bias", "colour_out", "base", "colour_linear")
+        wide = [np.zeros((BANDS, *(4 if i == 0 and n == 3 else n for i, n in enumerate(net[name].shape))), F) for name in names]
+        kernels.colour_back(
+            self.stacks[0].reshape(GRIDS, pixels),
+            net["colour_in"],
+            net["colour_bias"],
+            four_rows(net["colour_out"]),
+            four_rows(net["colour_linear"]),
+            np.concatenate([gx, np.zeros_like(gx[:1])]).reshape(4, pixels),
+            self.gstacks[0].reshape(GRIDS, pixels),
+            tuple(wide),
+        )
+        for name, part in zip(names, wide, strict=True):
+            grads[name][:] += part.sum(0)[: len(net[name])]
+        gq = self.grids(self.gq)
+        for k in range(GRIDS - 1):
+            gq[k][:] = self.gstacks[k][0]
+            gt = np.zeros((BANDS, 4), F)
+            kernels.upsample_columns_back(self.rows[k], net["taps"][k], self.gstacks[k][1:], self.grows[k], gt)
+            kernels.upsample_rows_back(self.stacks[k + 1], net["taps"][k], self.grows[k], self.gstacks[k + 1], gt)
+            grads["taps"][k] += gt.sum(0)
+        gq[-1][:] = self.gstacks[-1][0]
+
+    # --- bits
+    def bits(self, net: Networks, q: np.ndarray, grads: Networks | None = None) -> float:
+        """Bits of latents; adds their gradients to `gq` and the networks'."""
+        grads = grads or Networks(net.arch)
+        hidden = net.arch.context_hidden
+        dy, dx = np.array(neighbour_offsets(net.arch.neighbours)).T
+        total = 0.0
+        gq = self.grids(self.gq)
+        grids = self.grids(q)
+        for k in range(GRIDS):
+            h, w = self.shapes[k]
+            self.padded[k][REACH:, REACH : REACH + w] = grids[k]
+            if k:
+                p = self.coarse[k]
+                p[1:-1, 1 : w + 1] = grids[k]
+                edges(p[:, : w + 2])
+        for k in range(GRIDS):
+            h, w = self.shapes[k]
+            bias = net["bias"][k]
+            if k + 1 < GRIDS:
+                hc, wc = self.shapes[k + 1]
+                base = np.empty((hidden + 2, hc, wc), F)
+                kernels.coarse_forward(self.coarse[k + 1], net["coarse"], bias, base)
+            else:
+                hc, wc = (h + 1) // 2, (w + 1) // 2
+                base = np.broadcast_to(bias[:, None, None], (hidden + 2, hc, wc)).copy()
+            gbase = np.zeros_like(base)
+            pairs = (h + 1) // 2
+            bands = min(BANDS, pairs)
+            names = ("near", "middle", "middle_bias", "out", "skip")
+            parts = tuple(np.zeros((bands, *net[n].shape), F) for n in names)
+            tall = 2 * (-(-pairs // bands)) + 2
+            gpadded = np.zeros((bands, tall + REACH, w + 2 * REACH + LANES), F)
+            nats = np.zeros(bands)
+            kernels.context(
+                self.padded[k], base, REACH, dy, dx, net["near"], net["middle"], net["middle_bias"], net["out"],
+                net["skip"], parts, gbase, gpadded, nats,
+            )
+            total += float(nats.sum())
+            for name, part in zip(names, parts, strict=True):
+                grads[name][:] += part.sum(0) * F(LOG2_E)
+            for band in range(bands):
+                first, last = 2 * (band * pairs // bands), min(h, 2 * ((band + 1) * pairs // bands))
+                top = max(first - REACH, 0)
+                skipped = top - (first - REACH)
+                gq[k][top:last] += F(LOG2_E) * gpadded[band, skipped : last - first + REACH, REACH : REACH + w]
+            if k + 1 < GRIDS:
+                bands = min(BANDS, hc)
+                gw, gb = np.zeros((bands, hidden + 2, 9), F), np.zeros((bands, hidden + 2), F)
+                gp = np.zeros((bands, -(-hc // bands) + 3, wc + 2 + LANES), F)
+                kernels.coarse_backward(self.coarse[k + 1], net["coarse"], gbase, gw, gb, gp)
+                grads["coarse"][:] += gw.sum(0) * F(LOG2_E)
+                grads["bias"][k] += gb.sum(0) * F(LOG2_E)
+                whole = np.zeros((hc + 2, wc + 2), F)
+                for band in range(bands):
+                    first, last = band * hc // bands, (band + 1) * hc // bands
+                    whole[first : last + 2] += gp[band, : last - first + 2, : wc + 2]
+                gq[k + 1] += F(LOG2_E) * fold(whole)
+            else:
+                grads["bias"][k] += gbase.sum((1, 2)) * F(LOG2_E)
+        return total * LOG2_E
+
+
+def edges(p: np.ndarray) -> None:
+    """Repeats the edges of an array padded by 1."""
+    p[..., 0, 1:-1], p[..., -1, 1:-1] = p[..., 1, 1:-1], p[..., -2, 1:-1]
+    p[..., 0], p[..., -1] = p[..., 1], p[..., -2]
+
+
+def pad3(x: np.ndarray, padded: np.ndarray) -> None:
+    padded[:, 1:-1, 1:-1] = x
+    edges(padded)
+
+
+def fold(g: np.ndarray) -> np.ndarray:
+    """The gradient of what `edges` repeats."""
+    g[..., 1] += g[..., 0]
+    g[..., -2] += g[..., -1]
+    g[..., 1, :] += g[..., 0, :]
+    g[..., -2, :] += g[..., -1, :]
+    return g[..., 1:-1, 1:-1]
+
+
+def back3(g: np.ndarray, weight: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """The gradient of `kernels.filter3` for its input before padding."""
+    padded = np.pad(g, ((0, 0), (2, 2), (2, 2)))
+    whole = np.empty((3, g.shape[1] + 2, g.shape[2] + 2), F)
+    flipped = np.ascontiguousarray(weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3))
+    kernels.filter3(padded, flipped, np.zeros(3, F), whole)
+    out[:] = fold(whole)
+    return out

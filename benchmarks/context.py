@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from nicc.architecture import CDF_ROWS, PHASES
 from nicc.encoder.latent_code import quads, row_likelihood
-from nicc.model import load_model
+from nicc.model import load_transform
 from nicc.training.data import Photos
 from nicc.training.frozen import Frozen
 from nicc.training.optimizer import MuonAdam
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path)
     a = parser.parse_args()
     torch.manual_seed(0)
-    frozen = Frozen(load_model(a.model))
+    frozen = Frozen(load_transform(a.model))
     images = validation_images(a.validation)
     shares(frozen, images)
 

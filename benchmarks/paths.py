@@ -23,13 +23,13 @@ from nicc.encoder.settings import Annealing, Settings
 from nicc.encoder.torch_transform import TorchTransform
 from nicc.encoder.transform import transform_of
 from nicc.images import Picture, decibels
-from nicc.model import SHIPPED_CODES, load_model
+from nicc.model import SHIPPED_CODES, load_transform
 
 QUALITIES = (10, 40, 80)
 
 
 def compare(name: str, images: list[np.ndarray]) -> dict[str, Any]:
-    model = load_model(name)
+    model = load_transform(name)
     transforms = transform_of(model), TorchTransform(model)
     equal, sizes, psnrs = 0, [0.0], [0.0]
     for pixels in images:

@@ -29,7 +29,7 @@ from nicc.decoder.decode import group_latents
 from nicc.encoder.encode import encode
 from nicc.encoder.settings import Annealing, Settings
 from nicc.images import Picture
-from nicc.model import Model, load_model
+from nicc.model import Model, load_transform
 from nicc.training import frozen, rectify
 from nicc.training.compressai import FactorizedCodec
 from nicc.training.config import RectifyConfig, RectifySchedule
@@ -192,7 +192,7 @@ def main() -> None:
     if arguments.compressai_steps:
         codec = factorized(Photos([arguments.data], arguments.cache), arguments.compressai_steps)
     else:
-        model = load_model(arguments.model)
+        model = load_transform(arguments.model)
         codec = frozen.FrozenModel(model)
     sets: dict[str, list[Files]] = {}
     for folder in arguments.images:

@@ -34,7 +34,6 @@ BOX_LOSSLESS = 3
 BOX_GRAPHICS = 4
 """Parts of the image that are stored exactly; checked and announced as optional boxes are, but never skipped."""
 BOX_NETWORKS = 5
-"""Networks fitted to the image, in the place of z."""
 OPTIONAL = 0x40
 """Boxes whose type has this bit may be skipped by readers that do not know them."""
 BOX_ICC = 0x41
@@ -63,9 +62,8 @@ KNOWN_FLAGS = FLAG_GREY | sum(FLAG_OF_BOX.values())
 class Header:
     """What a .nic file says about itself.
 
-    ``model`` is a code of a shipped model, a name, or `LOSSLESS_MODEL`; ``fingerprint`` identifies the arrays that
-    the receiver needs; ``rate_point`` is 0..127, of which each model has its share; ``beta`` the
-    realism (0..1, in steps of 1/255) that a decoder uses unless told otherwise.
+    ``model`` is a code of a shipped model, a name, or `LOSSLESS_MODEL`; ``fingerprint`` identifies the arrays that the
+    receiver needs; ``rate_point`` is 0..127; ``beta`` the realism, 0..1 in steps of 1/255, that a decoder uses.
     """
 
     model: int | str
@@ -109,7 +107,7 @@ class Container:
     lossless: bytes | None = None
     """The image itself, in the place of z and groups."""
     networks: bytes | None = None
-    """Networks of a model whose decoder is fitted to the image, in the place of z."""
+    """Networks fitted to the image, in the place of z."""
     boxes: tuple[Box, ...] = field(default=(), compare=False)
     """Every box in file order; filled in by `unpack`."""
 

@@ -157,6 +157,13 @@ class Model:
             self._z_tables[rate_point] = tables
         return self._z_tables[rate_point]
 
+    @property
+    def realism_macs_per_pixel(self) -> float | None:
+        """Multiply-accumulates per pixel that a beta above 0 adds; None without a realism head."""
+        if not self.has_realism:
+            return None
+        return self.realism.architecture.macs_per_pixel(self.architecture.latent_channels)
+
     def active_groups(self, rate_point: int) -> int:
         """Groups of channels that are coded at a rate point; the others are zero."""
         if "active_groups" not in self.arrays:
@@ -259,6 +266,14 @@ def _load(folder: Path) -> AnyModel:
 def load_model(name: str = DEFAULT_MODEL) -> AnyModel:
     """The receiver's side of a model, by name or folder; cached. Raises `ModelError`."""
     return _load(find_model(name))
+
+
+def load_transform(name: str = DEFAULT_MODEL) -> Model:
+    """`load_model` of a model whose weights are the same for every image. Raises `ModelError` for any other."""
+    model = load_model(name)
+    if not isinstance(model, Model):
+        raise ModelError(f"model {model.name} is fitted to every image; this is for models that are not")
+    return model
 
 
 def model_of_code(code: int | str) -> AnyModel:

@@ -11,7 +11,19 @@ from tests.conftest import ROOT
 
 LEVELS = [
     {"errors", "container"},
-    {"architecture", "head", "geometry", "arrays", "entropy", "images", "lossless", "graphics", "threads", "processes"},
+    {
+        "architecture",
+        "head",
+        "geometry",
+        "arrays",
+        "entropy",
+        "images",
+        "lossless",
+        "graphics",
+        "threads",
+        "processes",
+        "pyramid",
+    },
     {"model"},
     {"decoder"},
     {"encoder"},
@@ -70,3 +82,12 @@ def test_torch_is_imported_where_the_map_says():
         heavy = {m.split(".")[0] for m in imports(path, top_only=True)} & {"torch", "compressai", "torchvision"}
         allowed = room(path) == "training" or (room(path) == "encoder" and path.stem in WITH_TORCH)
         assert not heavy or allowed, f"{path} imports {heavy}"
+
+
+def test_numba_is_imported_by_kernels_alone():
+    """And kernels by what fits: decoding goes without."""
+    for path in FILES:
+        inside = path.relative_to(ROOT / "nicc").parts
+        assert inside[:2] == ("pyramid", "kernels") or "numba" not in imports(path), path
+        if inside[-1] not in ("fit.py", "strip.py") and "kernels" not in inside:
+            assert "nicc.pyramid.kernels" not in imports(path), path

@@ -15,7 +15,7 @@ from nicc.cli import files, many
 from nicc.cli.files import bytes_of
 from nicc.cli.progress import Bar
 from nicc.container import DEFAULT_MAX_PIXELS
-from nicc.encoder.settings import DEFAULT_QUALITY, DEVICES, EFFORT_STEPS, ROUNDINGS, Options
+from nicc.encoder.settings import DEFAULT_QUALITY, DEVICES, ROUNDINGS, Options
 from nicc.images import image_suffixes
 from nicc.model import TUNED
 

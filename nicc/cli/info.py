@@ -46,10 +46,8 @@ def describe(data: bytes) -> dict[str, Any]:
     else:
         facts["lambda"] = round(model.architecture.rate_lambda(header.rate_point), 6)
         macs = model.macs_per_pixel()
-        facts["decoder_macs_per_pixel"] = {**macs, "total": round(sum(macs.values()), 1)}
-        if model.has_realism:
-            head = model.realism.architecture
-            facts["realism_macs_per_pixel"] = head.macs_per_pixel(model.architecture.latent_channels)
+        facts["decoder_macs_per_pixel"] = {k: round(v, 1) for k, v in (*macs.items(), ("total", sum(macs.values())))}
+        facts["realism_macs_per_pixel"] = model.realism_macs_per_pixel
         training = model.description.get("training", {})
         pixels = training.get("pixels", 0) / 1e9
         facts["model_card"] = f"{model.name} version {model.version}, trained on {pixels:.2f} gigapixels"

@@ -17,7 +17,7 @@ def installed() -> list[dict[str, Any]]:
     for name in model_names():
         try:
             model = load_model(name)
-            head = model.realism.architecture if model.has_realism else None
+            head = model.realism_macs_per_pixel
         except ModelError as e:
             found.append({"name": name, "problem": str(e)})
             continue
@@ -29,7 +29,7 @@ def installed() -> list[dict[str, Any]]:
                 "fingerprint": model.fingerprint.hex(),
                 "rate_points": [0, model.architecture.rate_points - 1],
                 "macs_per_pixel": round(sum(model.macs_per_pixel().values())),
-                "realism_macs_per_pixel": head and round(head.macs_per_pixel(model.architecture.latent_channels)),
+                "realism_macs_per_pixel": head and round(head),
                 "gigapixels_trained": round(training.get("pixels", 0) / 1e9, 2),
                 "licence": model.description.get("licence", LICENCE),
                 "folder": str(model.folder),

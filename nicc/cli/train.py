@@ -11,7 +11,7 @@ import typer
 
 from nicc.cli.progress import Bar
 from nicc.errors import NiccError
-from nicc.model import load_model
+from nicc.model import load_transform
 
 
 def _seconds(text: str | None) -> float | None:
@@ -102,9 +102,9 @@ def train(
         return
     typer.echo(f"checkpoint: {checkpoint}", err=True)
     if export_to and isinstance(settings, RealismConfig):
-        realism.export(checkpoint, load_model(str(export_to)))
+        realism.export(checkpoint, load_transform(str(export_to)))
     elif export_to and isinstance(settings, RectifyConfig):
-        rectify.export(checkpoint, load_model(str(export_to)))
+        rectify.export(checkpoint, load_transform(str(export_to)))
     elif export_to:
         from nicc.training.export import export
 

@@ -59,7 +59,10 @@ class Result:
     @cached_property
     def distortion(self) -> float:
         """What the model's objective weighs. Raises `NiccError` if that needs PyTorch and it is missing."""
-        if self.model is None or (self.settings.objective or self.model.architecture.objective) == "mse":
+        objective = self.settings.objective
+        if objective is None and isinstance(self.model, Model):
+            objective = self.model.architecture.objective
+        if objective != "visual":
             return self.mse
         with needs("iterate", "the visual distortion"):
             from nicc.encoder.visual import distortion_of

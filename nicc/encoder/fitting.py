@@ -1,9 +1,6 @@
-"""Encoding by a model whose decoder is fitted to the picture (`nicc.pyramid`); needs Numba, and PyTorch to be visual."""
+"""Encoding by a model whose decoder is fitted to the picture: needs Numba, and PyTorch for what people see."""
 
 from __future__ import annotations
-
-import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -125,6 +122,7 @@ def _distortion(objective: str):  # type: ignore[no-untyped-def]
         mse = (x - y).square().mean((1, 2, 3)) * 255**2
         total = visual_distortion(mse, raw_difference(x, y)).sum() * (original.shape[1] * original.shape[2])
         total.backward()
+        assert y.grad is not None
         return float(total.detach()), y.grad[0].numpy()
 
     return visual

@@ -156,7 +156,9 @@ class IntegerNetwork:
 def wavefronts(h: int, w: int) -> Iterator[tuple[int, int, int]]:
     """(t, first row, last row + 1) of every wavefront of a grid."""
     for t in range(w + 2 * (h - 1)):
-        yield t, max(0, -((w - 1 - t) // 2)), min(h, t // 2 + 1)
+        first, last = max(0, -((w - 1 - t) // 2)), min(h, t // 2 + 1)
+        if first < last:
+            yield t, first, last
 
 
 def decode_grids(
@@ -242,9 +244,7 @@ def predictions(network: IntegerNetwork, arch: PyramidArchitecture, grids: Seque
     return Prediction(*(np.concatenate(p) for p in zip(*parts, strict=True)))
 
 
-def encode_grids(
-    network: IntegerNetwork, arch: PyramidArchitecture, grids: Sequence[np.ndarray]
-) -> tuple[int, bytes]:
+def encode_grids(network: IntegerNetwork, arch: PyramidArchitecture, grids: Sequence[np.ndarray]) -> tuple[int, bytes]:
     """The bits that say which grids are present, and the stream of their symbols (within +-511)."""
     coder = queue.RangeEncoder()
     present = 0

@@ -22,7 +22,9 @@ def strip_bounds(height: int) -> list[tuple[int, int]]:
     return [(top, min(top + STRIP_ROWS, height)) for top in range(0, height, STRIP_ROWS)]
 
 
-def strips(container: Container, model: PyramidModel, beta: float | None = None, rows: range | None = None) -> Iterator[np.ndarray]:
+def strips(
+    container: Container, model: PyramidModel, beta: float | None = None, rows: range | None = None
+) -> Iterator[np.ndarray]:
     """Pixels, uint8 ``(any, width, 3)``, of all strips from top to bottom, or of those that have some of ``rows``.
 
     Raises `FormatError` for damaged files, `ModelError` for a beta above 0: there is no realism head.

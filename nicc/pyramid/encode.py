@@ -28,7 +28,9 @@ DEAD_ZONE = 0.62
 class Fitter:
     """A picture's strips and networks, which may be fitted at one rate point after another."""
 
-    def __init__(self, model: PyramidModel, pixels: np.ndarray, seed: int = 0, distortion: Distortion = squared_error) -> None:
+    def __init__(
+        self, model: PyramidModel, pixels: np.ndarray, seed: int = 0, distortion: Distortion = squared_error
+    ) -> None:
         """``pixels`` uint8 ``(h, w, 3)``."""
         self.model = model
         strips = [Strip(pixels[a:b]) for a, b in strip_bounds(len(pixels))]

@@ -1,4 +1,4 @@
-"""Fitting latents and networks to an image: Adam on noisy, softly rounded latents, cooled down; the best state is kept."""
+"""Fitting latents and networks to an image: Adam on noisy, softly rounded latents that cool down."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from nicc.pyramid.coding import SYMBOL_LIMIT
 from nicc.pyramid.networks import Networks
 from nicc.pyramid.strip import Strip
 
-LOG2_E = 1 / math.log(2)
+NOISE_POOL = 1 << 20
+"""Normal numbers are drawn once; every step takes them from another of so many places on."""
 Distortion = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
 """Of an original and a decoded image ``(3, h, w)`` around -0.5..0.5: the sum over pixels, and its gradient."""
 
@@ -24,7 +25,7 @@ class Cooling:
 
     latent_rate: float = 0.3
     """Adam's first learning rate, in symbols."""
-    network_rate: float = 4e-3
+    network_rate: float = 8e-3
     last_rate: float = 0.02
     """The last learning rates against the first; between them half a cosine."""
     temperature: tuple[float, float] = (0.5, 0.08)
@@ -38,18 +39,22 @@ class Cooling:
     def at(self, share: float) -> tuple[float, float, float]:
         """Temperature, noise and the factor of the learning rates."""
         (t0, t1), (s0, s1) = self.temperature, self.noise
-        return t0 + (t1 - t0) * share, s0 + (s1 - s0) * share, max(0.5 + 0.5 * math.cos(math.pi * share), self.last_rate)
+        return (
+            t0 + (t1 - t0) * share,
+            s0 + (s1 - s0) * share,
+            max(0.5 + 0.5 * math.cos(math.pi * share), self.last_rate),
+        )
 
 
 def squared_error(original: np.ndarray, decoded: np.ndarray) -> tuple[float, np.ndarray]:
-    """Squared error on the 0..255 scale, the mean of the colours, summed over pixels; not clipped: see docs/pyramid.md."""
+    """Squared error (0..255 scale, mean of the colours) summed over pixels; unclipped, so that no gradient is lost."""
     error = decoded - original
     weight = np.float32(65025 / 3)
     return float(np.vdot(error, error)) * float(weight), error * (2 * weight)
 
 
 class Momentum:
-    """Adam on the parameters of networks, with a pull towards their start that costs what differences take in a file."""
+    """Adam on networks' parameters, pulled to their start by about what differences cost in a file."""
 
     def __init__(self, networks: Networks, start: np.ndarray) -> None:
         self.networks, self.start = networks, start
@@ -76,6 +81,7 @@ class Fit:
     ) -> None:
         self.strips, self.networks, self.distortion = strips, networks, distortion
         self.rng = np.random.default_rng(seed)
+        self.noise = self.rng.standard_normal(max(s.count for s in strips) + NOISE_POOL, np.float32)
         self.weight = 0.0
         self.pixels = sum(s.height * s.width for s in strips)
         self.best: tuple[float, np.ndarray, list[np.ndarray]]
@@ -137,7 +143,8 @@ class Fit:
         if rounded:
             np.copyto(s.q, s.y)
         else:
-            kernels.soften(s.y, self.rng.standard_normal(s.count, np.float32) * np.float32(noise), temperature, s.q, s.slope)
+            begin = int(self.rng.integers(NOISE_POOL))
+            kernels.soften(s.y, self.noise[begin : begin + s.count], noise, temperature, s.q, s.slope)
         d, g = self.distortion(s.target, s.synthesise(self.networks, s.q))
         s.synthesise_back(self.networks, g * np.float32(self.weight), gradient)
         b = s.bits(self.networks, s.q, gradient)
@@ -168,4 +175,7 @@ class Fit:
 
     def symbols(self) -> list[list[np.ndarray]]:
         """Rounded latents of every strip, finest grid first, int16."""
-        return [[np.clip(np.rint(g), -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int16) for g in s.grids(s.y)] for s in self.strips]
+        return [
+            [np.clip(np.rint(g), -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int16) for g in s.grids(s.y)]
+            for s in self.strips
+        ]

@@ -53,7 +53,9 @@ class PyramidArchitecture:
         sizes = (self.neighbours, self.context_hidden, self.colour_hidden)
         if any(n < 4 or n % 4 for n in sizes) or self.neighbours > MOST_NEIGHBOURS or max(sizes) > 256:
             raise ModelError(f"architecture: sizes must be multiples of 4, at most {MOST_NEIGHBOURS} neighbours")
-        if not (2 <= self.starts <= self.rate_points <= LARGEST_RATE_POINT + 1 and 0 < self.lambda_min < self.lambda_max):
+        if not (
+            2 <= self.starts <= self.rate_points <= LARGEST_RATE_POINT + 1 and 0 < self.lambda_min < self.lambda_max
+        ):
             raise ModelError("architecture: at least two starts, no more than rate points, and rising lambda")
 
     @classmethod

@@ -23,6 +23,7 @@ class PyramidModel:
     """What decoding needs: ``arrays`` has ``starts``, int32 ``(starts, parameters)`` in units of 2**-12."""
 
     has_realism = False
+    realism_macs_per_pixel: float | None = None
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """A pyramid's networks: their parameters in training, as integers, and as bytes in a file.
 
-In a file, a parameter is an integer in units of 2**-12: that of the model's trained start, which both sides have, plus a
-coded difference in steps of a power of two. Most differences are zero.
+In a file, a parameter is an integer in units of 2**-12: that of the model's trained start, which both sides have,
+plus a coded difference in steps of a power of two. Most differences are zero.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import numpy as np
 
 from nicc.errors import FormatError
 from nicc.pyramid.coding import (
-    FAMILY,
     OFFSETS,
     RAW,
     SCALES,
@@ -59,7 +58,9 @@ def difference_bits(differences: np.ndarray) -> tuple[float, int]:
     for scale in range(0, SCALES, 2):
         table, reach = tables().of(_of_zero(1, scale))
         inside = np.minimum(sizes, reach + 1)
-        p = np.where(sizes <= reach, table[0, np.minimum(reach + inside, 2 * reach + 1)], table[0, -1] / (2 * SYMBOL_LIMIT))
+        p = np.where(
+            sizes <= reach, table[0, np.minimum(reach + inside, 2 * reach + 1)], table[0, -1] / (2 * SYMBOL_LIMIT)
+        )
         bits = float(-(counts * np.log2(np.maximum(p, 2.0**-24))).sum())
         best = min(best, (bits, scale))
     return best
@@ -91,12 +92,14 @@ def encode_networks(arch: PyramidArchitecture, start: np.ndarray, integers: np.n
 
 
 def decode_networks(arch: PyramidArchitecture, start: np.ndarray, stream: bytes) -> np.ndarray:
-    """Parameters, int64, in units of 2**-12. Raises `FormatError` for bytes that `encode_networks` cannot have written."""
+    """Parameters, int64, in units of 2**-12. Raises `FormatError` for bytes that mean none within bounds."""
     words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4").astype(np.uint32)
     coder = queue.RangeDecoder(words)
     out = start.copy()
     try:
-        for array in views(out, arch.shapes()).values():
+        parameters = views(out, arch.shapes())
+        for name in parameters:
+            array = parameters[name]
             if (step := int(coder.decode(_STEP, 1)[0])) == UNCHANGED:
                 continue
             scale = int(coder.decode(_SCALE, 1)[0])
@@ -106,7 +109,7 @@ def decode_networks(arch: PyramidArchitecture, start: np.ndarray, stream: bytes)
             outside = np.flatnonzero(index > 2 * reach)
             if len(outside):
                 differences[outside] = coder.decode(RAW, len(outside)) - (SYMBOL_LIMIT + 1)
-            array += (differences << step).reshape(array.shape)
+            array[:] = array + (differences << step).reshape(array.shape)
     except AssertionError:
         raise FormatError("damaged: the coded networks are not valid") from None
     if np.abs(out).max() > WEIGHT_LIMIT:

@@ -14,7 +14,7 @@ BAND_PIXELS = 1 << 15
 
 
 def upsample(x: np.ndarray, taps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Planes ``(planes, h, w)`` to ``(planes, height, width)``, about twice the size: four taps, mirrored; edges repeat."""
+    """Planes ``(planes, h, w)`` to twice the size, cut to ``(planes, height, width)``; edges repeat."""
     return _doubled(_doubled(x, taps, height, 1), taps, width, 2)
 
 
@@ -74,7 +74,10 @@ def render(net: Mapping[str, np.ndarray], grids: Sequence[np.ndarray]) -> np.nda
         planes = np.concatenate([grids[0][None, first:last].astype(np.float32), part])
         plain = np.pad(colours(net, planes), ((0, 0), (1, 1), (1, 1)), mode="edge")
         middle = np.maximum(filtered(plain, net["filter1"], net["filter1_bias"]), 0)
-        final = filtered(np.pad(middle, ((0, 0), (1, 1), (1, 1)), mode="edge"), net["filter2"], net["filter2_bias"]) + plain[:, 1:-1, 1:-1]
+        final = (
+            filtered(np.pad(middle, ((0, 0), (1, 1), (1, 1)), mode="edge"), net["filter2"], net["filter2_bias"])
+            + plain[:, 1:-1, 1:-1]
+        )
         bottom = min(top + rows, height)
         final = final[:, top - first : bottom - first] + np.float32(0.5)
         np.rint(np.clip(final * np.float32(255), 0, 255, out=final), out=final)

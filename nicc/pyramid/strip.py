@@ -1,15 +1,17 @@
-"""Fitting latents and networks to an image."""
+"""One strip of an image in fitting: the kernels put together, and the memory that they work in."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from nicc.pyramid import kernels
-from nicc.pyramid.kernels import BANDS, LANES
+from nicc.pyramid.kernels import BANDS, LANES, band_count
+from nicc.pyramid.layout import GRIDS, REACH, grid_shapes, neighbour_offsets
 from nicc.pyramid.networks import Networks
-from nicc.pyramid.layout import GRIDS, REACH, PyramidArchitecture, grid_shapes, neighbour_offsets, views
 
 LOG2_E = 1 / math.log(2)
 F = np.float32
@@ -30,7 +32,7 @@ class Strip:
         self.sizes = [h * w for h, w in self.shapes]
         self.count = sum(self.sizes)
         starts = np.cumsum([0, *self.sizes])
-        self.slices = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        self.slices = [slice(a, b) for a, b in itertools.pairwise(starts)]
         self.y = np.zeros(self.count, F)
         self.m, self.v, self.steps = np.zeros(self.count, F), np.zeros(self.count, F), 0
         self.q, self.slope, self.gq = np.zeros(self.count, F), np.zeros(self.count, F), np.zeros(self.count, F)
@@ -38,12 +40,8 @@ class Strip:
         self.coarse = [np.zeros((h + 2, w + 2 + LANES), F) for h, w in self.shapes]
         self.stacks = [np.zeros((GRIDS - k, *s), F) for k, s in enumerate(self.shapes)]
         self.gstacks = [np.zeros_like(s) for s in self.stacks]
-        self.rows = [
-            np.zeros((GRIDS - k - 1, self.shapes[k][0], self.shapes[k + 1][1]), F) for k in range(GRIDS - 1)
-        ]
+        self.rows = [np.zeros((GRIDS - k - 1, self.shapes[k][0], self.shapes[k + 1][1]), F) for k in range(GRIDS - 1)]
         self.grows = [np.zeros_like(r) for r in self.rows]
-        self.base: list[np.ndarray] = []
-        self.gbase: list[np.ndarray] = []
         self.out = np.zeros((4, self.height, self.width), F)
         self.first = np.zeros((3, self.height + 2, self.width + 2), F)
         self.second = np.zeros((3, self.height + 2, self.width + 2), F)
@@ -62,7 +60,6 @@ class Strip:
     def grids(self, flat: np.ndarray) -> list[np.ndarray]:
         return [flat[s].reshape(shape) for s, shape in zip(self.slices, self.shapes, strict=True)]
 
-    # --- synthesis
     def synthesise(self, net: Networks, q: np.ndarray) -> np.ndarray:
         """The image ``(3, h, w)`` around -0.5..0.5 of latents."""
         grids = self.grids(q)
@@ -91,7 +88,7 @@ class Strip:
 
     def synthesise_back(self, net: Networks, g: np.ndarray, grads: Networks) -> None:
         """Adds the gradients for ``g`` ``(3, h, w)`` to the networks', writes those of the latents to `gq`."""
-        bands = min(BANDS, self.height)
+        bands = band_count(self.height)
         gw, gb = np.zeros((bands, 3, 3, 3, 3), F), np.zeros((bands, 3), F)
         kernels.filter3_back(self.second, g, gw, gb)
         grads["filter2"][:] += gw.sum(0)
@@ -105,7 +102,7 @@ class Strip:
         gx = g + back3(gh, net["filter1"], np.empty_like(gh))
         pixels = self.height * self.width
         names = ("colour_in", "colour_bias", "colour_out", "base", "colour_linear")
-        wide = [np.zeros((BANDS, *(4 if i == 0 and n == 3 else n for i, n in enumerate(net[name].shape))), F) for name in names]
+        wide = [np.zeros((BANDS, *(four_rows(net[n]) if len(net[n]) == 3 else net[n]).shape), F) for n in names]
         kernels.colour_back(
             self.stacks[0].reshape(GRIDS, pixels),
             net["colour_in"],
@@ -127,67 +124,71 @@ class Strip:
             grads["taps"][k] += gt.sum(0)
         gq[-1][:] = self.gstacks[-1][0]
 
-    # --- bits
     def bits(self, net: Networks, q: np.ndarray, grads: Networks | None = None) -> float:
         """Bits of latents; adds their gradients to `gq` and the networks'."""
         grads = grads or Networks(net.arch)
-        hidden = net.arch.context_hidden
-        dy, dx = np.array(neighbour_offsets(net.arch.neighbours)).T
-        total = 0.0
-        gq = self.grids(self.gq)
-        grids = self.grids(q)
-        for k in range(GRIDS):
-            h, w = self.shapes[k]
-            self.padded[k][REACH:, REACH : REACH + w] = grids[k]
+        for k, (grid, (_, w)) in enumerate(zip(self.grids(q), self.shapes, strict=True)):
+            self.padded[k][REACH:, REACH : REACH + w] = grid
             if k:
                 p = self.coarse[k]
-                p[1:-1, 1 : w + 1] = grids[k]
+                p[1:-1, 1 : w + 1] = grid
                 edges(p[:, : w + 2])
-        for k in range(GRIDS):
-            h, w = self.shapes[k]
-            bias = net["bias"][k]
-            if k + 1 < GRIDS:
-                hc, wc = self.shapes[k + 1]
-                base = np.empty((hidden + 2, hc, wc), F)
-                kernels.coarse_forward(self.coarse[k + 1], net["coarse"], bias, base)
-            else:
-                hc, wc = (h + 1) // 2, (w + 1) // 2
-                base = np.broadcast_to(bias[:, None, None], (hidden + 2, hc, wc)).copy()
-            gbase = np.zeros_like(base)
-            pairs = (h + 1) // 2
-            bands = min(BANDS, pairs)
-            names = ("near", "middle", "middle_bias", "out", "skip")
-            parts = tuple(np.zeros((bands, *net[n].shape), F) for n in names)
-            tall = 2 * (-(-pairs // bands)) + 2
-            gpadded = np.zeros((bands, tall + REACH, w + 2 * REACH + LANES), F)
-            nats = np.zeros(bands)
-            kernels.context(
-                self.padded[k], base, REACH, dy, dx, net["near"], net["middle"], net["middle_bias"], net["out"],
-                net["skip"], parts, gbase, gpadded, nats,
-            )
-            total += float(nats.sum())
-            for name, part in zip(names, parts, strict=True):
-                grads[name][:] += part.sum(0) * F(LOG2_E)
-            for band in range(bands):
-                first, last = 2 * (band * pairs // bands), min(h, 2 * ((band + 1) * pairs // bands))
-                top = max(first - REACH, 0)
-                skipped = top - (first - REACH)
-                gq[k][top:last] += F(LOG2_E) * gpadded[band, skipped : last - first + REACH, REACH : REACH + w]
-            if k + 1 < GRIDS:
-                bands = min(BANDS, hc)
-                gw, gb = np.zeros((bands, hidden + 2, 9), F), np.zeros((bands, hidden + 2), F)
-                gp = np.zeros((bands, -(-hc // bands) + 3, wc + 2 + LANES), F)
-                kernels.coarse_backward(self.coarse[k + 1], net["coarse"], gbase, gw, gb, gp)
-                grads["coarse"][:] += gw.sum(0) * F(LOG2_E)
-                grads["bias"][k] += gb.sum(0) * F(LOG2_E)
-                whole = np.zeros((hc + 2, wc + 2), F)
-                for band in range(bands):
-                    first, last = band * hc // bands, (band + 1) * hc // bands
-                    whole[first : last + 2] += gp[band, : last - first + 2, : wc + 2]
-                gq[k + 1] += F(LOG2_E) * fold(whole)
-            else:
-                grads["bias"][k] += gbase.sum((1, 2)) * F(LOG2_E)
-        return total * LOG2_E
+        return LOG2_E * sum(self._grid_bits(net, k, grads) for k in range(GRIDS))
+
+    def _grid_bits(self, net: Networks, k: int, grads: Networks) -> float:
+        """Nats of one grid."""
+        hidden = net.arch.context_hidden
+        h, w = self.shapes[k]
+        pairs, wide = (h + 1) // 2, (w + 1) // 2
+        base = np.empty((hidden + 2, pairs, wide), F)
+        if k + 1 < GRIDS:
+            kernels.coarse_forward(self.coarse[k + 1], net["coarse"], net["bias"][k], base)
+        else:
+            base[:] = net["bias"][k][:, None, None]
+        gbase = np.empty_like(base)
+        bands = band_count(pairs)
+        names = ("near", "middle", "middle_bias", "out", "skip")
+        weights = tuple(four_rows(net[n]) if n in ("out", "skip") else net[n] for n in names)
+        parts = tuple(np.zeros((bands, *a.shape), F) for a in (*weights, net["middle_bias"]))
+        gpadded = np.zeros((bands, 2 * (-(-pairs // bands)) + REACH, w + 2 * REACH + LANES), F)
+        nats = np.zeros(bands)
+        dy, dx = self.offsets(net.arch.neighbours)
+        kernels.context(self.padded[k], base, (REACH, dy, dx), weights, parts, gbase, gpadded, nats)
+        for name, part in zip(names, parts[:-1], strict=True):
+            grads[name][:] += part.sum(0)[: len(net[name])] * F(LOG2_E)
+        gq = self.grids(self.gq)
+        for band in range(bands):
+            first, last = 2 * (band * pairs // bands), min(h, 2 * ((band + 1) * pairs // bands))
+            above = min(first, REACH)
+            part = gpadded[band, REACH - above : last - first + REACH, REACH : REACH + w]
+            gq[k][first - above : last] += F(LOG2_E) * part
+        if k + 1 < GRIDS:
+            self._coarse_back(net, k, gbase, grads)
+        else:
+            grads["bias"][k] += gbase.sum((1, 2)) * F(LOG2_E)
+        return float(nats.sum())
+
+    def _coarse_back(self, net: Networks, k: int, gbase: np.ndarray, grads: Networks) -> None:
+        """The gradients of what grid ``k`` gets from the coarser one."""
+        units, h, w = gbase.shape
+        bands = band_count(h)
+        gw, gb = np.zeros((bands, units, 9), F), np.zeros((bands, units), F)
+        gp = np.zeros((bands, -(-h // bands) + 2, w + 2 + LANES), F)
+        kernels.coarse_backward(self.coarse[k + 1], net["coarse"], gbase, gw, gb, gp)
+        grads["coarse"][:] += gw.sum(0) * F(LOG2_E)
+        grads["bias"][k] += gb.sum(0) * F(LOG2_E)
+        whole = np.zeros((h + 2, w + 2), F)
+        for band in range(bands):
+            first, last = band * h // bands, (band + 1) * h // bands
+            whole[first : last + 2] += gp[band, : last - first + 2, : w + 2]
+        self.grids(self.gq)[k + 1] += F(LOG2_E) * fold(whole)
+
+    @staticmethod
+    @lru_cache
+    def offsets(neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+        """dy and dx of the positions that the context network sees."""
+        dy, dx = np.array(neighbour_offsets(neighbours)).T
+        return np.ascontiguousarray(dy), np.ascontiguousarray(dx)
 
 
 def edges(p: np.ndarray) -> None:

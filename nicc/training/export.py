@@ -31,7 +31,7 @@ from nicc.encoder.torch_transform import encoder_state
 from nicc.encoder.transform import SCALE_SUFFIX
 from nicc.errors import ModelError
 from nicc.images import write_atomically
-from nicc.model import REALISM_FILE, Model, check_exactness, digest, load_model, read_head
+from nicc.model import REALISM_FILE, Model, check_exactness, digest, load_transform, read_head
 from nicc.training.card import model_card
 from nicc.training.codec import CodecModule, at_rate
 from nicc.training.data import SUFFIXES, Photos
@@ -243,7 +243,7 @@ def _earlier(folder: Path, new: Model) -> dict[str, int]:
     old = json.loads(path.read_text())
     earlier: dict[str, int] = old.get("earlier", {})
     with suppress(ModelError):  # of an architecture that is not known any more
-        earlier[load_model(str(folder.resolve())).fingerprint.hex()] = old["version"]
+        earlier[load_transform(str(folder.resolve())).fingerprint.hex()] = old["version"]
     earlier.pop(new.fingerprint.hex(), None)
     return earlier
 

@@ -29,7 +29,7 @@ from nicc.encoder.visual import decibels, raw_difference, visual_distortion
 from nicc.errors import ModelError
 from nicc.head import LARGEST_BETA, LATENT_REACH, PIXEL_REACH, HeadArchitecture
 from nicc.images import write_atomically
-from nicc.model import REALISM_FILE, Model, digest, load_model
+from nicc.model import REALISM_FILE, Model, digest, load_transform
 from nicc.training.config import RealismConfig
 from nicc.training.frozen import Decoded, Frozen
 from nicc.training.optimizer import MuonAdam
@@ -98,7 +98,7 @@ class HeadTrainer(Stage):
     def __init__(self, config: RealismConfig, run: Run) -> None:
         super().__init__(run, config.training)
         self.config, self.s = config, config.training
-        self.model = load_model(config.model)
+        self.model = load_transform(config.model)
         self.base = Frozen(self.model, run.device)
         torch.manual_seed(self.s.seed)  # loading a model draws random numbers, unless it is cached
         deviation, channels = self.base.receiver.p["deviation"], self.model.architecture.latent_channels
@@ -116,7 +116,7 @@ class HeadTrainer(Stage):
                 part.load_state_dict(saved[name])
             average = {k: v.to(self.device) for k, v in saved["average"].items()}
         elif run.begin:
-            self._start_from(load_model(str(run.begin.resolve())))
+            self._start_from(load_transform(str(run.begin.resolve())))
         self.average = Average(self.head, self.s.ema, average)
         self.begin(saved)
 

@@ -28,7 +28,7 @@ from nicc.encoder import ops
 from nicc.encoder.visual import decibels
 from nicc.errors import ModelError
 from nicc.images import write_atomically
-from nicc.model import Model, digest, load_model, read_part
+from nicc.model import Model, digest, load_transform, read_part
 from nicc.training.codec import at_rate, lambdas, rectifier_parameters
 from nicc.training.config import RectifyConfig
 from nicc.training.frozen import FrozenCodec, FrozenModel, QuantisedLatents
@@ -97,7 +97,7 @@ class RectifierTrainer(Stage):
     def __init__(self, config: RectifyConfig, run: Run, codec: FrozenCodec | None = None, name: str = "") -> None:
         super().__init__(run, config.training)
         self.config, self.s = config, config.training
-        model = None if codec else load_model(config.model)
+        model = None if codec else load_transform(config.model)
         self.codec: FrozenCodec = codec or FrozenModel(model, run.device)  # type: ignore[arg-type]
         self.identity = model.sha256 if model else name
         if self.s.alphas and not config.rectifiers and self.s.alphas != (0.0,):

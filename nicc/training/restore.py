@@ -13,7 +13,7 @@ from nicc.architecture import CDF_ROWS, HYPER_UNIT
 from nicc.arrays import integer_unit
 from nicc.encoder.torch_transform import encoder_state
 from nicc.errors import ModelError
-from nicc.model import Model, load_model, read_part
+from nicc.model import Model, load_transform, read_part
 from nicc.training.codec import COUNTED, CodecModule, at_rate
 from nicc.training.data import Photos
 from nicc.training.objective import RateDistortion
@@ -35,7 +35,7 @@ def checkpoint_of(path: Path, photos: Photos) -> dict[str, Any]:
             return {k: saved[k] for k in ("architecture", "average", "step", "seconds", "pixels")}
         except (KeyError, TypeError) as e:
             raise ModelError(f"{path}: not a checkpoint of this stage: {e}") from None
-    model = load_model(str(path.resolve()))
+    model = load_transform(str(path.resolve()))
     restored = RateDistortion(restored_codec(model))
     fit_prior_to(restored, photos)
     position = {"step": 0, "seconds": 0.0, "pixels": 0} | model.description.get("training", {})

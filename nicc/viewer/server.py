@@ -25,11 +25,11 @@ import numpy as np
 from PIL import Image
 
 from nicc.container import Container, unpack
-from nicc.decoder.decode import group_latents, model_for
+from nicc.decoder.decode import decode_pixels, group_latents, model_for
 from nicc.decoder.render import Renderer, synthesise
 from nicc.graphics import layer_of
 from nicc.images import PNG_LEVEL, Picture, open_image, to_image
-from nicc.model import Model
+from nicc.model import AnyModel, Model
 
 RENDERINGS = 12
 """Decoded images that are kept per file."""
@@ -50,7 +50,7 @@ class Shown:
     data: bytes
     original: Image.Image | None = None
     container: Container = field(init=False)
-    model: Model = field(init=False)
+    model: AnyModel = field(init=False)
 
     def __post_init__(self) -> None:
         self.container = unpack(self.data)
@@ -79,6 +79,9 @@ class Shown:
 
     def _png(self, beta: float) -> bytes:
         header = self.container.header
+        if not isinstance(self.model, Model):  # fitted to the image, without realism
+            pixels = decode_pixels(self.container, self.model, beta)
+            return png_bytes(to_image(Picture(pixels, header.grey, self.container.extras)))
         with self._lock:
             if self._groups is None:
                 self._groups = list(group_latents(self.model, self.container))

@@ -29,14 +29,15 @@ def names() -> list[str]:
 def find(name: str) -> Codec:
     """The codec of a name; ``nicc:FOLDER`` is the model in that folder. Raises `NiccError`.
 
-    Names of models may end in ``-sgaN``, N steps of iterative encoding, or ``-nearest``, see `NiccCodec`.
+    Names of models may end in ``-sgaN``, N steps of iterative encoding, ``-nearest`` or ``-betaB``, see `NiccCodec`.
     """
     if name in OTHERS:
         return OTHERS[name]()
     if name.startswith("nicc:") or re.sub(SUFFIX, "", name).removeprefix("nicc-") in model_names():
         return NiccCodec(name)
     raise NiccError(
-        f"codec {name!r} is not known; known are {', '.join(names())}, nicc:FOLDER, and nicc-NAME with -sgaN or -betaB"
+        f"codec {name!r} is not known; known are {', '.join(names())}, nicc:FOLDER, "
+        "and nicc-NAME with -sgaN, -nearest or -betaB"
     )
 
 

@@ -13,9 +13,10 @@ from nicc.container import pack
 from nicc.encoder.settings import Options
 from nicc.errors import NiccError, needs
 from nicc.images import Picture
-from nicc.model import load_model, model_folders
+from nicc.model import Model, load_model, model_folders
+from nicc.pyramid.model import PyramidModel
 
-SUFFIX = r"-(?:sga(?P<steps>\d+)|(?P<nearest>nearest)|beta(?P<beta>[01](?:\.\d+)?))$"
+SUFFIX = r"(?:-(?P<tune>psnr))?(?:-(?:sga(?P<steps>\d+)|(?P<nearest>nearest)|beta(?P<beta>[01](?:\.\d+)?)))?$"
 """What ends a codec's name and says how its model encodes or decodes."""
 
 
@@ -29,7 +30,7 @@ class NiccCodec(Codec):
 
     The suffix ``-sgaN`` encodes with N steps of iterative encoding, ``-nearest`` rounds to the nearest
     symbols, as most neural codecs do, where nicc chooses them by bits and distortion; ``-beta0.5``
-    decodes with that realism.
+    decodes with that realism. Before these, ``-psnr`` tunes a model that is fitted to the image for that.
     """
 
     qualities = (0, 14, 29, 43, 57, 71, 86, 100)
@@ -37,40 +38,47 @@ class NiccCodec(Codec):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         suffix = re.search(SUFFIX, name)
-        self.source = name[len("nicc-") : suffix.start() if suffix else None]
-        self.steps = int(suffix["steps"] or 0) if suffix else 0
-        self.nearest = bool(suffix and suffix["nearest"])
-        self.beta = float(suffix["beta"] or 0) if suffix else 0.0
+        assert suffix  # it may be empty
+        self.source = name[len("nicc-") : suffix.start()]
+        self.tune, self.steps = suffix["tune"], int(suffix["steps"] or 0)
+        self.nearest = bool(suffix["nearest"])
+        self.beta = float(suffix["beta"] or 0)
         self.model = load_model(self.source)
         self.decoder_kmac = round(sum(self.model.macs_per_pixel().values()) / 1000, 3)
-        self.description = f"{self.model.name} v{self.model.version}"
+        self.fitted = isinstance(self.model, PyramidModel)
+        self.description = f"{self.model.name} v{self.model.version}" + (
+            f", tuned for {self.tune}" if self.tune else ""
+        )
         if self.steps:
             self.description += f", {self.steps} SGA steps"
         elif self.nearest:
             self.description += ", nearest symbols"
         elif self.beta:
             self.description += f", realism beta {self.beta:g}"
-            head = self.model.realism.architecture.macs_per_pixel(self.model.architecture.latent_channels)
-            self.decoder_kmac = round(self.decoder_kmac + head / 1000, 3)
+            self.decoder_kmac = round(self.decoder_kmac + (self.model.realism_macs_per_pixel or 0) / 1000, 3)
 
     def prepare(self, *, only_decoding: bool = False) -> None:
-        if only_decoding or not self.steps:
+        if only_decoding or not (self.steps or self.fitted):
             return
         try:
-            with needs("iterate", "iterating"):
-                import nicc.encoder.iterate  # noqa: F401
+            if self.fitted:
+                with needs("pyramid", "fitting"):
+                    import nicc.pyramid.encode
+            if not self.fitted or self.tune != "psnr":
+                with needs("iterate", "iterating"):
+                    import nicc.encoder.iterate  # noqa: F401
         except NiccError as e:
             raise Unavailable(str(e)) from None
 
     def identity(self) -> str:
-        weights = f"{self.model.sha256} {self.model.description['encoder_sha256']}"
+        weights = f"{self.model.sha256} {self.model.description.get('encoder_sha256', self.tune)}"
         how = f"steps {'nearest' if self.nearest else self.steps}"
-        if self.beta:
+        if self.beta and isinstance(self.model, Model):
             how += f" beta {self.beta:g} {self.model.realism.sha256}"
         return f"{nicc.__version__} {weights} {how}"
 
     def encode(self, pixels: np.ndarray, quality: float) -> bytes:
-        if self.nearest:
+        if self.nearest and isinstance(self.model, Model):
             from nicc.encoder.encode import encode_plainly
             from nicc.encoder.quantise import NEAREST
 
@@ -78,7 +86,8 @@ class NiccCodec(Codec):
             rate_point = Options(quality=quality).rate_point(self.model.architecture)
             return pack(encode_plainly(self.model, picture, rate_point, NEAREST).container)
         image = Image.fromarray(pixels)
-        return nicc.encode(image, model=self.source, quality=quality, sga_steps=self.steps)
+        steps = None if self.fitted and not self.steps else self.steps
+        return nicc.encode(image, model=self.source, tune=self.tune, quality=quality, sga_steps=steps)
 
     def decode(self, data: bytes) -> np.ndarray:
         return np.asarray(nicc.decode(data, beta=self.beta))

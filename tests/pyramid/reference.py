@@ -1,8 +1,7 @@
-"""The pyramid's arithmetic in plain PyTorch: what the kernels must agree with, and what runs where they cannot."""
+"""The pyramid's arithmetic in plain PyTorch: what the kernels must agree with."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -42,7 +41,10 @@ def bits(net: Mapping[str, Tensor], grids: Sequence[Tensor]) -> Tensor:
     for k, y in enumerate(grids):
         h, w = y.shape
         q = F.pad(y, (REACH, REACH, REACH, 0))
-        near = [q[REACH + dy : REACH + dy + h, REACH + dx : REACH + dx + w] for dy, dx in neighbour_offsets(net["near"].shape[1])]
+        near = [
+            q[REACH + dy : REACH + dy + h, REACH + dx : REACH + dx + w]
+            for dy, dx in neighbour_offsets(net["near"].shape[1])
+        ]
         near = torch.stack(near, -1)
         base = net["bias"][k].expand(h, w, -1)
         if k + 1 < GRIDS:

@@ -1,0 +1,55 @@
+"""Latents in fitting: noisy soft rounding with its slope, and steps of Adam."""
+
+from __future__ import annotations
+
+import math
+
+import numba as nb
+import numpy as np
+
+from nicc.pyramid.kernels.blocks import BANDS, FAST, exp_minus
+
+
+@nb.njit(fastmath=FAST, inline="always")
+def _soft(x, temperature, scale):  # type: ignore[no-untyped-def]
+    """Soft rounding and its slope; ``scale`` is 1 / (2 tanh(1 / (2 temperature)))."""
+    f = math.floor(x)
+    r = (x - f - np.float32(0.5)) / temperature
+    e = exp_minus(np.float32(2) * abs(r))
+    th = (np.float32(1) - e) / (np.float32(1) + e)
+    slope = (np.float32(1) - th * th) * scale / temperature
+    if r < 0:
+        th = -th
+    return f + np.float32(0.5) + th * scale, slope
+
+
+@nb.njit(fastmath=FAST, parallel=True, cache=True)
+def soften(y, noise, deviation, temperature, q, slope):  # type: ignore[no-untyped-def]
+    """Noisy soft rounding of flat latents ``y`` into ``q``, and dq/dy into ``slope``; ``noise`` has deviation 1."""
+    sigma = np.float32(deviation)
+    scale = np.float32(0.5 / math.tanh(0.5 / temperature))
+    t = np.float32(temperature)
+    n = y.shape[0]
+    chunk = -(-n // BANDS)
+    for band in nb.prange(BANDS):
+        for i in range(band * chunk, min(n, (band + 1) * chunk)):
+            a, da = _soft(y[i], t, scale)
+            b, db = _soft(a + sigma * noise[i], t, scale)
+            q[i] = b
+            slope[i] = da * db
+
+
+@nb.njit(fastmath=FAST, parallel=True, cache=True)
+def adam(y, grad, slope, m, v, rate, correction1, correction2):  # type: ignore[no-untyped-def]
+    """A step of Adam (betas 0.9, 0.999) on flat latents, whose gradient is ``grad * slope``."""
+    n = y.shape[0]
+    chunk = -(-n // BANDS)
+    b1, b2, eps = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
+    step = np.float32(rate / correction1)
+    root = np.float32(1 / math.sqrt(correction2))
+    for band in nb.prange(BANDS):
+        for i in range(band * chunk, min(n, (band + 1) * chunk)):
+            g = grad[i] * slope[i]
+            m[i] = b1 * m[i] + (np.float32(1) - b1) * g
+            v[i] = b2 * v[i] + (np.float32(1) - b2) * g * g
+            y[i] -= step * m[i] / (math.sqrt(v[i]) * root + eps)

@@ -1,0 +1,153 @@
+"""Symbols and networks to bytes and back, exactly."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nicc.errors import FormatError
+from nicc.pyramid import coding
+from nicc.pyramid.coding import IntegerNetwork, Prediction, decode_grids, encode_grids, predictions, tables
+from nicc.pyramid.layout import GRIDS, REACH, grid_shapes, neighbour_offsets, views
+from nicc.pyramid.networks import decode_networks, encode_networks
+from tests.pyramid.conftest import ARCH
+
+
+def network(rng, scale=600):
+    flat = rng.normal(0, scale, ARCH.parameters()).astype(np.int64)
+    return IntegerNetwork(ARCH, views(flat, ARCH.shapes()))
+
+
+def grids_of(rng, size, deviation):
+    return [np.clip(rng.normal(0, deviation, s), -511, 511).astype(np.int16) for s in grid_shapes(*size)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (90, 1), (33, 47), (130, 66)], ids=str)
+@pytest.mark.parametrize("deviation", [0.3, 3, 400])
+def test_round_trip(size, deviation, rng):
+    net, grids = network(rng), grids_of(rng, size, deviation)
+    present, stream = encode_grids(net, ARCH, grids)
+    for a, b in zip(decode_grids(net, ARCH, size, present, stream), grids, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_grids_of_zeros_cost_nothing(rng):
+    grids = [np.zeros(s, np.int16) for s in grid_shapes(40, 50)]
+    assert encode_grids(network(rng), ARCH, grids) == (0, b"")
+    grids[3][1, 2] = 5
+    present, stream = encode_grids(network(rng), ARCH, grids)
+    assert present == 8
+    assert len(stream) < 100
+
+
+def test_neighbours_are_decoded_before():
+    for count in (4, 12, 20):
+        offsets = neighbour_offsets(count)
+        assert len(set(offsets)) == count
+        assert all(dx + 2 * dy < 0 and dy <= 0 and max(-dy, abs(dx)) <= REACH for dy, dx in offsets)
+
+
+def test_predictions_are_those_of_whole_numbers(rng):
+    """Python's integers, one position after another, in place of matrix products of doubles."""
+    flat = rng.integers(-(1 << 15), 1 << 15, ARCH.parameters())
+    p = views(flat, ARCH.shapes())
+    grids = grids_of(rng, (9, 11), 300)
+    found = predictions(IntegerNetwork(ARCH, p), ARCH, grids, 1)
+    h, w = grids[1].shape
+    one = 1 << coding.WEIGHT_BITS
+    limit = int(coding.HIDDEN_LIMIT)
+
+    def at(k, y, x, repeat):
+        gh, gw = grids[k].shape
+        if repeat:
+            y, x = min(max(y, 0), gh - 1), min(max(x, 0), gw - 1)
+        return int(grids[k][y, x]) if 0 <= y < gh and 0 <= x < gw else 0
+
+    for y in range(h):
+        for x in range(w):
+            near = [at(1, y + dy, x + dx, False) for dy, dx in neighbour_offsets(ARCH.neighbours)]
+            around = [at(2, y // 2 + i, x // 2 + j, True) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+            n = ARCH.context_hidden
+            base = [
+                int(p["bias"][1][u]) + sum(int(c) * v for c, v in zip(p["coarse"][u], around, strict=True))
+                for u in range(n + 2)
+            ]
+            dot = lambda weights, values: sum(int(c) * v for c, v in zip(weights, values, strict=True))  # noqa: E731
+            first = [min(max(base[u] + dot(p["near"][u], near), 0), limit) for u in range(n)]
+            second = [
+                min(max((dot(p["middle"][u], first) + (first[u] + int(p["middle_bias"][u])) * one) // one, 0), limit)
+                for u in range(n)
+            ]
+            out = [dot(p["out"][o], second) + (base[n + o] + dot(p["skip"][o], near)) * one for o in range(2)]
+            mean = (Fraction(out[0] * coding.OFFSETS, one * one) + Fraction(1, 2)).__floor__()
+            mean = min(max(mean, -16 * coding.SYMBOL_LIMIT), 16 * coding.SYMBOL_LIMIT) + 8
+            scale = (Fraction(out[1] * 12, one * one) + 60 + Fraction(1, 2)).__floor__()
+            i = y * w + x
+            expected = (mean >> 4, mean & 15, min(max(scale, 0), coding.SCALES - 1))
+            assert (found.mean[i], found.offset[i], found.scale[i]) == expected
+
+
+def test_probabilities_are_laplace():
+    for scale in (10, 60, 70, 100):
+        for offset in (0, 8, 15):
+            table, reach = tables().of(Prediction(*(np.array([v]) for v in (0, offset, scale))))
+            b, mean = np.exp(scale / 12 - 5), (offset - 8) / 16
+            edges = np.arange(-reach, reach + 2) - 0.5 - mean
+            tail = 0.5 * np.exp(-np.abs(edges) / b)
+            expected = np.diff(np.where(edges < 0, tail, 1 - tail))
+            np.testing.assert_allclose(table[0, :-1], expected, atol=1e-6)
+            assert table[0].sum() == 1
+            assert table.min() >= 0
+
+
+@given(data=st.binary(max_size=60), present=st.integers(0, 255))
+@settings(max_examples=60, deadline=None)
+def test_damaged_symbols_are_refused_or_decoded(data, present):
+    net = network(np.random.default_rng(1))
+    try:
+        grids = decode_grids(net, ARCH, (20, 30), present, data)
+    except FormatError:
+        return
+    assert [g.shape for g in grids] == grid_shapes(20, 30)
+    assert max(np.abs(g.astype(int)).max() for g in grids) <= coding.SYMBOL_LIMIT
+
+
+def test_networks_round_trip(rng):
+    start = rng.integers(-3000, 3000, ARCH.parameters())
+    steps = {name: int(rng.integers(0, 7)) for name in ARCH.shapes()}
+    integers = start.copy()
+    for i, (name, array) in enumerate(views(integers, ARCH.shapes()).items()):
+        if i % 3:
+            array[:] = array + (rng.integers(-9, 10, array.shape) << steps[name])
+    views(integers, ARCH.shapes())["base"][0] += 300 << steps["base"]  # beyond what has a probability of its own
+    stream = encode_networks(ARCH, start, integers, steps)
+    np.testing.assert_array_equal(decode_networks(ARCH, start, stream), integers)
+    assert len(encode_networks(ARCH, start, start, steps)) < 12
+    with pytest.raises(ValueError, match="no whole steps"):
+        encode_networks(ARCH, start, integers + 1, dict.fromkeys(steps, 3))
+
+
+@given(data=st.binary(max_size=80))
+@settings(max_examples=80, deadline=None)
+def test_damaged_networks_are_refused_or_bounded(data):
+    start = np.zeros(ARCH.parameters(), np.int64)
+    try:
+        found = decode_networks(ARCH, start, data)
+    except FormatError:
+        return
+    assert np.abs(found).max() <= coding.WEIGHT_LIMIT
+
+
+def test_sums_stay_exact(rng):
+    """The largest numbers that a file may have leave every sum below 2**53."""
+    n, h = 20, 256
+    first = coding.SYMBOL_LIMIT * coding.WEIGHT_LIMIT * (n + 9) + coding.WEIGHT_LIMIT
+    hidden = int(coding.HIDDEN_LIMIT)
+    second = hidden * coding.WEIGHT_LIMIT * h + (hidden + coding.WEIGHT_LIMIT) * (1 << coding.WEIGHT_BITS)
+    out = hidden * coding.WEIGHT_LIMIT * h + first * (1 << coding.WEIGHT_BITS)
+    assert max(first, second, out * coding.OFFSETS, out * coding.SCALES_PER_NAT) < 1 << 53
+    assert GRIDS == 8

@@ -47,7 +47,7 @@ realism: $(VENV)/.all  ## Train the default model's realism head on PHOTOS.
 	$(BIN)/nicc train realism --data $(PHOTOS) --validation $(VALIDATION) --perceptual $(FEATURES) --resume --export models/two-layer
 
 bench: $(VENV)/.all  ## Measure codecs side by side over the images in DATA.
-	$(BIN)/nicc bench $(DATA) -o runs/bench --codec 'nicc-*,jpeg,webp,avif-444,avif-444-best' --anchor avif-444 $(if $(BACKBONE),--lpips-backbone $(BACKBONE))
+	$(BIN)/nicc bench $(DATA) -o runs/bench --codec 'nicc-two-layer*,nicc-jpeg-like,jpeg,webp,avif-444,avif-444-best' --anchor avif-444 $(if $(BACKBONE),--lpips-backbone $(BACKBONE))
 
 figures: $(VENV)/.all  ## Measure on the Kodak images in DATA and write every table and plot of the documents anew.
 	$(BIN)/python -m benchmarks.figures measure $(DATA) runs/figures \

@@ -28,7 +28,7 @@ def bench(
         Path("bench"), "-o", "--output", help="Write results to this folder; a folder that has some is continued."
     ),
     codec: list[str] = typer.Option(
-        ["nicc-*,jpeg,webp,avif-444"],
+        ["nicc-two-layer*,nicc-jpeg-like,jpeg,webp,avif-444"],
         "--codec",
         help="Measure these codecs: names with commas between them, patterns, or all.",
     ),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from nicc.cli.progress import Bar
 from nicc.errors import NiccError
 from nicc.model import load_transform
+
+if TYPE_CHECKING:
+    from nicc.training.config import AnyConfig
+    from nicc.training.stage import LogReport, Run
 
 
 def _seconds(text: str | None) -> float | None:
@@ -31,7 +35,7 @@ def train(
     config: str = typer.Argument(
         ...,
         metavar="CONFIG",
-        help="A TOML file, or two-layer-visual, two-layer, jpeg-like, realism, realism-visual, rectify.",
+        help="A TOML file, or two-layer-visual, two-layer, jpeg-like, pyramid, realism, realism-visual, rectify.",
     ),
     data: list[Path] = typer.Option(
         ...,
@@ -75,9 +79,8 @@ def train(
     try:
         import torch
 
-        from nicc.training import rate_distortion, realism, rectify
-        from nicc.training.config import RealismConfig, RectifyConfig, load_config
-        from nicc.training.data import Photos
+        from nicc.training import rate_distortion, realism, rectify  # noqa: F401 - what they lack is said here
+        from nicc.training.config import load_config
         from nicc.training.stage import Run
     except ImportError as e:
         raise NiccError(f"training needs {e.name}; install it with: pip install 'nicc[train]'") from None
@@ -92,25 +95,47 @@ def train(
     run = Run(data, out, validation, cache, resume, begin, _seconds(time_budget), device, compiled, amp, perceptual)
     first = int(os.environ.get("RANK", "0")) == 0
     with _TrainBar(first and not quiet and sys.stderr.isatty()) as progress:
-        if isinstance(settings, RealismConfig):
-            checkpoint = realism.train(settings, run, progress.report)
-        elif isinstance(settings, RectifyConfig):
-            checkpoint = rectify.train(settings, run, progress.report)
-        else:
-            checkpoint = rate_distortion.train(settings, run, progress.report)
+        checkpoint = _train(settings, run, progress.report)
     if not first:
         return
     typer.echo(f"checkpoint: {checkpoint}", err=True)
-    if export_to and isinstance(settings, RealismConfig):
-        realism.export(checkpoint, load_transform(str(export_to)))
-    elif export_to and isinstance(settings, RectifyConfig):
-        rectify.export(checkpoint, load_transform(str(export_to)))
-    elif export_to:
+    if export_to:
+        _export(settings, checkpoint, export_to, run)
+        typer.echo(f"model: {export_to}", err=True)
+
+
+def _train(settings: AnyConfig, run: Run, report: LogReport) -> Path:
+    """Runs the stage of a configuration; returns the checkpoint."""
+    from nicc.training import config, rate_distortion, realism, rectify
+
+    if isinstance(settings, config.RealismConfig):
+        return realism.train(settings, run, report)
+    if isinstance(settings, config.RectifyConfig):
+        return rectify.train(settings, run, report)
+    if isinstance(settings, config.PyramidConfig):
+        from nicc.training import pyramid
+
+        return pyramid.train(settings, run, report)
+    return rate_distortion.train(settings, run, report)
+
+
+def _export(settings: AnyConfig, checkpoint: Path, folder: Path, run: Run) -> None:
+    """Writes what a stage has trained to a model's folder."""
+    from nicc.training import config, realism, rectify
+    from nicc.training.data import Photos
+
+    if isinstance(settings, config.RealismConfig):
+        realism.export(checkpoint, load_transform(str(folder)))
+    elif isinstance(settings, config.RectifyConfig):
+        rectify.export(checkpoint, load_transform(str(folder)))
+    elif isinstance(settings, config.PyramidConfig):
+        from nicc.training import pyramid
+
+        pyramid.export(settings, checkpoint, folder, Photos(run.data, run.cache), run.data)
+    else:
         from nicc.training.export import export
 
-        export(checkpoint, export_to, Photos(data, cache), data, validation)
-    if export_to:
-        typer.echo(f"model: {export_to}", err=True)
+        export(checkpoint, folder, Photos(run.data, run.cache), run.data, run.validation)
 
 
 def _shown(row: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from nicc.architecture import MAX_RECTIFIERS, Architecture
 from nicc.errors import ModelError
 from nicc.head import HeadArchitecture
+from nicc.pyramid.layout import PyramidArchitecture
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -175,11 +176,47 @@ class RectifyConfig:
         return {"rectifiers": self.rectifiers, "width": self.width}
 
 
-AnyConfig = TrainingConfig | RealismConfig | RectifyConfig
+@dataclass(frozen=True)
+class PyramidSchedule:
+    """How to train the starts of a model that is fitted to every image."""
+
+    photos: int = 24
+    """Crops that share networks."""
+    batch: int = 6
+    """Crops that a step visits."""
+    crop: int = 256
+    first_steps: int = 2400
+    """Steps of the first anchor, whose latents start from nothing."""
+    steps: int = 1600
+    """Steps of each other anchor."""
+    rate: float = 6e-3
+    """First learning rate of the networks."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PyramidConfig:
+    """A model whose networks are fitted to every image, and how its starts are trained."""
+
+    name: str
+    version: int = 1
+    architecture: PyramidArchitecture = field(default_factory=PyramidArchitecture)
+    training: PyramidSchedule = field(default_factory=PyramidSchedule)
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> PyramidConfig:
+        """The configuration in a TOML file's tables."""
+        _refuse_unknown(raw, cls)
+        architecture = PyramidArchitecture.from_dict(raw.get("architecture", {}))
+        return cls(raw["name"], int(raw.get("version", 1)), architecture, _schedule(PyramidSchedule, raw))
+
+
+AnyConfig = TrainingConfig | RealismConfig | RectifyConfig | PyramidConfig
 STAGES: dict[str, type[AnyConfig]] = {
     "rate-distortion": TrainingConfig,
     "realism": RealismConfig,
     "rectify": RectifyConfig,
+    "pyramid": PyramidConfig,
 }
 T = TypeVar("T")
 

@@ -82,7 +82,7 @@ def test_missing_library(monkeypatch):
 
 
 def test_names():
-    models = ["nicc-two-layer-visual", "nicc-two-layer", "nicc-jpeg-like"]
+    models = ["nicc-two-layer-visual", "nicc-two-layer", "nicc-pyramid", "nicc-jpeg-like"]
     assert codecs.select(["nicc-*,jpeg", "jpeg,webp"]) == [*models, "jpeg", "webp"]
     assert set(codecs.select(["all"])) == set(codecs.names())
     assert codecs.find("nicc:models/two-layer").name == "nicc:models/two-layer"

@@ -51,6 +51,6 @@ def select(patterns: list[str], sga_steps: int = 0) -> list[str]:
         found = fnmatch.filter(names(), "*" if pattern == "all" else pattern)
         chosen += found or [find(pattern).name]
     if sga_steps:
-        models = [c for c in chosen if c.startswith("nicc") and not re.search(SUFFIX, c)]
+        models = [c for c in chosen if c.startswith("nicc") and not re.search(SUFFIX, c)[0]]  # type: ignore[index]
         chosen = [name for c in chosen for name in ([c, f"{c}-sga{sga_steps}"] if c in models else [c])]
     return list(dict.fromkeys(chosen))

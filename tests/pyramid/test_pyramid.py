@@ -1,0 +1,190 @@
+"""The pyramid from end to end: files of images of all kinds, targets, refusals, damage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import nicc
+from nicc.cli import app
+from nicc.container import pack, unpack
+from nicc.decoder.limits import memory_needed
+from nicc.encoder.entry import encode_picture
+from nicc.encoder.settings import Options
+from nicc.errors import FormatError, NiccError
+from nicc.images import Picture, decibels
+from nicc.model import load_model
+from nicc.pyramid.encode import Fitter
+
+pytest.importorskip("numba", reason="fitting needs Numba")
+QUICK = {"model": "pyramid", "tune": "psnr", "sga_steps": 40}
+
+
+def psnr(image, data):
+    error = np.asarray(image.convert("RGB"), float) - np.asarray(nicc.decode(data).convert("RGB"))
+    return decibels(np.mean(error**2))
+
+
+@pytest.fixture(scope="module")
+def photo(request) -> Image.Image:
+    from skimage import data
+
+    return Image.fromarray(data.coffee()).resize((96, 64))
+
+
+@pytest.fixture(scope="module")
+def data(photo) -> bytes:
+    return nicc.encode(photo, quality=55, **QUICK)
+
+
+def test_more_steps_cost_less(photo):
+    model = load_model("pyramid")
+    weight = model.architecture.rate_lambda(50)
+    costs = []
+    for steps in (20, 150):
+        fitter = Fitter(model, np.asarray(photo))
+        fitter.run(50, weight, steps)
+        bits, distortion = fitter.fit.measure()
+        costs.append(bits + weight * distortion)
+    assert costs[1] < 0.9 * costs[0]
+
+
+def test_what_is_measured_is_what_is_decoded(photo):
+    result = encode_picture(Picture(np.asarray(photo)), Options(model="pyramid", tune="psnr", quality=50, steps=100))
+    bits = 8 * sum(len(g.stream) for g in result.encoding.container.groups)
+    assert bits == pytest.approx(result.encoding.estimated_bits, rel=0.03, abs=60)
+    assert result.psnr == pytest.approx(psnr(photo, result.data), abs=1e-6)
+    assert result.psnr > 24
+
+
+def test_a_file_says_what_it_is(data):
+    header = nicc.inspect(data)
+    assert (header.model, header.rate_point, header.beta) == (4, 55, 0)
+    assert [box.name for box in unpack(data).boxes] == ["networks", "y"]
+    assert pack(unpack(data)) == data
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (17, 9)], ids=str)
+def test_small_images(size, photo):
+    image = photo.resize(size)
+    data = nicc.encode(image, quality=70, lossless=False, **QUICK)
+    assert nicc.decode(data).size == size
+    assert psnr(image, data) > 15
+
+
+@pytest.mark.parametrize("level", [0, 250, 255])
+def test_flat_and_bright_images(level):
+    """Clipping inside the loss would leave bright images without a gradient."""
+    image = Image.new("RGB", (64, 48), (level, level, max(level - 3, 0)))
+    data = nicc.encode(image, quality=60, lossless=False, **{**QUICK, "sga_steps": 150})
+    assert psnr(image, data) > 33
+
+
+def test_strips_are_independent(photo):
+    image = photo.resize((24, 1100))
+    data = nicc.encode(image, quality=50, **QUICK)
+    whole = np.asarray(nicc.decode(data))
+    assert len(unpack(data).groups) == 2
+    for crop in ((0, 0, 24, 1100), (3, 1000, 7, 90), (5, 1030, 9, 20)):
+        x, y, w, h = crop
+        np.testing.assert_array_equal(np.asarray(nicc.decode(data, crop=crop)), whole[y : y + h, x : x + w])
+    small = np.asarray(Image.fromarray(whole).reduce(4))
+    np.testing.assert_array_equal(np.asarray(nicc.decode(data, reduction=4)), small)
+
+
+def test_alpha_grey_and_metadata(photo):
+    image = photo.convert("LA")
+    image.putalpha(photo.convert("L").point(lambda v: 255 * (v > 100)))
+    exif = Image.Exif()
+    exif[0x010E] = "a cup"
+    image.info["exif"] = exif.tobytes()
+    out = nicc.decode(nicc.encode(image, quality=50, **QUICK))
+    assert out.mode == "LA"
+    assert out.getexif()[0x010E] == "a cup"
+
+
+def test_targets(photo):
+    size = 1500
+    data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=40, target_size=size, lossless=False)
+    assert 0.9 * size < len(data) <= size
+    data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=60, target_psnr=27)
+    assert 27 <= psnr(photo, data) < 28
+    with pytest.raises(NiccError, match="the target is not reached"):
+        nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=2, target_size=60, lossless=False)
+
+
+def test_visual(photo):
+    pytest.importorskip("torch", reason="the visual distortion needs PyTorch")
+    plain = Options(model="pyramid", quality=50, steps=60)
+    results = [
+        encode_picture(Picture(np.asarray(photo)), o) for o in (plain, Options(**{**vars(plain), "tune": "psnr"}))
+    ]
+    assert results[0].distortion != results[1].distortion
+    assert results[0].ssimulacra2 > results[1].ssimulacra2
+
+
+@pytest.mark.parametrize(
+    ("choices", "problem"),
+    [
+        ({"beta": 0.5}, "has no realism head"),
+        ({"device": "cuda"}, "fitted on the processor"),
+        ({"sga_steps": 0}, "no encoding without steps"),
+    ],
+)
+def test_refusals(choices, problem, photo):
+    with pytest.raises(NiccError, match=problem):
+        nicc.encode(photo, **{**QUICK, **choices})
+
+
+def test_realism_is_refused_when_decoding(data):
+    with pytest.raises(NiccError, match="no realism head"):
+        nicc.decode(data, beta=0.5)
+
+
+def test_stored_losslessly_where_that_is_smaller():
+    image = Image.new("RGB", (200, 100), (255, 255, 255))
+    image.paste((0, 0, 0), (20, 20, 60, 60))
+    assert nicc.inspect(nicc.encode(image, quality=60, **QUICK)).model == 255
+
+
+def test_damage_is_noticed(data):
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        broken = bytearray(data)
+        at = int(rng.integers(len(data)))
+        if rng.random() < 0.3:
+            broken = broken[:at]
+        else:
+            broken[at] ^= int(rng.integers(1, 256))
+        with pytest.raises(NiccError):
+            nicc.decode(bytes(broken))
+
+
+def test_parts_of_another_model(data, photo):
+    other = unpack(nicc.encode(photo, tune="psnr", lossless=False))
+    fitted = unpack(data)
+    swapped = pack(type(fitted)(fitted.header, 0, other.z, fitted.groups))
+    with pytest.raises(FormatError, match="parts that model pyramid needs"):
+        nicc.decode(swapped)
+    swapped = pack(type(fitted)(other.header, 0, b"", other.groups, networks=fitted.networks))
+    with pytest.raises(FormatError, match="parts that model two-layer needs"):
+        nicc.decode(swapped)
+
+
+def test_memory_limits(data):
+    with pytest.raises(FormatError, match="more than the limit"):
+        nicc.decode(data, max_memory=1 << 20)
+    assert memory_needed(load_model("pyramid"), nicc.inspect(data)) < 250 << 20
+
+
+def test_command_line(tmp_path, photo):
+    photo.save(tmp_path / "in.png")
+    options = ["--model", "pyramid", "--tune", "psnr", "--sga-steps", "10", "-v"]
+    run = CliRunner().invoke
+    done = run(app, ["encode", str(tmp_path / "in.png"), "-o", str(tmp_path / "a.nic"), *options])
+    assert done.exit_code == 0, done.output
+    assert "model pyramid v" in done.output
+    assert run(app, ["info", str(tmp_path / "a.nic")]).output.count("networks") == 1
+    assert run(app, ["decode", str(tmp_path / "a.nic"), "-o", str(tmp_path / "a.png")]).exit_code == 0

@@ -25,11 +25,13 @@ class Cooling:
 
     latent_rate: float = 0.3
     """Adam's first learning rate, in symbols."""
-    network_rate: float = 8e-3
+    network_rate: float = 1.2e-2
+    flat: float = 0.4
+    """Share of the steps with the first learning rates, which then fall by half a cosine."""
     last_rate: float = 0.02
-    """The last learning rates against the first; between them half a cosine."""
-    temperature: tuple[float, float] = (0.5, 0.08)
-    noise: tuple[float, float] = (0.25, 0.15)
+    """The last learning rates against the first."""
+    temperature: tuple[float, float] = (0.5, 0.1)
+    noise: tuple[float, float] = (0.3, 0.15)
     """Standard deviation of the noise between two soft roundings, in symbols."""
     rounded: float = 0.04
     """Share of the steps, the last, in which only the networks move, beside rounded latents."""
@@ -39,11 +41,9 @@ class Cooling:
     def at(self, share: float) -> tuple[float, float, float]:
         """Temperature, noise and the factor of the learning rates."""
         (t0, t1), (s0, s1) = self.temperature, self.noise
-        return (
-            t0 + (t1 - t0) * share,
-            s0 + (s1 - s0) * share,
-            max(0.5 + 0.5 * math.cos(math.pi * share), self.last_rate),
-        )
+        falling = max(share - self.flat, 0) / (1 - self.flat)
+        rate = max(0.5 + 0.5 * math.cos(math.pi * falling), self.last_rate)
+        return t0 + (t1 - t0) * share, s0 + (s1 - s0) * share, rate
 
 
 def squared_error(original: np.ndarray, decoded: np.ndarray) -> tuple[float, np.ndarray]:

@@ -20,6 +20,10 @@ SUFFIX = r"(?:-(?P<tune>psnr))?(?:-(?:sga(?P<steps>\d+)|(?P<nearest>nearest)|bet
 """What ends a codec's name and says how its model encodes or decodes."""
 
 
+FITTED_QUALITIES = (10, 22, 33, 42, 48, 56, 66, 78)
+"""Qualities of models that are fitted to the image, over about 27 to 40 dB: each takes a minute and more."""
+
+
 def model_names() -> list[str]:
     """Names of all installed models."""
     return sorted({p.parent.name for folder in model_folders() for p in folder.glob("*/model.json")}, reverse=True)
@@ -46,6 +50,8 @@ class NiccCodec(Codec):
         self.model = load_model(self.source)
         self.decoder_kmac = round(sum(self.model.macs_per_pixel().values()) / 1000, 3)
         self.fitted = isinstance(self.model, PyramidModel)
+        if self.fitted:
+            self.qualities = FITTED_QUALITIES
         self.description = f"{self.model.name} v{self.model.version}" + (
             f", tuned for {self.tune}" if self.tune else ""
         )

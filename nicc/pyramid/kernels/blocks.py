@@ -114,6 +114,30 @@ def spread(bias, out, n):  # type: ignore[no-untyped-def]
             out[i, j] = bias[i]
 
 
+# Slices are taken by the caller: with an index that may be negative, a loop is not vectorised.
+
+
+@nb.njit(fastmath=FAST)
+def copy(x, out, n):  # type: ignore[no-untyped-def]
+    """``out = x`` at the first ``n`` positions."""
+    for j in range(n):
+        out[j] = x[j]
+
+
+@nb.njit(fastmath=FAST)
+def add(x, out, n):  # type: ignore[no-untyped-def]
+    """``out += x`` at the first ``n`` positions."""
+    for j in range(n):
+        out[j] += x[j]
+
+
+@nb.njit(fastmath=FAST)
+def subtract(x, out, n):  # type: ignore[no-untyped-def]
+    """``out -= x`` at the first ``n`` positions."""
+    for j in range(n):
+        out[j] -= x[j]
+
+
 def band_count(height: int) -> int:
     """Bands of rows of an image or grid of some height."""
     return min(BANDS, height)

@@ -11,12 +11,15 @@ from nicc.pyramid.kernels.blocks import (
     BANDS,
     FAST,
     LANES,
+    add,
+    copy,
     exp_minus,
     gate,
     multiply,
     multiply_transposed,
     outer,
     rectify,
+    subtract,
 )
 
 SMALLEST_MASS = np.float32(2.0**-16)
@@ -29,9 +32,8 @@ BLOCK = 16
 def _coarse_row(padded, y, x0, n, c):  # type: ignore[no-untyped-def]
     """The 3x3 values around ``n`` positions of a row, one after another in ``c``; ``padded`` by 1."""
     for k in range(9):
-        yy, xx = y + k // 3, x0 + k % 3
-        for j in range(n):
-            c[k, j] = padded[yy, xx + j]
+        start = x0 + k % 3
+        copy(padded[y + k // 3, start : start + n], c[k], n)
 
 
 @nb.njit(fastmath=FAST, parallel=True, cache=True)
@@ -112,12 +114,16 @@ def _laplace(y, o, e, masses, n):  # type: ignore[no-untyped-def]
         masses[j] = mass
         e[0, j] = (f - g) * inverse * sign / mass
         e[1, j] = np.float32(0) if raw != log_scale else (f * far - g * near) / mass
-    total = 0.0
-    for j in range(n):
-        total -= math.log(masses[j])
     for j in range(n, LANES):
         e[0, j] = 0
         e[1, j] = 0
+        masses[j] = one
+    total = 0.0
+    for j in range(0, n, 16):  # a product of 16 masses is at least 2**-256
+        product = 1.0
+        for i in range(16):
+            product *= masses[j + i]
+        total -= math.log(product)
     return total
 
 
@@ -160,8 +166,8 @@ def _row(padded, base, y, first, geometry, weights, work, gradients, gbase, gpad
         n = min(LANES, w - x0)
         m = min(LANES, -(-n // BLOCK) * BLOCK)
         for k in range(inputs):
-            for j in range(m):
-                c[k, j] = padded[reach + y + dy[k], reach + x0 + dx[k] + j]
+            line, start = padded[reach + y + dy[k]], reach + x0 + dx[k]
+            copy(line[start : start + m], c[k], m)
         _load_base(base, y, x0, n, m, h1, o)
         multiply(w1, c, h1, m)
         rectify(h1, m)
@@ -187,12 +193,11 @@ def _row(padded, base, y, first, geometry, weights, work, gradients, gbase, gpad
         dc[:] = 0
         multiply_transposed(skip, e, dc, m)
         multiply_transposed(w1, d1, dc, m)
-        for j in range(n):
-            gpadded[reach + y - first, reach + x0 + j] -= e[0, j]
+        line = gpadded[reach + y - first]
+        subtract(e[0], line[reach + x0 : reach + x0 + n], n)
         for k in range(inputs):
-            to = gpadded[reach + y - first + dy[k]]
-            for j in range(n):
-                to[reach + x0 + dx[k] + j] += dc[k, j]
+            line, start = gpadded[reach + y - first + dy[k]], reach + x0 + dx[k]
+            add(dc[k], line[start : start + n], n)
     return total
 
 

@@ -94,7 +94,12 @@ def encode(
         help="Reach at least this SSIMULACRA 2, for example 70, in the smallest file; this needs PyTorch.",
     ),
     effort: int = typer.Option(
-        0, "-e", "--effort", min=0, max=3, help="Encode plainly (0), or iterate for 100, 500 or 2000 steps (1 to 3)."
+        0,
+        "-e",
+        "--effort",
+        min=0,
+        max=3,
+        help="Encode plainly (0), or iterate for 100, 500 or 2000 steps (1 to 3); pyramid is fitted for 200 to 10000.",
     ),
     sga_steps: int | None = typer.Option(
         None, "--sga-steps", min=0, max=MOST_STEPS, help="Iterate for this many steps, instead of those of --effort."
@@ -115,7 +120,8 @@ def encode(
     model: str | None = typer.Option(
         None,
         "--model",
-        help="Encode with this model: two-layer-visual, two-layer, jpeg-like, or a folder; without it, --tune chooses.",
+        help="Encode with this model: two-layer-visual, two-layer, jpeg-like, pyramid, or a folder; without it, --tune "
+        "chooses.",
     ),
     lossless: bool | None = typer.Option(
         None,

@@ -195,5 +195,5 @@ Decoder: {sum(macs.values()):.0f} MAC per pixel ({", ".join(f"{k} {v:.0f}" for k
 Training: {facts["step"]} steps, {facts["pixels"] / 1e9:.2f} gigapixels, {facts["seconds"] / 3600:.2f} hours, \
 objective bpp + lambda MSE.
 
-Data: crops of {image_count} photographs, by licence: {licences(data)}.
+Data: crops of photographs drawn from {image_count}; the folder's, by licence: {licences(data)}.
 """

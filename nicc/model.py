@@ -253,7 +253,7 @@ def _load(folder: Path) -> AnyModel:
         fitted = description["architecture"].get("kind") == KIND if not missing else False
         if not fitted:
             missing |= {"encoder_sha256"} - set(description)
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, AttributeError) as e:
         raise ModelError(f"{path}: damaged: {e}") from None
     if missing:
         raise ModelError(f"{path}: damaged: no {', '.join(sorted(missing))}")

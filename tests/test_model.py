@@ -106,7 +106,7 @@ def test_missing_or_foreign_rectifiers_are_refused():
 
 
 def test_unknown_models_are_refused():
-    with pytest.raises(ModelError, match="available: jpeg-like, two-layer"):
+    with pytest.raises(ModelError, match="available: jpeg-like, pyramid, two-layer"):
         load_model("three-layer")
     with pytest.raises(ModelError, match="code 77"):
         model_of_code(77)

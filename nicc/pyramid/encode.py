@@ -77,13 +77,14 @@ def rounded(fit: Fit, start: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
     chosen = wanted.copy()
     of, base, out = views(wanted, shapes), views(start, shapes), views(chosen, shapes)
     steps: dict[str, int] = {}
+    middle = [fit.strips[len(fit.strips) // 2]]  # of a large image, one strip has to do
 
     def cost(name: str, step: int) -> float:
         """Leaves the array in ``out`` as it is with a step."""
         differences = _differences(of[name] - base[name], step)
         out[name][:] = base[name] + (differences << step)
         network_bits = difference_bits(differences.reshape(-1))[0] if differences.any() else 0.0
-        bits, distortion = fit.measure(Networks.of_integers(fit.networks.arch, chosen))
+        bits, distortion = fit.measure(Networks.of_integers(fit.networks.arch, chosen), middle)
         return network_bits + (bits + fit.weight * distortion) * fit.pixels
 
     for name in shapes:

@@ -152,15 +152,16 @@ class Fit:
             s.move(rate)
         return b, d
 
-    def measure(self, networks: Networks | None = None) -> tuple[float, float]:
-        """Bits and distortion per pixel of rounded latents."""
-        networks = networks or self.networks
+    def measure(self, networks: Networks | None = None, strips: list[Strip] | None = None) -> tuple[float, float]:
+        """Bits and distortion per pixel of rounded latents, of all strips or some."""
+        networks, strips = networks or self.networks, strips or self.strips
         bits = distortion = 0.0
-        for s in self.strips:
+        for s in strips:
             q = np.rint(s.y)
             bits += s.bits(networks, q)
             distortion += self.distortion(s.target, np.clip(s.synthesise(networks, q), -0.5, 0.5))[0]
-        return bits / self.pixels, distortion / self.pixels
+        pixels = sum(s.height * s.width for s in strips)
+        return bits / pixels, distortion / pixels
 
     def _look(self) -> None:
         bits, distortion = self.measure()

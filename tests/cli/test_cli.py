@@ -181,7 +181,7 @@ def test_version_and_help():
 
 def test_models_are_listed(tmp_path):
     found = {m["name"]: m for m in json.loads(run("models", "--json").stdout)}
-    assert set(found) == {"jpeg-like", "two-layer", "two-layer-visual"}
+    assert set(found) == {"jpeg-like", "pyramid", "two-layer", "two-layer-visual"}
     assert all(1000 < m["macs_per_pixel"] < 9000 and m["licence"] == "MIT" for m in found.values())
     assert "rate points 0 to 63" in run("models").stdout.decode()
     (tmp_path / "broken").mkdir()
@@ -191,7 +191,7 @@ def test_models_are_listed(tmp_path):
     lines = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout.splitlines()
     assert lines[0].startswith("broken: ")
     assert "damaged" in lines[0]
-    assert len(lines) == 4
+    assert len(lines) == 5
 
 
 def test_the_command_line_is_documented():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable
 
@@ -17,8 +18,8 @@ from nicc.pyramid.networks import STEPS, Networks, difference_bits, encode_netwo
 from nicc.pyramid.strip import Strip
 from nicc.threads import one_blas_thread
 
-FIRST_STEP = 6
-"""Steps of the networks' differences are first 2**6 units of 2**-12, then coarser and finer ones are tried."""
+FIRST_STEP = 1
+"""Steps of the networks' differences are first 2**1 units of 2**-12, then coarser ones are tried."""
 PULL = 8.0
 """Bits that a parameter's distance from the start costs per unit while it is fitted."""
 DEAD_ZONE = 0.62
@@ -88,12 +89,12 @@ def rounded(fit: Fit, start: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
         return network_bits + (bits + fit.weight * distortion) * fit.pixels
 
     for name in shapes:
-        best, at = cost(name, FIRST_STEP), FIRST_STEP
-        for direction in (1, -1):
-            step = FIRST_STEP + direction
-            while 0 <= step < STEPS and (c := cost(name, step)) < best:
-                best, at, step = c, step, step + direction
-            if at > FIRST_STEP:
+        # from fine to coarse: a coarse step may be the better of two bad ones
+        best, at = math.inf, FIRST_STEP
+        for step in range(FIRST_STEP, STEPS):
+            if (c := cost(name, step)) < best:
+                best, at = c, step
+            elif step > at + 1:
                 break
         cost(name, at)
         steps[name] = at

@@ -202,7 +202,7 @@ def test_shipped_configurations_are_those_of_the_shipped_models(model):
 
 
 def test_an_unknown_configuration_names_the_known_ones():
-    with pytest.raises(ModelError, match="jpeg-like, realism, realism-visual, rectify, two-layer, two-layer-visual"):
+    with pytest.raises(ModelError, match="jpeg-like, pyramid, realism, realism-visual, rectify, two-layer"):
         load_config("three-layer")
 
 

@@ -8,7 +8,7 @@ BACKBONE ?= $(wildcard ../shared/data/perceptual/alexnet_features.pth)
 FEATURES ?= ../shared/data/perceptual
 CONFIG ?= two-layer
 
-.PHONY: help demo test coverage lint train realism bench figures cli-docs golden clean
+.PHONY: help demo test coverage lint train realism bench figures cli-docs golden golden-pyramid clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -60,6 +60,9 @@ cli-docs: $(VENV)/.all  ## Write docs/cli.md anew, after a change of the command
 golden: $(VENV)/.all  ## Write the golden files and pinned figures of MODEL anew, after new weights.
 	$(BIN)/python -m tests.golden.make $(MODEL)
 	$(BIN)/python -m tests.pinned.make $(MODEL)
+
+golden-pyramid: $(VENV)/.all  ## Write the golden files of the pyramid anew, after new starts.
+	$(BIN)/python -m tests.pyramid.make_golden
 
 clean:  ## Remove what was built and cached.
 	rm -rf $(VENV) .cache build dist .pytest_cache .ruff_cache .mypy_cache

@@ -25,13 +25,13 @@ class Cooling:
 
     latent_rate: float = 0.3
     """Adam's first learning rate, in symbols."""
-    network_rate: float = 1.2e-2
-    flat: float = 0.4
+    network_rate: float = 8e-3
+    flat: float = 0.0
     """Share of the steps with the first learning rates, which then fall by half a cosine."""
     last_rate: float = 0.02
     """The last learning rates against the first."""
-    temperature: tuple[float, float] = (0.5, 0.1)
-    noise: tuple[float, float] = (0.3, 0.15)
+    temperature: tuple[float, float] = (0.5, 0.08)
+    noise: tuple[float, float] = (0.25, 0.15)
     """Standard deviation of the noise between two soft roundings, in symbols."""
     rounded: float = 0.04
     """Share of the steps, the last, in which only the networks move, beside rounded latents."""

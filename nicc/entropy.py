@@ -8,6 +8,8 @@ follow as 16 plain bits.
 
 from __future__ import annotations
 
+from typing import Any
+
 import constriction
 import numpy as np
 
@@ -31,6 +33,17 @@ class Table:
 _RAW = models.Uniform(2 * SYMBOL_LIMIT + 2)
 
 
+def stream_of(coder: Any) -> bytes:
+    """What a range coder wrote, in little-endian 32-bit words, zero bytes at its end left out."""
+    stream: bytes = coder.get_compressed().astype("<u4").tobytes()
+    return stream.rstrip(b"\0")
+
+
+def decoder_of(stream: bytes) -> Any:
+    """A range coder that reads a `stream_of`."""
+    return queue.RangeDecoder(np.frombuffer(stream + bytes(-len(stream) % 4), "<u4").astype(np.uint32))
+
+
 class SymbolWriter:
     """Writes runs of symbols; `finish` returns the stream."""
 
@@ -51,15 +64,14 @@ class SymbolWriter:
 
     def finish(self) -> bytes:
         """The stream in little-endian 32-bit words, zero bytes at its end left out."""
-        return self._coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+        return stream_of(self._coder)
 
 
 class SymbolReader:
     """Reads back what a `SymbolWriter` wrote, asked for the same runs in the same order."""
 
     def __init__(self, stream: bytes) -> None:
-        words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4").astype(np.uint32)
-        self._coder = queue.RangeDecoder(words)
+        self._coder = decoder_of(stream)
 
     def read(self, count: int, table: Table) -> np.ndarray:
         """The next ``count`` symbols, int32. Raises `FormatError` if the stream cannot hold them."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from nicc.encoder import mixed
@@ -58,18 +59,13 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
 
 def _fitted(model: PyramidModel, picture: Picture, options: Options, report: Report | None) -> Result:
     """Encodes with a decoder that is fitted to the picture, or stores it losslessly where that is smaller."""
-    target, may_store = _target(picture, options), options.lossless is None
-    if target is not None and target.size is not None and may_store:
-        if stored := _stored_within(picture, target.size, "within"):
-            return stored
-        may_store = False
-    try:
-        result = encode_fitted(model, picture, options, target, report)
-    except Unreachable as e:
-        if may_store and (stored := _stored_within(picture, len(e.nearest.data))):
-            return stored
-        raise
-    return (may_store and _stored_within(picture, len(result.data))) or result
+    target = _target(picture, options)
+    size = target.size if target else None
+
+    def code() -> Result:
+        return encode_fitted(model, picture, options, target, report)
+
+    return _stored_or(picture, size, options.lossless is None, code)
 
 
 def _target(picture: Picture, options: Options) -> Target | None:
@@ -89,19 +85,24 @@ def _to_target(
     model: Model, picture: Picture, target: Target, settings: Settings, may_store: bool, report: Report | None
 ) -> Result:
     """Encodes to a target, or stores the picture losslessly where that reaches it in fewer bytes."""
-    size = target.size
-    if size is not None and may_store and (stored := _stored_within(picture, size, "within")):
-        return stored
+    return _stored_or(
+        picture, target.size, may_store, lambda: encode_to_target(model, picture, target, settings, report)
+    )
+
+
+def _stored_or(picture: Picture, size: int | None, may_store: bool, code: Callable[[], Result]) -> Result:
+    """What ``code`` makes, or the picture stored losslessly: within a ``size``, or where that is no larger."""
+    if size is not None and may_store:
+        if stored := _stored_within(picture, size, "within"):
+            return stored
+        may_store = False  # with a limit on the size, the lossless form was found too large
     try:
-        result = encode_to_target(model, picture, target, settings, report)
+        result = code()
     except Unreachable as e:
-        if may_store and size is None and (stored := _stored_within(picture, len(e.nearest.data))):
+        if may_store and (stored := _stored_within(picture, len(e.nearest.data))):
             return stored
         raise
-    # with a limit on the size, the lossless form was found too large already
-    if may_store and size is None and (stored := _stored_within(picture, len(result.data))):
-        return stored
-    return result
+    return (may_store and _stored_within(picture, len(result.data))) or result
 
 
 def _with_graphics(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import constriction
 import numpy as np
 
+from nicc.entropy import decoder_of, stream_of
 from nicc.errors import FormatError
 from nicc.pyramid.layout import GRIDS, REACH, PyramidArchitecture, grid_shapes, neighbour_offsets
 
@@ -175,10 +176,27 @@ def decode_grids(
     return grids
 
 
+class Encoder:
+    """Writes symbols by their predictions."""
+
+    def __init__(self) -> None:
+        self.coder, self.tables = queue.RangeEncoder(), tables()
+
+    def write(self, symbols: np.ndarray, p: Prediction) -> None:
+        """Appends symbols (within +-511), one for each prediction; then those without a probability of their own."""
+        table, reach = self.tables.of(p)
+        index = symbols - p.mean + reach
+        outside = (index < 0) | (index > 2 * reach)
+        self.coder.encode(np.where(outside, 2 * reach + 1, index).astype(np.int32), FAMILY, table)
+        if outside.any():
+            self.coder.encode((symbols[outside] + SYMBOL_LIMIT + 1).astype(np.int32), RAW)
+
+
 class Decoder:
+    """Reads back what an `Encoder` wrote, by the same predictions."""
+
     def __init__(self, stream: bytes) -> None:
-        words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4").astype(np.uint32)
-        self.coder, self.tables = queue.RangeDecoder(words), tables()
+        self.coder, self.tables = decoder_of(stream), tables()
 
     def read(self, p: Prediction) -> np.ndarray:
         """The next symbols, one for each prediction. Raises `FormatError` if the stream cannot hold them."""
@@ -246,7 +264,7 @@ def predictions(network: IntegerNetwork, arch: PyramidArchitecture, grids: Seque
 
 def encode_grids(network: IntegerNetwork, arch: PyramidArchitecture, grids: Sequence[np.ndarray]) -> tuple[int, bytes]:
     """The bits that say which grids are present, and the stream of their symbols (within +-511)."""
-    coder = queue.RangeEncoder()
+    encoder = Encoder()
     present = 0
     for k in range(GRIDS - 1, -1, -1):
         if not grids[k].any():
@@ -258,11 +276,5 @@ def encode_grids(network: IntegerNetwork, arch: PyramidArchitecture, grids: Sequ
         for t, first, last in wavefronts(h, w):
             y = np.arange(first, last)
             at = y * w + t - 2 * y
-            here = Prediction(p.mean[at], p.offset[at], p.scale[at])
-            table, reach = tables().of(here)
-            index = symbols[at] - here.mean + reach
-            outside = (index < 0) | (index > 2 * reach)
-            coder.encode(np.where(outside, 2 * reach + 1, index).astype(np.int32), FAMILY, table)
-            if outside.any():
-                coder.encode((symbols[at][outside] + SYMBOL_LIMIT + 1).astype(np.int32), RAW)
-    return present, coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+            encoder.write(symbols[at], Prediction(p.mean[at], p.offset[at], p.scale[at]))
+    return present, stream_of(encoder.coder)

@@ -72,7 +72,7 @@ class Fitter:
 
 def rounded(fit: Fit, start: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
     """The fit's networks as integers, for each array in steps of what costs least in bits + weight * distortion."""
-    shapes = fit.networks.arch.shapes()
+    arch, shapes = fit.networks.arch, fit.networks.arch.shapes()
     wanted = np.rint(fit.networks.flat.astype(np.float64) * (1 << WEIGHT_BITS)).astype(np.int64)
     wanted = np.clip(wanted, -WEIGHT_LIMIT, WEIGHT_LIMIT)
     chosen = wanted.copy()
@@ -80,13 +80,20 @@ def rounded(fit: Fit, start: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
     steps: dict[str, int] = {}
     middle = [fit.strips[len(fit.strips) // 2]]  # of a large image, one strip has to do
 
-    def cost(name: str, step: int) -> float:
-        """Leaves the array in ``out`` as it is with a step."""
+    def take(name: str, step: int) -> np.ndarray:
+        """Leaves the array in ``out`` as it is with a step; returns its differences in steps."""
         differences = _differences(of[name] - base[name], step)
         out[name][:] = base[name] + (differences << step)
+        return differences
+
+    def cost(name: str, step: int) -> float:
+        """Bits, or weighed distortion, that depend on an array with a step, and the array's own bits."""
+        differences = take(name, step)
         network_bits = difference_bits(differences.reshape(-1))[0] if differences.any() else 0.0
-        bits, distortion = fit.measure(Networks.of_integers(fit.networks.arch, chosen), middle)
-        return network_bits + (bits + fit.weight * distortion) * fit.pixels
+        networks = Networks.of_integers(arch, chosen)
+        if arch.is_context(name):
+            return network_bits + fit.measure_bits(networks, middle) * fit.pixels
+        return network_bits + fit.weight * fit.measure_distortion(networks, middle) * fit.pixels
 
     for name in shapes:
         # from fine to coarse: a coarse step may be the better of two bad ones
@@ -96,7 +103,7 @@ def rounded(fit: Fit, start: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
                 best, at = c, step
             elif step > at + 1:
                 break
-        cost(name, at)
+        take(name, at)
         steps[name] = at
     return chosen, steps
 

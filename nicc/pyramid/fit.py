@@ -26,10 +26,8 @@ class Cooling:
     latent_rate: float = 0.3
     """Adam's first learning rate, in symbols."""
     network_rate: float = 8e-3
-    flat: float = 0.0
-    """Share of the steps with the first learning rates, which then fall by half a cosine."""
     last_rate: float = 0.02
-    """The last learning rates against the first."""
+    """The last learning rates against the first; between them half a cosine."""
     temperature: tuple[float, float] = (0.5, 0.08)
     noise: tuple[float, float] = (0.25, 0.15)
     """Standard deviation of the noise between two soft roundings, in symbols."""
@@ -41,8 +39,7 @@ class Cooling:
     def at(self, share: float) -> tuple[float, float, float]:
         """Temperature, noise and the factor of the learning rates."""
         (t0, t1), (s0, s1) = self.temperature, self.noise
-        falling = max(share - self.flat, 0) / (1 - self.flat)
-        rate = max(0.5 + 0.5 * math.cos(math.pi * falling), self.last_rate)
+        rate = max(0.5 + 0.5 * math.cos(math.pi * share), self.last_rate)
         return t0 + (t1 - t0) * share, s0 + (s1 - s0) * share, rate
 
 
@@ -155,13 +152,20 @@ class Fit:
     def measure(self, networks: Networks | None = None, strips: list[Strip] | None = None) -> tuple[float, float]:
         """Bits and distortion per pixel of rounded latents, of all strips or some."""
         networks, strips = networks or self.networks, strips or self.strips
-        bits = distortion = 0.0
+        return self.measure_bits(networks, strips), self.measure_distortion(networks, strips)
+
+    @staticmethod
+    def measure_bits(networks: Networks, strips: list[Strip]) -> float:
+        """Bits per pixel of rounded latents; of the networks, only the context network matters."""
+        return sum(s.bits(networks, np.rint(s.y)) for s in strips) / sum(s.height * s.width for s in strips)
+
+    def measure_distortion(self, networks: Networks, strips: list[Strip]) -> float:
+        """Distortion per pixel of rounded latents; of the networks, only the synthesis matters."""
+        total = 0.0
         for s in strips:
-            q = np.rint(s.y)
-            bits += s.bits(networks, q)
-            distortion += self.distortion(s.target, np.clip(s.synthesise(networks, q), -0.5, 0.5))[0]
-        pixels = sum(s.height * s.width for s in strips)
-        return bits / pixels, distortion / pixels
+            image = np.clip(s.synthesise(networks, np.rint(s.y)), -0.5, 0.5)
+            total += self.distortion(s.target, image)[0]
+        return total / sum(s.height * s.width for s in strips)
 
     def _look(self) -> None:
         bits, distortion = self.measure()

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from nicc.entropy import stream_of
 from nicc.errors import FormatError
 from nicc.pyramid.coding import (
     OFFSETS,
-    RAW,
     SCALES,
     SYMBOL_LIMIT,
     WEIGHT_BITS,
     WEIGHT_LIMIT,
+    Decoder,
+    Encoder,
     Prediction,
     model,
-    queue,
     tables,
 )
 from nicc.pyramid.layout import PyramidArchitecture, views
@@ -68,7 +69,8 @@ def difference_bits(differences: np.ndarray) -> tuple[float, int]:
 
 def encode_networks(arch: PyramidArchitecture, start: np.ndarray, integers: np.ndarray, steps: dict[str, int]) -> bytes:
     """The bytes of parameters ``integers``, which differ from ``start`` by whole steps of 2**``steps`` units."""
-    coder = queue.RangeEncoder()
+    encoder = Encoder()
+    coder = encoder.coder
     shapes = arch.shapes()
     of, base = views(integers, shapes), views(start, shapes)
     for name in shapes:
@@ -82,19 +84,14 @@ def encode_networks(arch: PyramidArchitecture, start: np.ndarray, integers: np.n
         scale = difference_bits(differences)[1]
         coder.encode(np.array([steps[name]], np.int32), _STEP)
         coder.encode(np.array([scale], np.int32), _SCALE)
-        table, reach = tables().of(_of_zero(1, scale))
-        outside = np.abs(differences) > reach
-        index = np.where(outside, 2 * reach + 1, differences + reach)
-        coder.encode(index.astype(np.int32), model.Categorical(table[0], perfect=False))
-        if outside.any():
-            coder.encode((differences[outside] + SYMBOL_LIMIT + 1).astype(np.int32), RAW)
-    return coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+        encoder.write(differences, _of_zero(len(differences), scale))
+    return stream_of(coder)
 
 
 def decode_networks(arch: PyramidArchitecture, start: np.ndarray, stream: bytes) -> np.ndarray:
     """Parameters, int64, in units of 2**-12. Raises `FormatError` for bytes that mean none within bounds."""
-    words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4").astype(np.uint32)
-    coder = queue.RangeDecoder(words)
+    decoder = Decoder(stream)
+    coder = decoder.coder
     out = start.copy()
     try:
         parameters = views(out, arch.shapes())
@@ -103,12 +100,7 @@ def decode_networks(arch: PyramidArchitecture, start: np.ndarray, stream: bytes)
             if (step := int(coder.decode(_STEP, 1)[0])) == UNCHANGED:
                 continue
             scale = int(coder.decode(_SCALE, 1)[0])
-            table, reach = tables().of(_of_zero(1, scale))
-            index = coder.decode(model.Categorical(table[0], perfect=False), array.size).astype(np.int64)
-            differences = index - reach
-            outside = np.flatnonzero(index > 2 * reach)
-            if len(outside):
-                differences[outside] = coder.decode(RAW, len(outside)) - (SYMBOL_LIMIT + 1)
+            differences = decoder.read(_of_zero(array.size, scale))
             array[:] = array + (differences << step).reshape(array.shape)
     except AssertionError:
         raise FormatError("damaged: the coded networks are not valid") from None

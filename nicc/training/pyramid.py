@@ -18,6 +18,7 @@ from safetensors.numpy import save as save_arrays
 
 from nicc.arrays import digest
 from nicc.errors import ModelError, NiccError, needs
+from nicc.images import write_atomically
 from nicc.model import load_model
 from nicc.pyramid.coding import WEIGHT_BITS, WEIGHT_LIMIT
 from nicc.pyramid.layout import PyramidArchitecture
@@ -175,9 +176,9 @@ def export(config: PyramidConfig, checkpoint: Path, out: Path, photos: Photos, d
     }
     model = PyramidModel(description, arrays, out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "decoder.safetensors").write_bytes(save_arrays(arrays))
-    (out / "model.json").write_text(json.dumps(description, indent=1) + "\n")
-    (out / "README.md").write_text(card(model, len(photos.images), data))
+    write_atomically(out / "decoder.safetensors", save_arrays(arrays))
+    write_atomically(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())
+    write_atomically(out / "README.md", card(model, len(photos.images), data).encode())
     return model
 
 

@@ -4,6 +4,8 @@ BIN = $(VENV)/bin
 PHOTOS ?= ../shared/data/train
 VALIDATION ?= ../shared/data/validation
 DATA ?= ../shared/data/kodak
+# every processor has a worker, so BLAS gets one thread in each
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 BACKBONE ?= $(wildcard ../shared/data/perceptual/alexnet_features.pth)
 FEATURES ?= ../shared/data/perceptual
 CONFIG ?= two-layer
@@ -28,10 +30,10 @@ demo: $(VENV)/.demo  ## Install, then encode and decode a real photograph.
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/.all  ## Install everything and run the tests.
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 coverage: $(VENV)/.all  ## Run the tests and list the lines that none of them reaches.
-	$(BIN)/python -m pytest --cov=nicc --cov-report=term-missing:skip-covered
+	$(PYTEST) --cov=nicc --cov-report=term-missing:skip-covered
 
 lint: $(VENV)/.all  ## Check style, formatting and types.
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
 def peak(*arguments) -> int:
     """Bytes."""
     command = [sys.executable, "-c", PEAK, *map(str, arguments), "--quiet"]
-    done = subprocess.run(command, capture_output=True, check=True, text=True, cwd=ROOT)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}  # as training sets them
+    done = subprocess.run(command, capture_output=True, check=True, text=True, cwd=ROOT, env=env)
     return int(done.stdout.split()[-1]) * 1024
 
 

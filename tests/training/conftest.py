@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import lpips
 import pytest
 import torch
 
 from nicc.model import REALISM_FILE, find_model
+from nicc.training import start
 from nicc.training.perceptual import NETWORKS
 
 
 def entries(out):
     """A run's log."""
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def quick_starts(monkeypatch):
+    """Transforms and priors from fewer samples and steps than real trainings take: most of a tiny run's time."""
+    monkeypatch.setattr(start, "lapped_klt", partial(start.lapped_klt, blocks=6000))
+    monkeypatch.setattr(start, "PRIOR_STEPS", 80)
 
 
 @pytest.fixture

@@ -249,10 +249,8 @@ def _load(folder: Path) -> AnyModel:
     path = folder / "model.json"
     try:
         description = json.loads(path.read_text())
-        missing = {"name", "version", "architecture", "decoder_sha256"} - set(description)
+        missing = {"name", "version", "architecture", "decoder_sha256", "encoder_sha256"} - set(description)
         fitted = description["architecture"].get("kind") == KIND if not missing else False
-        if not fitted:
-            missing |= {"encoder_sha256"} - set(description)
     except (ValueError, TypeError, AttributeError) as e:
         raise ModelError(f"{path}: damaged: {e}") from None
     if missing:

@@ -9,6 +9,10 @@ from collections.abc import Callable
 import numpy as np
 
 from nicc.container import Container, Group, Header, with_checksum
+from nicc.decoder import ops
+from nicc.errors import ModelError
+from nicc.model import read_part
+from nicc.pyramid import analysis
 from nicc.pyramid.coding import WEIGHT_BITS, WEIGHT_LIMIT, IntegerNetwork, encode_grids
 from nicc.pyramid.decode import strip_bounds, symbols_checksum
 from nicc.pyramid.fit import Cooling, Distortion, Fit, squared_error
@@ -24,6 +28,26 @@ PULL = 8.0
 """Bits that a parameter's distance from the start costs per unit while it is fitted."""
 DEAD_ZONE = 0.62
 """Differences of less than this many steps become zero."""
+
+
+def analysis_arrays(model: PyramidModel) -> dict[str, np.ndarray]:
+    """The analysis' arrays, float32, by `analysis.shapes`. Raises `ModelError`."""
+    if model.folder is None:
+        raise ModelError(f"model {model.name} has no encoder side")
+    arrays = {k: v.astype(np.float32) for k, v in read_part(model.folder, model.description, "encoder").items()}
+    if {k: v.shape for k, v in arrays.items()} != analysis.shapes(model.architecture.starts):
+        raise ModelError(f"model {model.name}: damaged: its analysis does not have the arrays of its architecture")
+    return arrays
+
+
+@one_blas_thread()
+def first_latents(arrays: dict[str, np.ndarray], strip: Strip, start: int) -> None:
+    """Sets a strip's latents to what the analysis makes of its pixels."""
+    sides = [-n % analysis.ALIGN for n in (strip.height, strip.width)]
+    pixels = np.pad(strip.target.transpose(1, 2, 0), ((0, sides[0]), (0, sides[1]), (0, 0)), mode="edge")
+    found = analysis.first_latents(ops, arrays, pixels, start)
+    for grid, (h, w), first in zip(strip.grids(strip.y), strip.shapes, found, strict=True):
+        grid[:] = first[:h, :w, 0]
 
 
 class Fitter:
@@ -54,6 +78,9 @@ class Fitter:
         start = Networks.of_integers(self.model.architecture, self.start).flat
         if self.fresh:
             self.fit.networks.flat[:] = start
+            arrays = analysis_arrays(self.model)
+            for strip in self.fit.strips:
+                first_latents(arrays, strip, self.model.architecture.start_of(rate_point))
         self.fresh = False
         try:
             self.fit.run(weight, steps, Cooling(), start, PULL, report)

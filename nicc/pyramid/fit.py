@@ -1,4 +1,4 @@
-"""Fitting latents and networks to an image: Adam on noisy, softly rounded latents that cool down."""
+"""Fitting latents and networks to an image: gradient steps on noisy, softly rounded latents that cool down."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 from nicc.pyramid import kernels
 from nicc.pyramid.coding import SYMBOL_LIMIT
 from nicc.pyramid.networks import Networks
+from nicc.pyramid.optimizer import Momentum
 from nicc.pyramid.strip import Strip
+from nicc.threads import one_blas_thread
 
 NOISE_POOL = 1 << 20
 """Normal numbers are drawn once; every step takes them from another of so many places on."""
@@ -25,7 +27,7 @@ class Cooling:
 
     latent_rate: float = 0.3
     """Adam's first learning rate, in symbols."""
-    network_rate: float = 8e-3
+    network_rate: float = 6e-3
     last_rate: float = 0.02
     """The last learning rates against the first; between them half a cosine."""
     temperature: tuple[float, float] = (0.5, 0.08)
@@ -50,26 +52,6 @@ def squared_error(original: np.ndarray, decoded: np.ndarray) -> tuple[float, np.
     return float(np.vdot(error, error)) * float(weight), error * (2 * weight)
 
 
-class Momentum:
-    """Adam on networks' parameters, pulled to their start by about what differences cost in a file."""
-
-    def __init__(self, networks: Networks, start: np.ndarray) -> None:
-        self.networks, self.start = networks, start
-        self.m, self.v = np.zeros_like(networks.flat), np.zeros_like(networks.flat)
-        self.steps = 0
-
-    def step(self, gradient: np.ndarray, rate: float, pull: float = 0.0) -> None:
-        """``gradient`` of all bits of the image; ``pull`` in bits per unit of a parameter."""
-        self.steps += 1
-        self.m += 0.1 * (gradient - self.m)
-        self.v += 0.01 * (gradient * gradient - self.v)
-        root = np.sqrt(self.v / (1 - 0.99**self.steps)) + 1e-8
-        moved = self.networks.flat - rate * self.m / (1 - 0.9**self.steps) / root - self.start
-        if pull:
-            moved = np.sign(moved) * np.maximum(np.abs(moved) - rate * pull / root, 0)
-        self.networks.flat[:] = self.start + moved
-
-
 class Fit:
     """Strips of one image that share networks; `run` may go on at another rate."""
 
@@ -83,6 +65,7 @@ class Fit:
         self.pixels = sum(s.height * s.width for s in strips)
         self.best: tuple[float, np.ndarray, list[np.ndarray]]
 
+    @one_blas_thread()
     def run(
         self,
         weight: float,
@@ -126,17 +109,23 @@ class Fit:
             bits = distortion = 0.0
             for s in self.strips:
                 gradient = Networks(self.networks.arch)
-                b, d = self._strip_step(s, gradient, temperature, noise, cooling.latent_rate * rate, step >= last)
+                b, d = self.gradients(s, gradient, temperature, noise, step >= last)
                 bits, distortion = bits + b, distortion + d
+                if step < last:
+                    s.move(cooling.latent_rate * rate)
                 momentum.step(gradient.flat, cooling.network_rate * rate, pull)
             if step + 1 in looks:
                 self._look()
             if report:
                 report(step + 1, bits / self.pixels, distortion / self.pixels)
 
-    def _strip_step(
-        self, s: Strip, gradient: Networks, temperature: float, noise: float, rate: float, rounded: bool
+    def gradients(
+        self, s: Strip, gradient: Networks, temperature: float, noise: float, rounded: bool = False
     ) -> tuple[float, float]:
+        """Bits and distortion of a strip's softly rounded latents, or of rounded ones.
+
+        Adds the gradients for the networks to ``gradient``; those for the latents are ``s.gq * s.slope``.
+        """
         if rounded:
             np.copyto(s.q, s.y)
         else:
@@ -144,10 +133,7 @@ class Fit:
             kernels.soften(s.y, self.noise[begin : begin + s.count], noise, temperature, s.q, s.slope)
         d, g = self.distortion(s.target, s.synthesise(self.networks, s.q))
         s.synthesise_back(self.networks, g * np.float32(self.weight), gradient)
-        b = s.bits(self.networks, s.q, gradient)
-        if not rounded:
-            s.move(rate)
-        return b, d
+        return s.bits(self.networks, s.q, gradient), d
 
     def measure(self, networks: Networks | None = None, strips: list[Strip] | None = None) -> tuple[float, float]:
         """Bits and distortion per pixel of rounded latents, of all strips or some."""

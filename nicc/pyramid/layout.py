@@ -80,6 +80,10 @@ class PyramidArchitecture:
         """The start that networks at a rate point differ from."""
         return round(rate_point / (self.rate_points - 1) * (self.starts - 1))
 
+    def start_point(self, start: int) -> float:
+        """The real rate point whose networks a start is."""
+        return start / (self.starts - 1) * (self.rate_points - 1)
+
     def macs_per_pixel(self) -> dict[str, float]:
         """Multiply-accumulates per pixel at the receiver, by part."""
         n, h, s = self.neighbours, self.context_hidden, self.colour_hidden

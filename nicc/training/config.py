@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from nicc.architecture import MAX_RECTIFIERS, Architecture
 from nicc.errors import ModelError
 from nicc.head import HeadArchitecture
+from nicc.pyramid.analysis import ALIGN
 from nicc.pyramid.layout import PyramidArchitecture
 
 if sys.version_info >= (3, 11):
@@ -177,21 +178,22 @@ class RectifyConfig:
 
 
 @dataclass(frozen=True)
-class PyramidSchedule:
-    """How to train the starts of a model that is fitted to every image."""
+class PyramidSchedule(StageSchedule):
+    """How to train what a pyramid's encoder begins with. Rates fall by a cosine to ``final_rate`` of themselves."""
 
-    photos: int = 24
-    """Crops that share networks."""
-    batch: int = 6
-    """Crops that a step visits."""
-    crop: int = 256
-    first_steps: int = 2400
-    """Steps of the first anchor, whose latents start from nothing."""
-    steps: int = 1600
-    """Steps of each other anchor."""
-    rate: float = 6e-3
-    """First learning rate of the networks."""
-    seed: int = 0
+    steps: int = 20000
+    batch: int = 4
+    clip: float = 10.0
+    network_rate: float = 2e-3
+    """Learning rate of the starts' networks."""
+    rate: float = 1e-3
+    """Learning rate of the analysis' biases and outputs."""
+    matrix_rate: float = 4e-3
+    """Muon's, of the matrices of hidden layers."""
+
+    def __post_init__(self) -> None:
+        if self.crop % ALIGN:
+            raise ModelError(f"crop must be a multiple of {ALIGN}")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from nicc.encoder.torch_transform import encoder_state
 from nicc.encoder.transform import SCALE_SUFFIX
 from nicc.errors import ModelError
 from nicc.images import write_atomically
-from nicc.model import REALISM_FILE, Model, check_exactness, digest, load_transform, read_head
+from nicc.model import REALISM_FILE, Model, check_exactness, digest, load_model, read_head
 from nicc.training.card import model_card
 from nicc.training.codec import CodecModule, at_rate
 from nicc.training.data import SUFFIXES, Photos
@@ -235,16 +235,16 @@ def _foreign(head: Path, model: Model) -> bool:
     return False
 
 
-def _earlier(folder: Path, new: Model) -> dict[str, int]:
-    """Fingerprints that the model in a folder had before, and in which version."""
+def earlier_versions(folder: Path, new: bytes) -> dict[str, int]:
+    """Fingerprints, in hex, that the model in a folder had before one becomes ``new``, and in which version."""
     path = folder / "model.json"
     if not path.is_file():
         return {}
     old = json.loads(path.read_text())
     earlier: dict[str, int] = old.get("earlier", {})
     with suppress(ModelError):  # of an architecture that is not known any more
-        earlier[load_transform(str(folder.resolve())).fingerprint.hex()] = old["version"]
-    earlier.pop(new.fingerprint.hex(), None)
+        earlier[load_model(str(folder.resolve())).fingerprint.hex()] = old["version"]
+    earlier.pop(new.hex(), None)
     return earlier
 
 
@@ -272,7 +272,7 @@ def export(
         "encoder_sha256": digest(encoder, arch.to_dict()),
         "training": {k: saved[k] for k in ("step", "pixels")} | {"seconds": round(saved["seconds"])},
     }
-    description["earlier"] = _earlier(out, Model(description, arrays))
+    description["earlier"] = earlier_versions(out, Model(description, arrays).fingerprint)
     out.mkdir(parents=True, exist_ok=True)
     for part, values in (("decoder", arrays), ("encoder", encoder)):
         contiguous = {k: np.ascontiguousarray(values[k]) for k in sorted(values)}

@@ -1,40 +1,46 @@
-"""Trained starts for a model whose networks are fitted to every image: networks fitted to many photographs at once.
+"""Training of what a pyramid's encoder begins with: networks for every start, and an analysis for first latents.
 
-At every anchor, networks are shared by some photographs, each with latents of its own that persist between visits; a
-step visits a few of them. The first anchor lies in the middle of the rates, and each other begins with the networks
-and latents of its neighbour. Numba does the work; PyTorch is not needed.
+Together they are a codec like any other, of softly rounded latents: every step takes one start and some crops.
+Numba computes the receiver's half with its gradients, PyTorch the analysis.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import save as save_arrays
+from torch import Tensor, nn
 
 from nicc.arrays import digest
-from nicc.errors import ModelError, NiccError, needs
+from nicc.encoder import ops
+from nicc.errors import ModelError, needs
 from nicc.images import write_atomically
 from nicc.model import load_model
+from nicc.pyramid.analysis import first_latents, shapes
 from nicc.pyramid.coding import WEIGHT_BITS, WEIGHT_LIMIT
-from nicc.pyramid.layout import PyramidArchitecture
+from nicc.pyramid.layout import GRIDS, PyramidArchitecture
 from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import Networks
 from nicc.training.card import licences
 from nicc.training.config import PyramidConfig
 from nicc.training.data import Photos
-from nicc.training.stage import LOG, LogReport, Run
+from nicc.training.export import earlier_versions
+from nicc.training.optimizer import MuonAdam
+from nicc.training.stage import CHECKPOINT, Average, LogReport, Run, Stage, drive
 
 with needs("pyramid", "training a pyramid"):
-    from nicc.pyramid.fit import Cooling, Fit, Momentum
+    from nicc.pyramid.encode import analysis_arrays
+    from nicc.pyramid.fit import Fit
     from nicc.pyramid.strip import Strip
 
-CHECKPOINT = "starts.npz"
 BICUBIC_TAPS = (-0.0351562, -0.1054688, 0.2617188, 0.8789062)
+TEMPERATURE, NOISE = (0.4, 0.15), (0.25, 0.15)
+"""Of soft rounding, at the first step and at the last."""
 
 
 def untrained(arch: PyramidArchitecture, rng: np.random.Generator) -> Networks:
@@ -50,133 +56,165 @@ def untrained(arch: PyramidArchitecture, rng: np.random.Generator) -> Networks:
     return networks
 
 
-class StartFit(Fit):
-    """Networks shared by crops of many photographs, of which every step visits some."""
-
-    def __init__(self, strips: list[Strip], networks: Networks, batch: int, seed: int) -> None:
-        super().__init__(strips, networks, seed=seed)
-        self.batch = batch
-
-    def train(self, weight: float, steps: int, cooling: Cooling) -> float:
-        """The cost, bits + ``weight`` * squared error per pixel, of rounded latents at the end."""
-        self.weight = weight
-        momentum = Momentum(self.networks, self.networks.flat.copy())
-        for s in self.strips:
-            s.restart()
-        order: list[int] = []
-        for step in range(steps):
-            temperature, noise, rate = cooling.at(step / steps)
-            gradient = Networks(self.networks.arch)
-            for _ in range(self.batch):
-                order = order or self.rng.permutation(len(self.strips)).tolist()
-                s = self.strips[order.pop()]
-                self._strip_step(s, gradient, temperature, noise, cooling.latent_rate * rate, rounded=False)
-            momentum.step(gradient.flat, cooling.network_rate * rate)
-        bits, distortion = self.measure()
-        return bits + weight * distortion
+GAINS = {"in": 8.0} | {f"out{k}": 0.1 for k in range(GRIDS)}
+"""By which arrays of an untrained analysis are larger than what keeps variances: latents have units of symbols."""
 
 
-def anchor_order(count: int) -> list[list[int]]:
-    """The anchors in the order of training: from the middle to the lowest, then up to the highest."""
-    middle = count // 2
-    return [list(range(middle, -1, -1)), list(range(middle + 1, count))]
+class Starts(nn.Module):
+    """The analysis' arrays ``p``, and the networks of every start as one vector each."""
+
+    def __init__(self, arch: PyramidArchitecture, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.p = nn.ParameterDict()
+        for name, shape in shapes(arch.starts).items():
+            if name.endswith("_scale"):
+                value = torch.ones(shape)
+            elif name.endswith(("_bias", "_second")):
+                value = torch.zeros(shape)  # blocks are silent at first
+            else:
+                value = torch.randn(shape, generator=generator) / math.sqrt(shape[0])
+            self.p[name] = nn.Parameter(value * GAINS.get(name, 1.0))
+        flat = torch.from_numpy(untrained(arch, np.random.default_rng(seed)).flat)
+        self.networks = nn.ParameterList([nn.Parameter(flat.clone()) for _ in range(arch.starts)])
+
+
+class StartTrainer(Stage):
+    """State of one run: analysis, networks, their averages, optimizer, position."""
+
+    def __init__(self, config: PyramidConfig, run: Run) -> None:
+        super().__init__(run, config.training)
+        self.arch, self.s = config.architecture, config.training
+        self.module = Starts(self.arch, self.s.seed)
+        self.optimizer = MuonAdam(self._groups(), betas=(0.9, 0.99))
+        saved, average = self.saved(), None
+        if saved:
+            if saved["architecture"] != self.arch.to_dict():
+                raise ModelError(f"{run.out / CHECKPOINT}: has another architecture; train into another folder")
+            self.module.load_state_dict(saved["module"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            average = saved["average"]
+        elif run.begin:
+            self._start_from(run.begin)
+        self.average = Average(self.module, self.s.ema, average)
+        side = self.s.crop
+        self.fit = Fit([Strip(np.zeros((side, side, 3), np.uint8))], Networks(self.arch), seed=self.s.seed)
+        self.begin(saved)
+
+    @torch.no_grad()
+    def _start_from(self, folder: Path) -> None:
+        """Takes over a model's networks and analysis."""
+        model = load_model(str(folder.resolve()))
+        if not isinstance(model, PyramidModel) or model.architecture != self.arch:
+            raise ModelError(f"{folder}: not a model of the configuration's architecture")
+        for networks, start in zip(self.module.networks, model.arrays["starts"], strict=True):
+            networks.copy_(torch.from_numpy(start / float(1 << WEIGHT_BITS)))
+        for name, value in analysis_arrays(model).items():
+            self.module.p[name].copy_(torch.from_numpy(value))
+        facts = model.description["training"]
+        self.step, self.pixels, self.seconds = facts["step"], facts["pixels"], float(facts["seconds"])
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Muon for the matrices of hidden layers, Adam for the rest."""
+        groups: list[dict[str, Any]] = [{"params": list(self.module.networks), "base": self.s.network_rate}]
+        for name, p in self.module.p.items():
+            muon = name.endswith(("first", "second")) or name in ("fall2", "fall", "rise1", "rise")
+            base = self.s.matrix_rate if muon else self.s.rate
+            groups.append({"params": [p], "base": base, "muon": "inputs first" if muon else None})
+        return groups
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "architecture": self.arch.to_dict(),
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.values,
+        }
+
+    def _latents(self, p: Any, x: Tensor, start: int) -> Tensor:
+        """``(N, symbols)``, finest grid first."""
+        grids = first_latents(ops, p, x.permute(0, 2, 3, 1) - 0.5, start)
+        return torch.cat([g.reshape(len(x), -1) for g in grids], 1)
+
+    def train_step(self) -> dict[str, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * self.decay * self.warmth
+        temperature, noise = (a + (b - a) * min(self.progress, 1) for a, b in (TEMPERATURE, NOISE))
+        start = int(self.rng.integers(self.arch.starts))
+        weight = self.weight(start)
+        x = self.crops()
+        y = self._latents(self.module.p, x, start)
+        networks = self.module.networks[start]
+        self.fit.networks.flat[:] = networks.detach().numpy()
+        self.fit.weight = weight
+        gradient, into_y = Networks(self.arch), torch.empty_like(y)
+        bits = distortion = 0.0
+        strip = self.fit.strips[0]
+        for n, pixels in enumerate(x):
+            strip.target[:] = pixels.numpy() - np.float32(0.5)
+            strip.y[:] = y[n].detach().numpy()
+            b, d = self.fit.gradients(strip, gradient, temperature, noise)
+            bits, distortion = bits + b, distortion + d
+            into_y[n] = torch.from_numpy(strip.gq * strip.slope)
+        pixel_count = x[:, 0].numel()
+        cost = (bits + weight * distortion) / pixel_count
+        # its gradient is that of the logarithm of the cost
+        objective = (y * into_y).sum() + (networks * torch.from_numpy(gradient.flat)).sum()
+        norm = self.update(self.module, self.optimizer, objective / (pixel_count * cost))
+        self.average.update(self.module, self.step - self.first_step)
+        return {"loss": math.log(cost), "bpp": bits / pixel_count, "gradient": float(norm)}
+
+    def weight(self, start: int) -> float:
+        """Lambda at a start."""
+        return self.arch.rate_lambda(self.arch.start_point(start))
+
+    @torch.no_grad()
+    def validate(self, images: Tensor) -> dict[str, Any]:
+        """Rates and PSNR of rounded first latents, and the mean logarithm of the cost, over every second start."""
+        values = self.average.values
+        p = {k[2:]: v for k, v in values.items() if k.startswith("p.")}
+        strips = [Strip((x.permute(1, 2, 0) * 255).byte().numpy()) for x in images]
+        table, costs = [], []
+        for start in range(0, self.arch.starts, 2):
+            networks, weight = Networks(self.arch, values[f"networks.{start}"].numpy()), self.weight(start)
+            outcomes = []
+            for x, strip in zip(images, strips, strict=True):
+                strip.y[:] = self._latents(p, x[None], start)[0].numpy()
+                outcomes.append(self.fit.measure(networks, [strip]))
+            bits, distortion = np.array(outcomes).T
+            costs.append(np.log(bits + weight * distortion).mean())
+            row = {"bpp": bits.mean(), "psnr": (10 * np.log10(255**2 / distortion)).mean()}
+            table.append({"rate_point": round(self.arch.start_point(start))} | {k: float(v) for k, v in row.items()})
+        return {"cost": float(np.mean(costs)), "table": table}
 
 
 def train(config: PyramidConfig, run: Run, report: LogReport | None = None) -> Path:
-    """Trains the starts of all anchors; those of ``run.begin``, a model's folder, are where they begin.
-
-    Returns the file of the starts reached so far, written after every anchor; with ``run.resume`` those in it are
-    kept. A time budget ends training between anchors. Raises `ModelError` for a start of another architecture.
-    """
-    arch, schedule = config.architecture, config.training
-    run.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = run.out / CHECKPOINT
-    starts, facts = _begin(arch, run, checkpoint)
-    rng = np.random.default_rng(schedule.seed)
-    photos = Photos(run.data, run.cache)
-    fit = StartFit(
-        [Strip(c) for c in photos.crops(rng, schedule.photos, schedule.crop)],
-        untrained(arch, rng),
-        schedule.batch,
-        schedule.seed,
-    )
-    np.savez(checkpoint, starts=starts, facts=json.dumps(facts))
-    begun, done = time.monotonic(), 0
-    middle: list[np.ndarray] = []
-    for half in anchor_order(arch.starts):
-        if middle:
-            fit.networks.flat[:] = starts[arch.starts // 2]
-            for s, y in zip(fit.strips, middle, strict=True):
-                s.y[:] = y
-        for anchor in half:
-            if run.time_budget and time.monotonic() - begun > run.time_budget:
-                break
-            if run.begin:
-                fit.networks.flat[:] = starts[anchor]
-            point = anchor / (arch.starts - 1) * (arch.rate_points - 1)
-            weight, steps = arch.rate_lambda(point), schedule.steps if done else schedule.first_steps
-            clock = time.monotonic()
-            cost = fit.train(weight, steps, Cooling(network_rate=schedule.rate, looks=0))
-            starts[anchor] = fit.networks.flat
-            if anchor == arch.starts // 2:
-                middle = [s.y.copy() for s in fit.strips]
-            facts["step"] += steps
-            facts["pixels"] += steps * schedule.batch * schedule.crop**2
-            facts["seconds"] += time.monotonic() - clock
-            done += 1
-            np.savez(checkpoint, starts=starts, facts=json.dumps(facts))
-            entry = {"step": facts["step"], "anchor": anchor, "lambda": weight, "loss": cost}
-            entry["pixels_per_second"] = steps * schedule.batch * schedule.crop**2 / (time.monotonic() - clock)
-            with (run.out / LOG).open("a") as log:
-                log.write(json.dumps(entry) + "\n")
-            if report:
-                report(entry, done / arch.starts)
-    return checkpoint
-
-
-def _begin(arch: PyramidArchitecture, run: Run, checkpoint: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """The starts to go on from, and what they have seen."""
-    if checkpoint.exists():
-        if not run.resume:
-            raise ModelError(f"{checkpoint}: exists; continue it with --resume or choose another folder")
-        return read_starts(checkpoint)
-    facts: dict[str, Any] = {"step": 0, "pixels": 0, "seconds": 0.0}
-    starts = np.zeros((arch.starts, arch.parameters()), np.float32)
-    if run.begin:
-        model = load_model(str(run.begin.resolve()))
-        if not isinstance(model, PyramidModel) or model.architecture != arch:
-            raise ModelError(f"{run.begin}: not a model of the configuration's architecture")
-        starts[:] = model.arrays["starts"] / float(1 << WEIGHT_BITS)
-        facts |= model.description.get("training", {})
-    return starts, facts
-
-
-def read_starts(checkpoint: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Starts ``(anchors, parameters)`` and what they have seen. Raises `NiccError` for a file that is none."""
-    try:
-        with np.load(checkpoint) as f:
-            return f["starts"], json.loads(str(f["facts"]))
-    except (OSError, ValueError, KeyError) as e:
-        raise NiccError(f"{checkpoint}: not a checkpoint of a pyramid: {e}") from None
+    """Trains starts and analysis and returns the checkpoint, see `nicc.training.stage.drive`."""
+    return drive(StartTrainer(config, run), report)
 
 
 def export(config: PyramidConfig, checkpoint: Path, out: Path, photos: Photos, data: list[Path]) -> PyramidModel:
-    """Writes the starts as a model's folder, with its card."""
-    starts, facts = read_starts(checkpoint)
+    """Writes the averaged starts and analysis as a model's folder, with its card."""
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    values = {k: v.numpy() for k, v in saved["average"].items()}
+    starts = np.stack([values[f"networks.{n}"] for n in range(config.architecture.starts)])
     integers = np.clip(np.rint(starts * float(1 << WEIGHT_BITS)), -WEIGHT_LIMIT, WEIGHT_LIMIT)
-    arrays = {"starts": integers.astype(np.int32)}
+    decoder = {"starts": integers.astype(np.int32)}
+    encoder = {k[2:]: v.astype(np.float16) for k, v in values.items() if k.startswith("p.")}
     architecture = config.architecture.to_dict()
-    facts["seconds"] = round(facts["seconds"])
     description = {
         "name": config.name,
         "version": config.version,
         "architecture": architecture,
-        "decoder_sha256": digest(arrays, architecture),
-        "training": facts,
+        "decoder_sha256": digest(decoder, architecture),
+        "encoder_sha256": digest(encoder, architecture),
+        "training": {"step": saved["step"], "pixels": saved["pixels"], "seconds": round(saved["seconds"])},
     }
-    model = PyramidModel(description, arrays, out)
+    description["earlier"] = earlier_versions(out, PyramidModel(description, decoder).fingerprint)
+    model = PyramidModel(description, decoder, out)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "decoder.safetensors", save_arrays(arrays))
+    write_atomically(out / "decoder.safetensors", save_arrays(decoder))
+    write_atomically(out / "encoder.safetensors", save_arrays(encoder))
     write_atomically(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())
     write_atomically(out / "README.md", card(model, len(photos.images), data).encode())
     return model
@@ -187,8 +225,8 @@ def card(model: PyramidModel, image_count: int, data: list[Path]) -> str:
     arch, facts, macs = model.architecture, model.description["training"], model.macs_per_pixel()
     return f"""# {model.name}, version {model.version}
 
-{arch.starts} starts for networks that are fitted to every image, {arch.parameters()} parameters each; \
-rate points 0 to {arch.rate_points - 1}, lambda {arch.lambda_min:g} to {arch.lambda_max:g}. \
+{arch.starts} starts for networks that are fitted to every image, {arch.parameters()} parameters each, and an analysis \
+for first latents; rate points 0 to {arch.rate_points - 1}, lambda {arch.lambda_min:g} to {arch.lambda_max:g}. \
 Fingerprint `{model.fingerprint.hex()}`.
 
 Decoder: {sum(macs.values()):.0f} MAC per pixel ({", ".join(f"{k} {v:.0f}" for k, v in macs.items())}).

@@ -1,15 +1,20 @@
-"""Starts of a pyramid: trained, resumed, exported, and used."""
+"""What a pyramid's encoder begins with: trained, resumed, exported, and used."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import nicc
+from nicc.decoder import ops as arrays
+from nicc.encoder import ops as tensors
 from nicc.errors import ModelError
-from nicc.model import load_model
+from nicc.model import load_model, read_part
+from nicc.pyramid import analysis
 from nicc.training.config import load_config
 from nicc.training.stage import Run
 
@@ -26,47 +31,103 @@ context_hidden = 4
 colour_hidden = 4
 starts = 3
 [training]
-photos = 4
 batch = 2
-crop = 64
-first_steps = 40
-steps = 4
+crop = 128
+steps = 60
+log_every = 20
+validate_every = 60
+rate = 3e-3
+network_rate = 6e-3
 """
 
 
-def test_shipped_configuration():
-    config = load_config("pyramid")
-    assert config.architecture == load_model("pyramid").architecture
-
-
-def test_train_resume_start_and_export(tmp_path, astronaut, monkeypatch):
+@pytest.fixture
+def config(tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY)
-    (tmp_path / "photos").mkdir()
-    astronaut.save(tmp_path / "photos" / "a.png")
-    config, data = load_config(str(tmp_path / "tiny.toml")), [tmp_path / "photos"]
-    run = Run(data, tmp_path / "run")
-    entries = []
-    checkpoint = pyramid.train(config, run, lambda entry, share: entries.append((entry["anchor"], share)))
-    assert entries == [(1, 1 / 3), (0, 2 / 3), (2, 1)]
-    log = [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
-    assert log[0]["loss"] > log[1]["loss"]  # less distortion counts less
+    return load_config(str(tmp_path / "tiny.toml"))
+
+
+def entries(out, key):
+    return [e[key] for e in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if key in e]
+
+
+def test_shipped_configuration():
+    assert load_config("pyramid").architecture == load_model("pyramid").architecture
+
+
+def test_crops_must_fit_the_coarsest_grid(tmp_path):
+    (tmp_path / "a.toml").write_text(TINY.replace("crop = 128", "crop = 64"))
+    with pytest.raises(ModelError, match="multiple of 128"):
+        load_config(str(tmp_path / "a.toml"))
+
+
+def test_it_learns_resumes_exports_and_is_used(config, photos, tmp_path, astronaut, monkeypatch):
+    validation = tmp_path / "validation"
+    validation.mkdir()
+    astronaut.crop((0, 0, 400, 400)).save(validation / "a.png")
+    run = Run([photos], tmp_path / "run", validation=validation)
+    checkpoint = pyramid.train(config, run)
+    before, after = (v["cost"] for v in entries(run.out, "validation"))
+    assert after < before - 0.5
+    losses = entries(run.out, "loss")
+    assert losses[-1] < losses[0]
     with pytest.raises(ModelError, match="exists; continue it with --resume"):
         pyramid.train(config, run)
-    pyramid.train(config, Run(data, run.out, resume=True))
-    _, facts = pyramid.read_starts(checkpoint)
-    assert facts["step"] == 2 * 48
-    assert facts["pixels"] == 2 * 48 * 2 * 64 * 64
+    pyramid.train(replace(config, training=replace(config.training, steps=62)), Run([photos], run.out, resume=True))
+    assert torch.load(checkpoint, weights_only=True)["step"] == 62
 
-    model = pyramid.export(config, checkpoint, tmp_path / "tiny", Photos(data), data)
+    model = pyramid.export(config, checkpoint, tmp_path / "tiny", Photos([photos]), [photos])
     assert "3 starts" in (tmp_path / "tiny" / "README.md").read_text()
+    assert model.description["training"]["pixels"] == 62 * 2 * 128 * 128
     monkeypatch.setenv("NICC_MODELS", str(tmp_path))
     photo = astronaut.resize((60, 40))
     decoded = nicc.decode(nicc.encode(photo, model="tiny", tune="psnr", sga_steps=60, quality=60, lossless=False))
     assert np.abs(np.asarray(decoded, float) - np.asarray(photo)).mean() < 25
 
-    other = pyramid.train(config, Run(data, tmp_path / "other", begin=tmp_path / "tiny", time_budget=1e-9))
-    starts, facts = pyramid.read_starts(other)
-    np.testing.assert_allclose(starts, model.arrays["starts"] / 4096)
-    assert facts["step"] == 2 * 48
+    other = pyramid.StartTrainer(config, Run([photos], tmp_path / "other", begin=tmp_path / "tiny"))
+    for networks, start in zip(other.module.networks, model.arrays["starts"], strict=True):
+        np.testing.assert_allclose(networks.detach().numpy(), start / 4096, rtol=1e-6)
+    for name, value in read_part(tmp_path / "tiny", model.description, "encoder").items():
+        np.testing.assert_array_equal(other.module.p[name].detach().numpy(), value.astype(np.float32))
+    assert other.step == 62
+    other.average.values["networks.0"] += 1
+    other.save()
+    newer = pyramid.export(config, tmp_path / "other" / "checkpoint.pt", tmp_path / "tiny", Photos([photos]), [photos])
+    assert newer.earlier == {model.fingerprint.hex(): 1}
     with pytest.raises(ModelError, match="not a model of the configuration"):
-        pyramid.train(load_config("pyramid"), Run(data, tmp_path / "third", begin=tmp_path / "tiny"))
+        pyramid.train(load_config("pyramid"), Run([photos], tmp_path / "third", begin=tmp_path / "tiny"))
+
+
+def test_numpy_and_pytorch_find_the_same_latents():
+    torch.manual_seed(3)
+    p = {k: 0.2 * torch.randn(shape) for k, shape in analysis.shapes(3).items()}
+    x = torch.rand(1, 128, 256, 3) - 0.5
+    expected = analysis.first_latents(tensors, p, x, 2)
+    found = analysis.first_latents(arrays, {k: v.numpy() for k, v in p.items()}, x[0].numpy(), 2)
+    assert [g.shape for g in found] == [(128 >> k, 256 >> k, 1) for k in range(8)]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b[0].numpy(), rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+
+
+def test_its_gradients_are_those_of_the_logarithm_of_the_cost(config, photos, tmp_path, monkeypatch):
+    """Without noise, a shift of a grid's latents changes the logarithm by what the gradient says."""
+    monkeypatch.setattr(pyramid, "NOISE", (0.0, 0.0))
+    trainer = pyramid.StartTrainer(config, Run([photos], tmp_path / "run"))
+    trainer.update = lambda module, optimizer, objective: objective.backward() or torch.zeros(())
+    bias = trainer.module.p["out_bias"]
+
+    def logarithm(shift: float, grid: int) -> float:
+        trainer.rng = np.random.default_rng(5)
+        with torch.no_grad():
+            bias[:, grid] += shift
+        loss = trainer.train_step()["loss"]
+        with torch.no_grad():
+            bias[:, grid] -= shift
+        return loss
+
+    for grid in (0, 3):
+        up, down = logarithm(0.02, grid), logarithm(-0.02, grid)
+        bias.grad = None
+        logarithm(0.0, grid)
+        assert float(bias.grad[:, grid].sum()) == pytest.approx((up - down) / 0.04, rel=0.05)
+    assert sum(p.grad is not None for p in trainer.module.networks) == 1  # one start at a time

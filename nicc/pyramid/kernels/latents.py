@@ -40,13 +40,13 @@ def soften(y, noise, deviation, temperature, q, slope):  # type: ignore[no-untyp
 
 
 @nb.njit(fastmath=FAST, parallel=True, cache=True)
-def adam(y, grad, slope, m, v, rate, correction1, correction2):  # type: ignore[no-untyped-def]
-    """A step of Adam (betas 0.9, 0.999) on flat latents, whose gradient is ``grad * slope``."""
+def adam(y, grad, slope, m, v, rate, steps, beta2):  # type: ignore[no-untyped-def]
+    """The ``steps``-th step of Adam (betas 0.9, ``beta2``) on flat latents, whose gradient is ``grad * slope``."""
     n = y.shape[0]
     chunk = -(-n // BANDS)
-    b1, b2, eps = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
-    step = np.float32(rate / correction1)
-    root = np.float32(1 / math.sqrt(correction2))
+    b1, b2, eps = np.float32(0.9), np.float32(beta2), np.float32(1e-8)
+    step = np.float32(rate / (1 - 0.9**steps))
+    root = np.float32(1 / math.sqrt(1 - beta2**steps))
     for band in nb.prange(BANDS):
         for i in range(band * chunk, min(n, (band + 1) * chunk)):
             g = grad[i] * slope[i]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from nicc.container import Header
+from nicc.decoder import ops
 from nicc.encoder.encode import INTERRUPTED, Result
 from nicc.encoder.quantise import Encoding
 from nicc.encoder.settings import Annealing, Options, Report, Settings, State
 from nicc.encoder.targets import Target, Unreachable
-from nicc.errors import NiccError, needs
+from nicc.errors import ModelError, NiccError, needs
 from nicc.images import Picture, decibels
+from nicc.model import read_part
+from nicc.pyramid import analysis
 from nicc.pyramid.model import PyramidModel
+from nicc.threads import one_blas_thread
+
+if TYPE_CHECKING:
+    from nicc.pyramid.strip import Strip
 
 CORRECTIONS = 6
 WARM_SHARE = 0.4
@@ -44,6 +54,26 @@ def encode_fitted(
     return fitting.to(target)
 
 
+def analysis_arrays(model: PyramidModel) -> dict[str, np.ndarray]:
+    """The analysis' arrays, float32, by `nicc.pyramid.analysis.shapes`. Raises `ModelError`."""
+    if model.folder is None:
+        raise ModelError(f"model {model.name} has no encoder side")
+    arrays = {k: v.astype(np.float32) for k, v in read_part(model.folder, model.description, "encoder").items()}
+    if {k: v.shape for k, v in arrays.items()} != analysis.shapes(model.architecture.starts):
+        raise ModelError(f"model {model.name}: damaged: its analysis does not have the arrays of its architecture")
+    return arrays
+
+
+@one_blas_thread()
+def set_first_latents(arrays: dict[str, np.ndarray], strip: Strip, start: int) -> None:
+    """Sets a strip's latents to what the analysis makes of its pixels."""
+    bottom, right = (-n % analysis.ALIGN for n in (strip.height, strip.width))
+    pixels = np.pad(strip.target.transpose(1, 2, 0), ((0, bottom), (0, right), (0, 0)), mode="edge")
+    found = analysis.first_latents(ops, arrays, pixels, start)
+    for grid, (h, w), first in zip(strip.grids(strip.y), strip.shapes, found, strict=True):
+        grid[:] = first[:h, :w, 0]
+
+
 class _Fitting:
     """One picture, whose fit goes on from rate point to rate point while a target is searched."""
 
@@ -52,7 +82,8 @@ class _Fitting:
 
         self.model, self.picture, self.options, self.report = model, picture, options, report
         self.objective = "mse" if options.tune == "psnr" else "visual"
-        self.fitter = Fitter(model, picture.pixels, options.seed, _distortion(self.objective))
+        analyse = partial(set_first_latents, analysis_arrays(model))
+        self.fitter = Fitter(model, picture.pixels, options.seed, _distortion(self.objective), analyse)
 
     def at(self, rate_point: float, share: float) -> Result:
         """The picture at a real rate point, after a ``share`` of the steps from what was reached before."""

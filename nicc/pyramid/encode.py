@@ -9,10 +9,6 @@ from collections.abc import Callable
 import numpy as np
 
 from nicc.container import Container, Group, Header, with_checksum
-from nicc.decoder import ops
-from nicc.errors import ModelError
-from nicc.model import read_part
-from nicc.pyramid import analysis
 from nicc.pyramid.coding import WEIGHT_BITS, WEIGHT_LIMIT, IntegerNetwork, encode_grids
 from nicc.pyramid.decode import strip_bounds, symbols_checksum
 from nicc.pyramid.fit import Cooling, Distortion, Fit, squared_error
@@ -30,34 +26,19 @@ DEAD_ZONE = 0.62
 """Differences of less than this many steps become zero."""
 
 
-def analysis_arrays(model: PyramidModel) -> dict[str, np.ndarray]:
-    """The analysis' arrays, float32, by `analysis.shapes`. Raises `ModelError`."""
-    if model.folder is None:
-        raise ModelError(f"model {model.name} has no encoder side")
-    arrays = {k: v.astype(np.float32) for k, v in read_part(model.folder, model.description, "encoder").items()}
-    if {k: v.shape for k, v in arrays.items()} != analysis.shapes(model.architecture.starts):
-        raise ModelError(f"model {model.name}: damaged: its analysis does not have the arrays of its architecture")
-    return arrays
-
-
-@one_blas_thread()
-def first_latents(arrays: dict[str, np.ndarray], strip: Strip, start: int) -> None:
-    """Sets a strip's latents to what the analysis makes of its pixels."""
-    sides = [-n % analysis.ALIGN for n in (strip.height, strip.width)]
-    pixels = np.pad(strip.target.transpose(1, 2, 0), ((0, sides[0]), (0, sides[1]), (0, 0)), mode="edge")
-    found = analysis.first_latents(ops, arrays, pixels, start)
-    for grid, (h, w), first in zip(strip.grids(strip.y), strip.shapes, found, strict=True):
-        grid[:] = first[:h, :w, 0]
-
-
 class Fitter:
     """A picture's strips and networks, which may be fitted at one rate point after another."""
 
     def __init__(
-        self, model: PyramidModel, pixels: np.ndarray, seed: int = 0, distortion: Distortion = squared_error
+        self,
+        model: PyramidModel,
+        pixels: np.ndarray,
+        seed: int = 0,
+        distortion: Distortion = squared_error,
+        analyse: Callable[[Strip, int], None] | None = None,
     ) -> None:
-        """``pixels`` uint8 ``(h, w, 3)``."""
-        self.model = model
+        """``pixels`` uint8 ``(h, w, 3)``; ``analyse`` sets a strip's first latents for a start, zero without it."""
+        self.model, self.analyse = model, analyse
         strips = [Strip(pixels[a:b]) for a, b in strip_bounds(len(pixels))]
         self.fit = Fit(strips, Networks(model.architecture), distortion, seed)
         self.fresh = True
@@ -78,9 +59,9 @@ class Fitter:
         start = Networks.of_integers(self.model.architecture, self.start).flat
         if self.fresh:
             self.fit.networks.flat[:] = start
-            arrays = analysis_arrays(self.model)
-            for strip in self.fit.strips:
-                first_latents(arrays, strip, self.model.architecture.start_of(rate_point))
+            if self.analyse:
+                for strip in self.fit.strips:
+                    self.analyse(strip, self.model.architecture.start_of(rate_point))
         self.fresh = False
         try:
             self.fit.run(weight, steps, Cooling(), start, PULL, report)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nicc.arrays import digest
 from nicc.encoder import ops
+from nicc.encoder.fitting import analysis_arrays
 from nicc.errors import ModelError, needs
 from nicc.images import write_atomically
 from nicc.model import load_model
@@ -34,7 +35,6 @@ from nicc.training.optimizer import MuonAdam
 from nicc.training.stage import CHECKPOINT, Average, LogReport, Run, Stage, drive
 
 with needs("pyramid", "training a pyramid"):
-    from nicc.pyramid.encode import analysis_arrays
     from nicc.pyramid.fit import Fit
     from nicc.pyramid.strip import Strip
 

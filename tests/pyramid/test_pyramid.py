@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 from typer.testing import CliRunner
 
 import nicc
+from nicc.arrays import digest
 from nicc.cli import app
 from nicc.container import pack, unpack
 from nicc.decoder.limits import memory_needed
 from nicc.encoder.entry import encode_picture
 from nicc.encoder.settings import Options
-from nicc.errors import FormatError, NiccError
+from nicc.errors import FormatError, ModelError, NiccError
 from nicc.images import Picture, decibels
 from nicc.model import load_model
 from nicc.pyramid.encode import Fitter, rounded
@@ -202,3 +208,19 @@ def test_command_line(tmp_path, photo):
     assert "model pyramid v" in done.output
     assert run(app, ["info", str(tmp_path / "a.nic")]).output.count("networks") == 1
     assert run(app, ["decode", str(tmp_path / "a.nic"), "-o", str(tmp_path / "a.png")]).exit_code == 0
+
+
+def test_an_analysis_that_lacks_an_array_is_refused(tmp_path, photo):
+    folder = tmp_path / "mine"
+    shutil.copytree(load_model("pyramid").folder, folder)
+    description = json.loads((folder / "model.json").read_text())
+    arrays = load_arrays((folder / "encoder.safetensors").read_bytes())
+    del arrays["out3"]
+    description["encoder_sha256"] = digest(arrays, description["architecture"])
+    (folder / "model.json").write_text(json.dumps(description))
+    (folder / "encoder.safetensors").write_bytes(save_arrays(arrays))
+    with pytest.raises(ModelError, match="damaged: its analysis"):
+        nicc.encode(photo, **{**QUICK, "model": str(folder)})
+    (folder / "encoder.safetensors").unlink()
+    with pytest.raises(ModelError, match="missing; reinstall"):
+        nicc.encode(photo, **{**QUICK, "model": str(folder)})

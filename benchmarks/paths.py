@@ -23,7 +23,7 @@ from nicc.encoder.settings import Annealing, Settings
 from nicc.encoder.torch_transform import TorchTransform
 from nicc.encoder.transform import transform_of
 from nicc.images import Picture, decibels
-from nicc.model import SHIPPED_CODES, load_transform
+from nicc.model import load_transform, shipped_transforms
 
 QUALITIES = (10, 40, 80)
 
@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     images = [read_pixels(path) for path in sorted(arguments.folder.glob("*.png"))]
     found = {}
-    for name in SHIPPED_CODES:
+    for name in shipped_transforms():
         found[name] = compare(name, images)
         print(name, found[name], flush=True)
     if arguments.json:

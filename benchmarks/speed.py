@@ -36,12 +36,10 @@ from nicc.encoder.encode import encode_plainly
 from nicc.encoder.transform import transform_of
 from nicc.geometry import Grid
 from nicc.images import Picture, save_image, to_image
-from nicc.model import SHIPPED_CODES, Model
+from nicc.model import shipped_transforms
 from nicc.threads import one_blas_thread, processors
 
 QUALITY = 32
-MODELS = [name for name in SHIPPED_CODES if isinstance(nicc.load_model(name), Model)]
-"""Models whose networks are the same for every image; for those that are fitted, see docs/pyramid.md."""
 
 
 def median(work: Callable[[], object], repeats: int = 9) -> float:
@@ -151,7 +149,7 @@ def beside_compressai(images: list[Image.Image]) -> dict[str, dict[str, float]]:
     net = mbt2018_mean(quality=4, pretrained=False).eval()
     net.update()
     found = {}
-    for model in MODELS:
+    for model in shipped_transforms():
         ratios = []
         for image in images:
             data = nicc.encode(image, model=model, quality=QUALITY)
@@ -209,7 +207,7 @@ def main() -> None:
         with Image.open(path) as image:
             images.append(image.convert("RGB"))
     found: dict[str, Any] = {"environment": environment(), "models": {}}
-    for model in MODELS:
+    for model in shipped_transforms():
         data = nicc.encode(images[0], model=model, quality=QUALITY)
         facts = {"bytes": len(data), "version": nicc.load_model(model).version}
         parts = {"decoding": decoding_parts(data), "encoding": encoding_parts(images[0], model)}

@@ -30,7 +30,7 @@ from nicc.encoder.quantise import Quantiser, quantise_z, residual, z_bits
 from nicc.encoder.receiver import receiver_of
 from nicc.encoder.transform import transform_of
 from nicc.images import decibels
-from nicc.model import SHIPPED_CODES, Model, load_transform
+from nicc.model import Model, load_transform, shipped_transforms
 
 ROOT = Path(__file__).parent.parent
 SIDE, RATES, STEPS = 512, 9, 32
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8)
     arguments = parser.parse_args()
     photos = crops(arguments.photos, arguments.count)
-    models = {name: load_transform(name) for name in SHIPPED_CODES if name != "pyramid"}
+    models = {name: load_transform(name) for name in shipped_transforms()}
     found: dict[str, Any] = {"environment": environment(), "photographs": len(photos), "models": {}}
     for name, model in models.items():
         found["models"][name] = {

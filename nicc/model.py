@@ -274,6 +274,11 @@ def load_transform(name: str = DEFAULT_MODEL) -> Model:
     return model
 
 
+def shipped_transforms() -> list[str]:
+    """Names of the shipped models whose weights are the same for every image."""
+    return [name for name in SHIPPED_CODES if isinstance(load_model(name), Model)]
+
+
 def model_of_code(code: int | str) -> AnyModel:
     """The model that a header names. Raises `ModelError`; names in files are never paths."""
     if isinstance(code, int):

@@ -13,9 +13,9 @@ from nicc.encoder.encode import INTERRUPTED, Result
 from nicc.encoder.quantise import Encoding
 from nicc.encoder.settings import Annealing, Options, Report, Settings, State
 from nicc.encoder.targets import Target, Unreachable
+from nicc.encoder.transform import encoder_arrays_of
 from nicc.errors import ModelError, NiccError, needs
 from nicc.images import Picture, decibels
-from nicc.model import read_part
 from nicc.pyramid import analysis
 from nicc.pyramid.model import PyramidModel
 from nicc.threads import one_blas_thread
@@ -56,9 +56,7 @@ def encode_fitted(
 
 def analysis_arrays(model: PyramidModel) -> dict[str, np.ndarray]:
     """The analysis' arrays, float32, by `nicc.pyramid.analysis.shapes`. Raises `ModelError`."""
-    if model.folder is None:
-        raise ModelError(f"model {model.name} has no encoder side")
-    arrays = {k: v.astype(np.float32) for k, v in read_part(model.folder, model.description, "encoder").items()}
+    arrays = encoder_arrays_of(model)
     if {k: v.shape for k, v in arrays.items()} != analysis.shapes(model.architecture.starts):
         raise ModelError(f"model {model.name}: damaged: its analysis does not have the arrays of its architecture")
     return arrays

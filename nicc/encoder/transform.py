@@ -6,7 +6,7 @@ The ``patch`` analysis needs no PyTorch; larger analyses, and CUDA, go by `nicc.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from nicc.architecture import LATENTS_PER_HYPER, PIXELS_PER_LATENT
 from nicc.decoder import ops
 from nicc.encoder import analysis
 from nicc.errors import ModelError, needs
-from nicc.model import Model, read_part
+from nicc.model import AnyModel, Model, read_part
 from nicc.threads import one_blas_thread, pool
 
 BAND_POSITIONS = 1024
@@ -27,6 +27,9 @@ LINEAR_POSITIONS = 512
 """Latents at a time of the linear transform, whose patches are large."""
 SCALE_SUFFIX = ".scale"
 """Arrays of 8-bit integers have their scale per output under their name and this."""
+
+
+Values = TypeVar("Values")
 
 
 class Latents(NamedTuple):
@@ -46,7 +49,7 @@ class Transform(Protocol):
         """
 
 
-def encoder_arrays_of(model: Model) -> dict[str, np.ndarray]:
+def encoder_arrays_of(model: AnyModel) -> dict[str, np.ndarray]:
     """The stored arrays of the sender as float32, 8-bit ones scaled. Raises `ModelError`."""
     if model.folder is None:
         raise ModelError(f"model {model.name} has no encoder side")
@@ -66,7 +69,7 @@ def unscaled(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return state
 
 
-def part_of(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def part_of(state: dict[str, Values], prefix: str) -> dict[str, Values]:
     """The arrays of one module, without its prefix."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nicc.container import Container, Group, Header, with_checksum
-from nicc.pyramid.coding import WEIGHT_BITS, WEIGHT_LIMIT, IntegerNetwork, encode_grids
+from nicc.pyramid.coding import IntegerNetwork, encode_grids
 from nicc.pyramid.decode import strip_bounds, symbols_checksum
 from nicc.pyramid.fit import Cooling, Distortion, Fit, squared_error
 from nicc.pyramid.layout import views
@@ -81,8 +81,7 @@ class Fitter:
 def rounded(fit: Fit, start: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
     """The fit's networks as integers, for each array in steps of what costs least in bits + weight * distortion."""
     arch, shapes = fit.networks.arch, fit.networks.arch.shapes()
-    wanted = np.rint(fit.networks.flat.astype(np.float64) * (1 << WEIGHT_BITS)).astype(np.int64)
-    wanted = np.clip(wanted, -WEIGHT_LIMIT, WEIGHT_LIMIT)
+    wanted = fit.networks.integers()
     chosen = wanted.copy()
     of, base, out = views(wanted, shapes), views(start, shapes), views(chosen, shapes)
     steps: dict[str, int] = {}

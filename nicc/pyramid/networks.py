@@ -46,6 +46,11 @@ class Networks:
     def of_integers(cls, arch: PyramidArchitecture, integers: np.ndarray) -> Networks:
         return cls(arch, integers / float(1 << WEIGHT_BITS))
 
+    def integers(self) -> np.ndarray:
+        """The nearest parameters that a file or a start can have, int64 in units of 2**-12."""
+        nearest = np.rint(self.flat.astype(np.float64) * (1 << WEIGHT_BITS)).astype(np.int64)
+        return np.clip(nearest, -WEIGHT_LIMIT, WEIGHT_LIMIT)
+
 
 def _of_zero(count: int, scale: int) -> Prediction:
     """Predictions for differences around zero."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save as save_arrays
 
 from nicc.architecture import (
     CDF_ROWS,
@@ -31,10 +28,11 @@ from nicc.encoder.torch_transform import encoder_state
 from nicc.encoder.transform import SCALE_SUFFIX
 from nicc.errors import ModelError
 from nicc.images import write_atomically
-from nicc.model import REALISM_FILE, Model, check_exactness, digest, load_model, read_head
+from nicc.model import REALISM_FILE, Model, check_exactness, digest, read_head
 from nicc.training.card import model_card
 from nicc.training.codec import CodecModule, at_rate
 from nicc.training.data import SUFFIXES, Photos
+from nicc.training.folder import earlier_versions, training_facts, write_parts
 from nicc.training.objective import HyperPrior, RateDistortion
 
 ROW_SPREADS = 6.0
@@ -235,19 +233,6 @@ def _foreign(head: Path, model: Model) -> bool:
     return False
 
 
-def earlier_versions(folder: Path, new: bytes) -> dict[str, int]:
-    """Fingerprints, in hex, that the model in a folder had before one becomes ``new``, and in which version."""
-    path = folder / "model.json"
-    if not path.is_file():
-        return {}
-    old = json.loads(path.read_text())
-    earlier: dict[str, int] = old.get("earlier", {})
-    with suppress(ModelError):  # of an architecture that is not known any more
-        earlier[load_model(str(folder.resolve())).fingerprint.hex()] = old["version"]
-    earlier.pop(new.hex(), None)
-    return earlier
-
-
 def export(
     checkpoint: Path, out: Path, photos: Photos, data: Sequence[Path] = (), validation: Path | None = None
 ) -> Model:
@@ -270,14 +255,10 @@ def export(
     description |= {
         "decoder_sha256": digest(arrays, arch.to_dict()),
         "encoder_sha256": digest(encoder, arch.to_dict()),
-        "training": {k: saved[k] for k in ("step", "pixels")} | {"seconds": round(saved["seconds"])},
+        "training": training_facts(saved),
     }
     description["earlier"] = earlier_versions(out, Model(description, arrays).fingerprint)
-    out.mkdir(parents=True, exist_ok=True)
-    for part, values in (("decoder", arrays), ("encoder", encoder)):
-        contiguous = {k: np.ascontiguousarray(values[k]) for k in sorted(values)}
-        write_atomically(out / f"{part}.safetensors", save_arrays(contiguous))
-    write_atomically(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())
+    write_parts(out, description, decoder=arrays, encoder=encoder)
     model = Model(description, arrays, out)
     head = out / REALISM_FILE
     if head.is_file() and _foreign(head, model):

@@ -6,31 +6,29 @@ Numba computes the receiver's half with its gradients, PyTorch the analysis.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 
 from nicc.arrays import digest
 from nicc.encoder import ops
 from nicc.encoder.fitting import analysis_arrays
+from nicc.encoder.transform import part_of
 from nicc.errors import ModelError, needs
-from nicc.images import write_atomically
+from nicc.images import decibels, write_atomically
 from nicc.model import load_model
 from nicc.pyramid.analysis import first_latents, shapes
-from nicc.pyramid.coding import WEIGHT_BITS, WEIGHT_LIMIT
 from nicc.pyramid.layout import GRIDS, PyramidArchitecture
 from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import Networks
 from nicc.training.card import licences
 from nicc.training.config import PyramidConfig
 from nicc.training.data import Photos
-from nicc.training.export import earlier_versions
+from nicc.training.folder import earlier_versions, training_facts, write_parts
 from nicc.training.optimizer import MuonAdam
 from nicc.training.stage import CHECKPOINT, Average, LogReport, Run, Stage, drive
 
@@ -108,7 +106,7 @@ class StartTrainer(Stage):
         if not isinstance(model, PyramidModel) or model.architecture != self.arch:
             raise ModelError(f"{folder}: not a model of the configuration's architecture")
         for networks, start in zip(self.module.networks, model.arrays["starts"], strict=True):
-            networks.copy_(torch.from_numpy(start / float(1 << WEIGHT_BITS)))
+            networks.copy_(torch.from_numpy(Networks.of_integers(self.arch, start).flat))
         for name, value in analysis_arrays(model).items():
             self.module.p[name].copy_(torch.from_numpy(value))
         facts = model.description["training"]
@@ -137,8 +135,7 @@ class StartTrainer(Stage):
         return torch.cat([g.reshape(len(x), -1) for g in grids], 1)
 
     def train_step(self) -> dict[str, float]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base"] * self.decay * self.warmth
+        self.set_rates(self.optimizer, self.decay * self.warmth)
         temperature, noise = (a + (b - a) * min(self.progress, 1) for a, b in (TEMPERATURE, NOISE))
         start = int(self.rng.integers(self.arch.starts))
         weight = self.weight(start)
@@ -172,7 +169,7 @@ class StartTrainer(Stage):
     def validate(self, images: Tensor) -> dict[str, Any]:
         """Rates and PSNR of rounded first latents, and the mean logarithm of the cost, over every second start."""
         values = self.average.values
-        p = {k[2:]: v for k, v in values.items() if k.startswith("p.")}
+        p = part_of(values, "p.")
         strips = [Strip((x.permute(1, 2, 0) * 255).byte().numpy()) for x in images]
         table, costs = [], []
         for start in range(0, self.arch.starts, 2):
@@ -183,7 +180,7 @@ class StartTrainer(Stage):
                 outcomes.append(self.fit.measure(networks, [strip]))
             bits, distortion = np.array(outcomes).T
             costs.append(np.log(bits + weight * distortion).mean())
-            row = {"bpp": bits.mean(), "psnr": (10 * np.log10(255**2 / distortion)).mean()}
+            row = {"bpp": bits.mean(), "psnr": np.mean([decibels(d) for d in distortion])}
             table.append({"rate_point": round(self.arch.start_point(start))} | {k: float(v) for k, v in row.items()})
         return {"cost": float(np.mean(costs)), "table": table}
 
@@ -196,26 +193,22 @@ def train(config: PyramidConfig, run: Run, report: LogReport | None = None) -> P
 def export(config: PyramidConfig, checkpoint: Path, out: Path, photos: Photos, data: list[Path]) -> PyramidModel:
     """Writes the averaged starts and analysis as a model's folder, with its card."""
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    values = {k: v.numpy() for k, v in saved["average"].items()}
-    starts = np.stack([values[f"networks.{n}"] for n in range(config.architecture.starts)])
-    integers = np.clip(np.rint(starts * float(1 << WEIGHT_BITS)), -WEIGHT_LIMIT, WEIGHT_LIMIT)
-    decoder = {"starts": integers.astype(np.int32)}
-    encoder = {k[2:]: v.astype(np.float16) for k, v in values.items() if k.startswith("p.")}
-    architecture = config.architecture.to_dict()
+    arch, values = config.architecture, {k: v.numpy() for k, v in saved["average"].items()}
+    starts = [Networks(arch, values[f"networks.{n}"]).integers() for n in range(arch.starts)]
+    decoder = {"starts": np.stack(starts).astype(np.int32)}
+    encoder = {k: v.astype(np.float16) for k, v in part_of(values, "p.").items()}
+    architecture = arch.to_dict()
     description = {
         "name": config.name,
         "version": config.version,
         "architecture": architecture,
         "decoder_sha256": digest(decoder, architecture),
         "encoder_sha256": digest(encoder, architecture),
-        "training": {"step": saved["step"], "pixels": saved["pixels"], "seconds": round(saved["seconds"])},
+        "training": training_facts(saved),
     }
     description["earlier"] = earlier_versions(out, PyramidModel(description, decoder).fingerprint)
     model = PyramidModel(description, decoder, out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "decoder.safetensors", save_arrays(decoder))
-    write_atomically(out / "encoder.safetensors", save_arrays(encoder))
-    write_atomically(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())
+    write_parts(out, description, decoder=decoder, encoder=encoder)
     write_atomically(out / "README.md", card(model, len(photos.images), data).encode())
     return model
 

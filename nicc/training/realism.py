@@ -162,8 +162,7 @@ class HeadTrainer(Stage):
 
     def train_step(self) -> dict[str, float]:
         s, decay = self.s, self.decay
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base"] * decay * self.warmth
+        self.set_rates(self.optimizer, decay * self.warmth)
         self.adversary.param_groups[0]["lr"] = s.discriminator_rate * decay
         x = self.crops()
         point = torch.randint(self.model.architecture.rate_points, (s.batch,), device=self.device)

@@ -10,7 +10,6 @@ The stage trains any codec that has the methods of `FrozenCodec`; `FrozenModel` 
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 
 from nicc.architecture import RECTIFIER_REACH, Architecture
@@ -27,10 +25,10 @@ from nicc.decoder import networks
 from nicc.encoder import ops
 from nicc.encoder.visual import decibels
 from nicc.errors import ModelError
-from nicc.images import write_atomically
 from nicc.model import Model, digest, load_transform, read_part
 from nicc.training.codec import at_rate, lambdas, rectifier_parameters
 from nicc.training.config import RectifyConfig
+from nicc.training.folder import training_facts, write_parts
 from nicc.training.frozen import FrozenCodec, FrozenModel, QuantisedLatents
 from nicc.training.objective import cost_weights
 from nicc.training.stage import CHECKPOINT, Average, LogReport, Run, Stage, drive
@@ -138,8 +136,7 @@ class RectifierTrainer(Stage):
         candidate = self.candidates[self.turn]
         if self.exploring and not self.taken:  # every candidate of a round sees the same crops
             self.rng = np.random.default_rng([self.s.seed, self.step - self.turn * self.s.explore_steps])
-        for group in candidate.optimizer.param_groups:
-            group["lr"] = group["base"] * self.decay
+        self.set_rates(candidate.optimizer, self.decay)
         x = self.crops()
         point = torch.from_numpy(self.rng.integers(0, self.codec.arch.rate_points, self.s.batch)).to(self.device)
         quantised = self.codec.quantise(x, point)
@@ -250,12 +247,10 @@ def export(checkpoint: Path, model: Model) -> Model:
         "architecture": architecture,
         "decoder_sha256": digest(arrays, architecture),
         "encoder_sha256": digest(read_part(model.folder, model.description, "encoder"), architecture),
-        "rectify": {k: saved[k] for k in ("step", "pixels")} | {"seconds": round(saved["seconds"])},
+        "rectify": training_facts(saved),
     }
     new = Model(description, arrays, model.folder)
     if new.fingerprint != model.fingerprint:
         raise ModelError("the fingerprint changed: old files would not be read")  # a bug, not a user's mistake
-    contiguous = {k: np.ascontiguousarray(arrays[k]) for k in sorted(arrays)}
-    write_atomically(model.folder / "decoder.safetensors", save_arrays(contiguous))
-    write_atomically(model.folder / "model.json", (json.dumps(description, indent=1) + "\n").encode())
+    write_parts(model.folder, description, decoder=arrays)
     return new

@@ -135,6 +135,12 @@ class Stage(ABC):
             dist.broadcast(flag, 0)
         return bool(flag)
 
+    @staticmethod
+    def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+        """Sets the learning rate of every group to ``factor`` times its ``base``."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * factor
+
     def crops(self) -> Tensor:
         """The next batch, ``(N, 3, crop, crop)`` in 0..1."""
         crops = self.photos.crops(self.rng, self.timing.batch, self.timing.crop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from nicc.model import load_model, read_part
 from nicc.pyramid import analysis
 from nicc.training.config import load_config
 from nicc.training.stage import Run
+from tests.training.conftest import entries
 
 pytest.importorskip("numba", reason="fitting needs Numba")
 from nicc.training import pyramid
@@ -47,10 +47,6 @@ def config(tmp_path):
     return load_config(str(tmp_path / "tiny.toml"))
 
 
-def entries(out, key):
-    return [e[key] for e in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if key in e]
-
-
 def test_shipped_configuration():
     assert load_config("pyramid").architecture == load_model("pyramid").architecture
 
@@ -67,9 +63,9 @@ def test_it_learns_resumes_exports_and_is_used(config, photos, tmp_path, astrona
     astronaut.crop((0, 0, 400, 400)).save(validation / "a.png")
     run = Run([photos], tmp_path / "run", validation=validation)
     checkpoint = pyramid.train(config, run)
-    before, after = (v["cost"] for v in entries(run.out, "validation"))
+    before, after = (e["validation"]["cost"] for e in entries(run.out) if "validation" in e)
     assert after < before - 0.5
-    losses = entries(run.out, "loss")
+    losses = [e["loss"] for e in entries(run.out) if "loss" in e]
     assert losses[-1] < losses[0]
     with pytest.raises(ModelError, match="exists; continue it with --resume"):
         pyramid.train(config, run)

@@ -63,12 +63,16 @@ class CodecSchedule(StageSchedule):
     """Learning rate of the convolutions that start as the lapped transform."""
     table_rate: float = 1.5e-3
     """Learning rate of gains, priors and biases, of which each rate point has its own."""
+    sender_only: bool = False
+    """Whether the analysis alone is trained, for the receiver that training started with."""
     lpips_weight: float = 0.0
     """Weight of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         if self.lpips_weight < 0:
             raise ModelError("lpips_weight must be 0 or more")
+        if self.sender_only and (self.entropy_steps or self.predictive_share):
+            raise ModelError("sender_only: entropy_steps and predictive_share, which train the receiver, must be 0")
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from nicc.training.klt import lapped_klt
 from nicc.training.objective import RateDistortion
 from nicc.training.start import centred, klt_gains, linear_part, pixel_phases
 
-BODY = "codec.analysis.body."
+BODY, OUT = "codec.analysis.body.", "codec.analysis.out"
 SYNTHESIS = {"synthesis", "kernel", "hidden_channels", "residual"}
 RECTIFIERS = {"rectifiers", "rectifier_width"}
-ANALYSIS = {"analysis_depth", "analysis_width"}
+ANALYSIS = {"analysis", "analysis_depth", "analysis_width"}
 RATES = {"rate_points", "anchors", "lambda_min", "lambda_max"}
 CHANNELS = {"latent_channels", "groups", "phases", "bands", "main_channels", "hidden_channels", "adaptive"}
 ROW_SHIFTS = tuple(range(-24, 5, 2))
@@ -39,14 +39,16 @@ def start_from(
     """Takes over the weights ``state`` of a model of architecture ``old``.
 
     The objective may differ; what is larger starts silent: rectifiers, a deeper or wider ``patch``
-    analysis, further rates, channels and hidden units of a two-layer synthesis, adaptive steps. A
-    jpeg-like synthesis may start from a two-layer one: its kernel becomes the linear part of the two
-    layers. ``photos`` and ``overlap`` give new channels their basis functions. Raises `ModelError`
-    if the architectures cannot be matched.
+    analysis, the network of another analysis beside the linear transform, further rates, channels
+    and hidden units of a two-layer synthesis, adaptive steps. A jpeg-like synthesis may start from a
+    two-layer one: its kernel becomes the linear part of the two layers. ``photos`` and ``overlap``
+    give new channels their basis functions. Raises `ModelError` if the architectures cannot be matched.
     """
     new = model.codec.arch
     differing = _matched(old, new)
-    if differing & ANALYSIS:
+    if "analysis" in differing:
+        state = {k: v for k, v in state.items() if not k.startswith((BODY, OUT))}
+    elif differing & ANALYSIS:
         state = state | _larger_analysis(model.state_dict(), state, old.analysis_depth, new.analysis_depth)
     if differing & RATES:
         state = state | _further_rates(state, old, new)
@@ -69,7 +71,9 @@ def _matched(old: Architecture, new: Architecture) -> set[str]:
     allowed = RECTIFIERS | RATES
     if differing & RECTIFIERS and old.rectifiers:
         raise ModelError("cannot start from a model with other rectifiers")
-    if new.analysis == old.analysis == "patch":
+    if "analysis" in differing:
+        allowed |= ANALYSIS
+    elif new.analysis == "patch":
         allowed |= ANALYSIS
         if new.analysis_width < old.analysis_width or new.analysis_depth < old.analysis_depth:
             raise ModelError("cannot start from a model with a larger analysis")

@@ -81,10 +81,16 @@ RULES = (
 """Every parameter matches one pattern; the order means nothing."""
 
 
+ANALYSIS = "codec.analysis."
+"""Beginning of the names of what ``sender_only`` trains."""
+
+
 def learning_rates(model: RateDistortion, s: CodecSchedule) -> list[dict[str, Any]]:
     """Parameter groups by the `RULES`: Muon for the matrices of hidden layers, Adam for the rest."""
     groups = []
     for name, parameter in model.named_parameters():
+        if s.sender_only and not name.startswith(ANALYSIS):
+            continue
         (rule,) = (r for r in RULES if fnmatchcase(name, r.pattern))
         rate = getattr(s, rule.rate) * rule.factor
         phases = [p.value for p in rule.phases]
@@ -126,6 +132,8 @@ class CodecTrainer(Stage):
         elif Architecture.from_dict(saved["architecture"]) != config.architecture:
             raise ModelError(f"{run.out / CHECKPOINT}: belongs to another architecture; train into another folder")
         self.model.to(self.device).to(memory_format=torch.channels_last)
+        if self.s.sender_only:
+            self.model.requires_grad_(False).codec.analysis.requires_grad_(True)
         self.optimizer = MuonAdam(
             learning_rates(self.model, self.s), betas=(0.9, 0.99), fused=run.device == "cuda" or None
         )

@@ -129,7 +129,22 @@ def test_a_jpeg_like_model_starts_as_the_linear_part_of_a_two_layer_one(folder, 
     assert started["step"] == first["step"] + 1
     assert started["pixels"] > first["pixels"]
     with pytest.raises(ModelError, match="differs in"):
-        run(folder, tmp_path / "c", replace(config, architecture=replace(arch, analysis="cnn")), begin=begin)
+        run(folder, tmp_path / "c", replace(config, architecture=replace(arch, mean_hidden=8)), begin=begin)
+
+
+def test_another_sender_is_trained_for_the_same_receiver(folder, tmp_path):
+    begin = run(folder, tmp_path / "a")
+    arch = replace(TINY, analysis="cnn")
+    phases = {"entropy_steps": 0, "joint_share": 1.0, "predictive_share": 0.0}
+    schedule = replace(SCHEDULE, steps=SCHEDULE.steps + 3, sender_only=True, batch=1, crop=64, **phases)
+    config = replace(CONFIG, architecture=arch, training=schedule)
+    trained = torch.load(run(folder, tmp_path / "b", config, begin=begin), weights_only=True)["model"]
+    first = torch.load(begin, weights_only=True)["average"]
+    for name, value in first.items():
+        if not name.startswith("codec.analysis.body") and name not in ("codec.analysis.out", "codec.row_counts"):
+            same = torch.equal(trained[name], value)
+            assert same != (name == "codec.analysis.linear.weight"), name
+    assert trained["codec.analysis.out"].abs().max() > 0
 
 
 def test_a_larger_analysis_starts_as_the_smaller_one():
@@ -182,6 +197,7 @@ def test_two_processes_train_one_model(folder, tmp_path):
         ('name = "a"\nspeed = 3', "unknown entries"),
         ('name = "a"\n[training]\nstep = 3', "unknown entries"),
         ('name = "a"\n[training]\ncrop = 100', "multiple of 64"),
+        ('name = "a"\n[training]\nsender_only = true', "which train the receiver, must be 0"),
         ('name = "a"\n[architecture]\nkernel = 15', "kernel"),
         ('name = "a"\nstage = "magic"', "stage 'magic' is not one of"),
         ('name = "a"\nstage = "realism"\n[architecture]', "unknown entries architecture"),

@@ -57,7 +57,7 @@ figures: $(VENV)/.all  ## Measure on the Kodak images in DATA and write every ta
 	$(BIN)/python -m benchmarks.figures write runs/figures
 
 cli-docs: $(VENV)/.all  ## Write docs/cli.md anew, after a change of the command line.
-	$(BIN)/typer nicc.cli utils docs --name nicc --title 'The command line' > docs/cli.md
+	$(BIN)/typer --app app nicc.cli utils docs --name nicc --title 'The command line' > docs/cli.md
 
 golden: $(VENV)/.all  ## Write the golden files and pinned figures of MODEL anew, after new weights.
 	$(BIN)/python -m tests.golden.make $(MODEL)

@@ -61,15 +61,18 @@ def decoding_parts(data: bytes) -> dict[str, float]:
 
     context = median(lambda: [walk(model, header.rate_point, z, a, b, grid.w, zeros) for a, b in grid.row_groups()])
     latents = median(lambda: list(decoder.group_latents(model, container)))
-    weight = model.params["synthesis_in"][: y.shape[-1]]
-    rows, flat = y.reshape(-1, y.shape[-1]), weight.reshape(len(weight), -1)
+    weights = [model.params["synthesis_in"][: y.shape[-1]]]
+    if more := y.shape[-1] - len(weights[0]):
+        weights.append(model.params["synthesis_more"][:more])
+    rows = np.split(y.reshape(-1, y.shape[-1]), [len(weights[0])], 1)
+    flat = [weight.reshape(len(weight), -1) for weight in weights]
     half = np.pad(y, ((1, 1), (1, 1), (0, 0)))
     side = 1536
     a, b = np.random.default_rng(0).random((2, side, side), dtype=np.float32)
     with one_blas_thread():
-        product = median(lambda: rows @ flat)
+        product = median(lambda: [r @ f for r, f in zip(rows, flat, strict=False)])
         stride = model.architecture.synthesis_stride
-        convolution = median(lambda: ops.transposed_conv(half, [weight], stride, int(weight.shape[1] == 14)))
+        convolution = median(lambda: ops.transposed_conv(half, weights, stride, int(weights[0].shape[1] == 14)))
         peak = 2 * side**3 / median(lambda: a @ b)
     with tempfile.TemporaryDirectory() as folder:
         image = to_image(Picture(pixels))
@@ -81,7 +84,7 @@ def decoding_parts(data: bytes) -> dict[str, float]:
         "- first matrix product, one thread": product,
         "- overlap-add, one thread": convolution - product,
         "PNG": png,
-        "GFLOP/s of the first layer": 2 * rows.shape[0] * flat.size / product / 1e9,
+        "GFLOP/s of the first layer": 2 * len(rows[0]) * sum(f.size for f in flat) / product / 1e9,
         "GFLOP/s of a large product": peak / 1e9,
     }
 

@@ -8,30 +8,35 @@ import sys
 # what imports leave behind lives as long as the process: looking through it takes 5 % of decoding a file
 gc.disable()
 
+from importlib import import_module
+from typing import Any
+
 import typer
 
-from nicc.cli.bench import bench
-from nicc.cli.decode import decode
-from nicc.cli.encode import encode
-from nicc.cli.info import info
-from nicc.cli.models import models
-from nicc.cli.train import train
-from nicc.cli.view import view
 from nicc.errors import NiccError
 
-app = typer.Typer(
-    name="nicc",
-    help="Neural image compression with shallow, exact decoders.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-app.command()(encode)
-app.command()(decode)
-app.command()(info)
-app.command()(view)
-app.command()(models)
-app.command()(train)
-app.command()(bench)
+COMMANDS = ("encode", "decode", "info", "view", "models", "train", "bench")
+"""Subcommands, each a function in the module of its name."""
+
+
+def command_line(*names: str) -> typer.Typer:
+    """The command line with some of the `COMMANDS`, whose modules are imported."""
+    app = typer.Typer(
+        name="nicc",
+        help="Neural image compression with shallow, exact decoders.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    for name in names:
+        app.command()(getattr(import_module(f"nicc.cli.{name}"), name))
+    app.callback()(_options)
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return command_line(*COMMANDS)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _version(wanted: bool) -> None:
@@ -44,7 +49,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and the models."
@@ -55,6 +59,8 @@ def _options(
 
 def main() -> None:
     """Entry point: one line on standard error and exit 1 for anything that a user can mend."""
+    wanted = sys.argv[1:2]
+    app = command_line(*wanted if wanted and wanted[0] in COMMANDS else COMMANDS)  # each costs milliseconds
     gc.freeze()
     gc.enable()
     try:

@@ -26,6 +26,9 @@ LAPPED = "lapped.pt"
 """The two-layer model whose analysis is the linear transform alone."""
 KERNELS = {16: 0, 18: 2, 26: 10, 32: 16}
 """Kernels of the jpeg-like synthesis, and the overlap of the lapped transform that fits each."""
+SENDERS = (("patch", 900), ("patch", 300), ("cnn", 300))
+"""Analyses trained for the shipped two-layer receiver, and for how many steps: a step of `cnn` takes seven times as
+long as one of `patch`, one of `elic` longer still."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,10 @@ def _codecs() -> dict[str, Training]:
     sender = replace(
         short, entropy_steps=0, joint_share=1.0, predictive_share=0.0, batch=2, sender_only=True, linear_rate=0.0
     )
-    for analysis in ("patch", "cnn", "elic"):
+    for analysis, steps in SENDERS:
         arch = replace(two_layer.architecture, analysis=analysis)
-        found[f"analysis-{analysis}"] = Training(TrainingConfig("two-layer", 1, arch, sender), from_lapped=True)
+        config = TrainingConfig("two-layer", 1, arch, replace(sender, steps=steps))
+        found[f"analysis-{analysis}-{steps}"] = Training(config, from_lapped=True)
     return found
 
 

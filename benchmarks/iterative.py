@@ -88,7 +88,8 @@ def step_time(model: Model, picture: Picture, point: int, rounds: int = 12) -> N
             around = ops.window(latents[..., : arch.groups[group + (phase > 0)]], arch.mean_reach(group))
             features = torch.cat([z_up, around], -1)
             total = total + networks.mean_context(ops, receiver.p, (group, phase), features).sum()
-        total = total + networks.later_means(ops, receiver.p, latents[..., : arch.context_channels]).sum()
+        later = networks.later_hidden(ops, receiver.p, latents[..., : arch.context_channels])
+        total = total + (later @ receiver.p["mean_later_out"]).sum()
         total.backward()
 
     def mark(state: sga.State, total: int) -> None:

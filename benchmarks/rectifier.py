@@ -1,7 +1,7 @@
 """What a rectifier gives beside the same training of the synthesis alone: figures of docs/rectifier.md.
 
     python benchmarks/rectifier.py --data PHOTOS --images FOLDER [FOLDER...] --steps 400 [--model jpeg-like] [--brief]
-    python benchmarks/rectifier.py ... --compressai-steps 500      # CompressAI's factorized prior, trained first
+    python benchmarks/rectifier.py ... --compressai mbt2018-mean --compressai-steps 400     # that codec, trained first
 
 All variants start from the same codec and take the same steps on the same crops, side by side. PSNR and
 MS-SSIM are means over the middle 384x384 pixels of every fourth image of a folder, at four rate points, of
@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from compressai import models
 from compressai.losses import RateDistortionLoss
-from compressai.models import FactorizedPrior
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
@@ -31,15 +31,21 @@ from nicc.encoder.settings import Annealing, Settings
 from nicc.images import Picture
 from nicc.model import Model, load_transform
 from nicc.training import frozen, rectify
-from nicc.training.compressai import FactorizedCodec
+from nicc.training.compressai import CompressaiCodec
 from nicc.training.config import RectifyConfig, RectifySchedule
 from nicc.training.data import Photos
 from nicc.training.frozen import Decoded
 from nicc.training.stage import Run, validation_images
 
-FACTORIZED = 96, 128
-"""Channels of CompressAI's codec, fewer than its own 128 and 192, so that it can be trained in minutes."""
-FACTORIZED_LAMBDA = 0.013
+COMPRESSAI = {
+    "bmshj2018-factorized": (models.FactorizedPrior, (64, 96)),
+    "bmshj2018-hyperprior": (models.ScaleHyperprior, (64, 96)),
+    "mbt2018-mean": (models.MeanScaleHyperprior, (64, 96)),
+    "cheng2020-anchor": (models.Cheng2020Anchor, (64,)),
+}
+"""CompressAI's codecs with fewer channels than its own 128 and 192, so that they can be trained in minutes."""
+COMPRESSAI_LAMBDA = 0.013
+COMPRESSAI_CROP = 128
 SGA_CROP = 256
 
 
@@ -55,6 +61,7 @@ BRIEF = {
     CONTROL: Variant(0),
     "1 rectifier, alpha 0": Variant(1),
     "1 rectifier, alpha 0.01": Variant(1, 0.01),
+    "1 rectifier, alpha 0.1": Variant(1, 0.1),
 }
 VARIANTS = BRIEF | {
     "1 rectifier, alpha 0.003": Variant(1, 0.003),
@@ -90,11 +97,10 @@ class Files(NamedTuple):
 
 
 def plain(codec: frozen.FrozenCodec, images: Tensor) -> list[Files]:
-    """As the encoder writes them."""
+    """As the encoder writes them; a codec of CompressAI's has one rate."""
+    points = rectify.VALIDATION_POINTS if isinstance(codec, frozen.FrozenModel) else (0,)
     return [
-        Files(value, x, codec.quantise(x, torch.full((len(x),), value)))
-        for value in rectify.VALIDATION_POINTS
-        for x in images.split(4)
+        Files(value, x, codec.quantise(x, torch.full((len(x),), value))) for value in points for x in images.split(4)
     ]
 
 
@@ -115,9 +121,9 @@ def iterated(model: Model, codec: frozen.FrozenModel, images: Tensor, steps: int
 
 @torch.no_grad()
 def quality(model: rectify.Rectified, files: list[Files]) -> np.ndarray:
-    """PSNR and MS-SSIM at the four rate points, ``(4, 2)``."""
+    """PSNR and MS-SSIM at every rate point of the files, ``(points, 2)``."""
     found = []
-    for value in rectify.VALIDATION_POINTS:
+    for value in sorted({file.point for file in files}):
         psnr, similarity = [], []
         for point, x, quantised in files:
             if point != value:
@@ -130,17 +136,18 @@ def quality(model: rectify.Rectified, files: list[Files]) -> np.ndarray:
     return np.array(found)
 
 
-def factorized(photos: Photos, steps: int) -> FactorizedCodec:
-    """CompressAI's factorized prior, trained for so many steps of 8 crops of 128x128."""
+def compressai_codec(name: str, photos: Photos, steps: int) -> CompressaiCodec:
+    """A codec of CompressAI's, trained for so many steps of 8 crops of 128x128."""
     torch.manual_seed(0)
-    model = FactorizedPrior(*FACTORIZED)
-    loss = RateDistortionLoss(lmbda=FACTORIZED_LAMBDA)
+    kind, widths = COMPRESSAI[name]
+    model = kind(*widths)
+    loss = RateDistortionLoss(lmbda=COMPRESSAI_LAMBDA)
     main = [p for n, p in model.named_parameters() if not n.endswith("quantiles")]
     optimizer, auxiliary = torch.optim.Adam(main, 1e-3), torch.optim.Adam([model.entropy_bottleneck.quantiles], 1e-2)
-    rng = np.random.default_rng(0)
+    rng, begun = np.random.default_rng(0), time.monotonic()
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / steps) + 1e-5
-        x = torch.from_numpy(photos.crops(rng, 8, 128)).permute(0, 3, 1, 2).float() / 255
+        x = torch.from_numpy(photos.crops(rng, 8, COMPRESSAI_CROP)).permute(0, 3, 1, 2).float() / 255
         optimizer.zero_grad()
         outcome = loss(model(x), x)
         outcome["loss"].backward()
@@ -149,22 +156,22 @@ def factorized(photos: Photos, steps: int) -> FactorizedCodec:
         auxiliary.zero_grad()
         model.aux_loss().backward()
         auxiliary.step()
-        if step % 50 == 0:
+        if step % 50 == 0 or step == steps - 1:
             bpp, mse = float(outcome["bpp_loss"]), float(outcome["mse_loss"]) * 255**2
-            print(f"  factorized, step {step}: {bpp:.3f} bpp, MSE {mse:.0f}")
-    codec = FactorizedCodec(model)
+            print(f"  {name}, step {step}, {time.monotonic() - begun:.0f} s: {bpp:.3f} bpp, MSE {mse:.0f}", flush=True)
+    codec = CompressaiCodec(model)
     codec.measure_deviation(torch.from_numpy(photos.crops(rng, 8, 256)).permute(0, 3, 1, 2).float() / 255)
     return codec
 
 
 def trained(
-    variants: dict[str, Variant], codec: frozen.FrozenCodec, data: Path, cache: Path | None, steps: int
+    variants: dict[str, Variant], codec: frozen.FrozenCodec, data: Path, cache: Path | None, steps: int, crop: int
 ) -> dict[str, rectify.Rectified]:
     """Averaged weights of every variant after so many steps."""
     trainers = {}
     with tempfile.TemporaryDirectory() as out:
         for name, variant in variants.items():
-            schedule = RectifySchedule(steps=steps, alphas=(variant.alpha,), distance=variant.distance)
+            schedule = RectifySchedule(steps=steps, crop=crop, alphas=(variant.alpha,), distance=variant.distance)
             config = RectifyConfig("ablation", "", variant.rectifiers, 96, schedule)
             trainers[name] = rectify.RectifierTrainer(config, Run([data], Path(out), cache=cache), codec, "ablation")
         begun = time.monotonic()
@@ -173,6 +180,8 @@ def trained(
             if step % 50 == 0:
                 errors = " ".join(f"{f['mse']:.3f}" for f in figures.values())
                 print(f"  step {step}, {time.monotonic() - begun:.0f} s, MSE {errors}", flush=True)
+    for name, trainer in trainers.items():
+        print(f"  {name}: {trainer.score(trainer.candidates[0]):.4f} on training crops, by which alpha is chosen")
     return {name: trainer.averaged(trainer.candidates[0]) for name, trainer in trainers.items()}
 
 
@@ -184,13 +193,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--sga-steps", type=int, default=0)
     parser.add_argument("--sga-images", type=int, default=3)
-    parser.add_argument("--brief", action="store_true", help="the control and two variants")
-    parser.add_argument("--compressai-steps", type=int, default=0)
+    parser.add_argument("--brief", action="store_true", help="the control and three variants")
+    parser.add_argument("--compressai", choices=COMPRESSAI)
+    parser.add_argument("--compressai-steps", type=int, default=400)
     parser.add_argument("--cache", type=Path)
     arguments = parser.parse_args()
     codec: frozen.FrozenCodec
-    if arguments.compressai_steps:
-        codec = factorized(Photos([arguments.data], arguments.cache), arguments.compressai_steps)
+    crop = 256
+    if arguments.compressai:
+        crop = COMPRESSAI_CROP
+        photos = Photos([arguments.data], arguments.cache)
+        codec = compressai_codec(arguments.compressai, photos, arguments.compressai_steps)
     else:
         model = load_transform(arguments.model)
         codec = frozen.FrozenModel(model)
@@ -203,15 +216,14 @@ def main() -> None:
             sets[f"{folder.name}, SGA {arguments.sga_steps}"] = iterated(model, codec, some, arguments.sga_steps)
     base = rectify.Rectified(codec, 0, 96)
     variants = BRIEF if arguments.brief else VARIANTS
-    models = trained(variants, Shared(codec), arguments.data, arguments.cache, arguments.steps)
+    rectified = trained(variants, Shared(codec), arguments.data, arguments.cache, arguments.steps, crop)
     for name, files in sets.items():
         before = quality(base, files)
-        points = " | ".join(
-            f"{p}: {psnr:.2f} dB" for p, (psnr, _) in zip(rectify.VALIDATION_POINTS, before, strict=True)
-        )
-        print(f"\n| {name} | {points} | mean | MS-SSIM |\n|{'---|' * 7}")
-        for variant, rectified in models.items():
-            gain = quality(rectified, files) - before
+        values = sorted({file.point for file in files})
+        points = " | ".join(f"{p}: {psnr:.2f} dB" for p, (psnr, _) in zip(values, before, strict=True))
+        print(f"\n| {name} | {points} | mean | MS-SSIM |\n|{'---|' * (len(values) + 3)}")
+        for variant, candidate in rectified.items():
+            gain = quality(candidate, files) - before
             cells = " | ".join(f"{g:+.3f}" for g in (*gain[:, 0], gain[:, 0].mean()))
             print(f"| {variant} | {cells} | {gain[:, 1].mean():+.5f} |", flush=True)
 

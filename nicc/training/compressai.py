@@ -1,4 +1,4 @@
-"""CompressAI's factorized codec (bmshj2018-factorized) as a codec that rectifiers can be trained for."""
+"""CompressAI's codecs, from bmshj2018-factorized to cheng2020-anchor, with rectifiers to be trained for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from compressai.models import FactorizedPrior
+from compressai.models import CompressionModel
 from torch import Tensor, nn
 
 from nicc.architecture import Architecture
@@ -14,29 +14,38 @@ from nicc.decoder.networks import inside
 
 
 class Quantised(NamedTuple):
-    """Latents ``(N, h, w, C)``; they are rounded to whole numbers."""
+    """Latents ``(N, h, w, C)``; they are rounded to whole numbers, of which some codecs first subtract means."""
 
     latents: Tensor
     y_hat: Tensor
     step: Tensor
 
 
-class FactorizedCodec:
-    """A trained ``FactorizedPrior`` as `nicc.training.frozen.FrozenCodec`.
+class CompressaiCodec:
+    """A trained model with an analysis ``g_a`` and a synthesis ``g_s`` as a `nicc.training.frozen.FrozenCodec`.
 
     It has one rate: rate points are ignored.
     """
 
-    def __init__(self, model: FactorizedPrior) -> None:
+    def __init__(self, model: CompressionModel) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.arch, self.channels = Architecture(), model.M
-        self.deviation = torch.ones(model.M)
+        self.arch, self.channels = Architecture(), int(model.M)
+        self.deviation = torch.ones(self.channels)
 
     @torch.no_grad()
     def quantise(self, x: Tensor, rate_point: Tensor) -> Quantised:
-        y = self.model.g_a(x)
-        y_hat, _ = self.model.entropy_bottleneck(y, training=False)
-        return Quantised(y.permute(0, 2, 3, 1), y_hat.permute(0, 2, 3, 1), torch.ones(self.channels))
+        seen: dict[str, Tensor] = {}
+        hooks = (
+            self.model.g_a.register_forward_hook(lambda _, inputs, output: seen.update(y=output)),
+            self.model.g_s.register_forward_pre_hook(lambda _, inputs: seen.update(y_hat=inputs[0])),
+        )
+        try:
+            self.model(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        y, y_hat = (seen[name].permute(0, 2, 3, 1) for name in ("y", "y_hat"))
+        return Quantised(y, y_hat, torch.ones(self.channels))
 
     def measure_deviation(self, x: Tensor) -> None:
         """Takes each channel's size from the latents of images ``(N, 3, H, W)``."""

@@ -85,16 +85,20 @@ def test_distances(kind):
     assert (near < far).all()
 
 
-def test_rectifiers_for_compressai(photos, tmp_path, bare_model):
-    from compressai.models import FactorizedPrior
+@pytest.mark.parametrize(
+    ("kind", "widths"),
+    [("FactorizedPrior", (8, 12)), ("MeanScaleHyperprior", (8, 12)), ("Cheng2020Anchor", (12,))],
+)
+def test_rectifiers_for_compressai(photos, tmp_path, bare_model, kind, widths):
+    import compressai.models
 
-    from nicc.training.compressai import FactorizedCodec
+    from nicc.training.compressai import CompressaiCodec
 
     torch.manual_seed(0)
-    codec = FactorizedCodec(FactorizedPrior(8, 12))
+    codec = CompressaiCodec(getattr(compressai.models, kind)(*widths))
     codec.measure_deviation(torch.rand(2, 3, 64, 64))
     config = replace(CONFIG, training=replace(SCHEDULE, alphas=(0.1,), steps=30, synthesis_rate=1e-2))
-    trainer = rectify.RectifierTrainer(config, Run([photos], tmp_path / "run", amp=False), codec, "factorized")
+    trainer = rectify.RectifierTrainer(config, Run([photos], tmp_path / "run", amp=False), codec, kind)
     x, point = torch.rand(2, 3, 64, 64), torch.zeros(2)
     quantised = codec.quantise(x, point)
     _, decoded = trainer.candidates[0].model(quantised, point)

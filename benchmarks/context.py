@@ -70,6 +70,7 @@ class Correction(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.last = nn.Conv2d(width, 2 * channels, 1)
         nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +98,8 @@ class Corrections(nn.Module):
         second = (quads(h, w, batch.z.device)[..., 0] >= 2).float()
         known = [batch.magnitudes, batch.latents][: self.kinds]
         point = (batch.point / 63)[:, None, None, None].expand(n, 1, h, w)
-        before, after = [], []
+        before: list[Tensor] = []
+        after: list[Tensor] = []
         for i, group in enumerate(self.groups):
             features = [point, batch.z, *(a[:, : group.start] for a in known)]
             own = [a[:, group] * (1 - second) for a in known]
@@ -124,7 +126,8 @@ def shares(frozen: Frozen, images: Tensor) -> None:
         for x in images.split(8):
             bits.append(frozen.receiver.symbol_bits(frozen.code(x, torch.full((len(x),), point)).code))
         total = torch.cat(bits)
-        quad = quads(*total.shape[1:3], total.device)
+        h, w = total.shape[1:3]
+        quad = quads(h, w, total.device)
         pixels = len(images) * images.shape[2] * images.shape[3]
         print(f"rate point {point}: {float(total.sum()) / pixels:.4f} bpp of y")
         for group, (a, b) in enumerate(itertools.pairwise(arch.groups)):

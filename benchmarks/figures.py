@@ -57,16 +57,43 @@ Results = dict[str, Any]
 
 def measure(kodak: Path, out: Path, validation: Path | None, backbone: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    lpips = ["--lpips-backbone", backbone] if backbone else []
-    bench = ["-m", "nicc", "bench", kodak, "-o", out / "bench", "--codec", ",".join(CODECS), "--anchor", ANCHOR]
+    lpips: list[str | int | Path] = ["--lpips-backbone", backbone] if backbone else []
+    bench: list[str | int | Path] = [
+        "-m",
+        "nicc",
+        "bench",
+        kodak,
+        "-o",
+        out / "bench",
+        "--codec",
+        ",".join(CODECS),
+        "--anchor",
+        ANCHOR,
+    ]
     run(*bench, "--points", POINTS, "--timing-images", 0, "--page-images", 0, *lpips)
     run(ROOT / "benchmarks" / "pages.py", out / "drawn")
-    pages = ["-m", "nicc", "bench", out / "drawn", "-o", out / "pages", "--codec", ",".join(PAGE_CODECS)]
+    pages: list[str | int | Path] = [
+        "-m",
+        "nicc",
+        "bench",
+        out / "drawn",
+        "-o",
+        out / "pages",
+        "--codec",
+        ",".join(PAGE_CODECS),
+    ]
     run(*pages, "--anchor", ANCHOR, "--points", POINTS, "--timing-images", 0, "--page-images", 0, *METRICS_OF_PAGES)
     run(ROOT / "benchmarks" / "realism.py", kodak, "--json", out / "realism.json", *lpips)
     run(ROOT / "benchmarks" / "speed.py", kodak, "--json", out / "speed.json")
     if validation:
-        iterative = [ROOT / "benchmarks" / "iterative.py", validation, "--steps", "100,500", "--images", 2]
+        iterative: list[str | int | Path] = [
+            ROOT / "benchmarks" / "iterative.py",
+            validation,
+            "--steps",
+            "100,500",
+            "--images",
+            2,
+        ]
         run(*iterative, "--size", 128, "--variants", "--json", out / "iterative.json")
 
 
@@ -339,8 +366,8 @@ def main() -> None:
     writing.add_argument("results", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "measure":
-        paths = (arguments.kodak, arguments.results, arguments.validation, arguments.lpips_backbone)
-        measure(*(path.resolve() if path else None for path in paths))
+        optional = (path.resolve() if path else None for path in (arguments.validation, arguments.lpips_backbone))
+        measure(arguments.kodak.resolve(), arguments.results.resolve(), *optional)
     else:
         write(arguments.results)
 

@@ -15,14 +15,15 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-import nicc
 from nicc.bench.report import environment
 from nicc.container import Header
 from nicc.decoder import networks
@@ -32,11 +33,11 @@ from nicc.encoder.iterate import starting_point
 from nicc.encoder.latent_code import RateTables, ste_round, upsample
 from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, encode_latents
 from nicc.encoder.receiver import LARGEST, interpolated, receiver_of
-from nicc.encoder.settings import TEMPERATURES, Annealing, Settings
+from nicc.encoder.settings import ROUNDINGS, TEMPERATURES, Annealing, Settings
 from nicc.encoder.sga import Problem
-from nicc.encoder.transform import Latents, transform_of
+from nicc.encoder.transform import Latents, PatchTransform, transform_of
 from nicc.images import Picture
-from nicc.model import Model
+from nicc.model import Model, load_transform
 
 HOPELESS_STEPS = 500
 """Straight-through and noise are left out above: they get worse with every step."""
@@ -157,6 +158,7 @@ def coordinates(model: Model, picture: Picture, point: int, sweeps: int = 20, sh
                 best = torch.minimum(gain, best)
             chosen = torch.rand(move.shape, generator=generator) < share
             symbols = symbols.detach() + move * chosen
+    assert symbols is not None
     y = ((symbols + means) / problem.rate.gain)[0].detach().numpy()
     latents = Latents(y, (z * problem.z_steps)[0].numpy())
     return Result(model, picture, settings, encode_latents(model, header, *latents, {}, NEAREST))
@@ -189,21 +191,21 @@ def methods(steps: list[int], variants: bool) -> dict[str, Callable[[Model, Pict
         "coordinates": coordinates,
     }
     for n in steps:
-        for rounding in sga.ROUNDINGS if variants else sga.ROUNDINGS[:1]:
-            found[f"SGA {rounding} {n}"] = lambda m, p, r, n=n, k=rounding: encode(m, p, Settings(r, Annealing(n, k)))
+        for rounding in ROUNDINGS if variants else ROUNDINGS[:1]:
+            found[f"SGA {rounding} {n}"] = partial(iterated, n, rounding)
         if variants and n <= HOPELESS_STEPS:
             for name, function in (("straight-through", straight_through), ("annealed noise", annealed_noise)):
-                found[f"{name} {n}"] = lambda m, p, r, n=n, f=function: _patched(f, m, p, r, n)
+                found[f"{name} {n}"] = partial(_patched, function, n)
     return found
 
 
-def _patched(function: Rounding, model: Model, picture: Picture, point: int, steps: int) -> Result:
-    original = sga.round_softly
-    sga.round_softly = function
-    try:
+def iterated(steps: int, rounding: str, model: Model, picture: Picture, point: int) -> Result:
+    return encode(model, picture, Settings(point, Annealing(steps, rounding)))
+
+
+def _patched(function: Rounding, steps: int, model: Model, picture: Picture, point: int) -> Result:
+    with patch.object(sga, "round_softly", function):
         return encode(model, picture, Settings(point, Annealing(steps)))
-    finally:
-        sga.round_softly = original
 
 
 def plain(model: Model, picture: Picture, point: int, weight: float = DISTORTION_WEIGHT) -> Result:
@@ -213,13 +215,14 @@ def plain(model: Model, picture: Picture, point: int, weight: float = DISTORTION
 
 
 def linear(model: Model, picture: Picture, point: int) -> Result:
-    """The plain encoding of what the linear part of the analysis finds."""
+    """The plain encoding of what the linear part of a ``patch`` analysis finds."""
     transform = transform_of(model, "cpu")  # the one that `plain` finds in the cache
-    network, transform.analysis.out.data = transform.analysis.out.data, torch.zeros_like(transform.analysis.out)
+    assert isinstance(transform, PatchTransform)
+    scale, transform.p["scale"] = transform.p["scale"], np.zeros_like(transform.p["scale"])
     try:
         return plain(model, picture, point)
     finally:
-        transform.analysis.out.data = network
+        transform.p["scale"] = scale
 
 
 def main() -> None:
@@ -235,7 +238,7 @@ def main() -> None:
     arguments = parser.parse_args()
     paths = sorted(arguments.folder.glob("*.png"))
     paths = paths[:: max(1, len(paths) // arguments.images)][: arguments.images]
-    model = nicc.load_model(arguments.model)
+    model = load_transform(arguments.model)
     points = [int(p) for p in arguments.points.split(",")]
     step_time(model, Picture(np.tile(crop_of(paths[0], 256).pixels, (2, 3, 1))), points[0])
     results: dict[str, dict[str, float]] = {}

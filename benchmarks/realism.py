@@ -22,13 +22,20 @@ from nicc.bench.sources import read_pixels
 from nicc.container import pack
 from nicc.encoder.encode import encode_plainly
 from nicc.images import Picture
-from nicc.model import Model
+from nicc.model import Model, load_transform
 
 BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 METRICS = ("psnr-rgb", "ssimulacra2", "lpips", "fd-alexnet-64")
 CUT = 2
 """Pixels cut off at the top and at the left for a second LPIPS: the head must not please one phase alone."""
 Row = dict[str, float]
+
+
+def patches_of(meter: Meter, pixels: np.ndarray) -> np.ndarray:
+    found = meter.patches(pixels)
+    if found is None:
+        raise SystemExit("give --lpips-backbone: without AlexNet there are no distances of patches")
+    return found
 
 
 def measure(images: list[np.ndarray], model: Model, point: int, meter: Meter) -> list[Row]:
@@ -39,14 +46,14 @@ def measure(images: list[np.ndarray], model: Model, point: int, meter: Meter) ->
     for image in images:
         data = pack(encode_plainly(model, Picture(image), point).container)
         bits, pixels = bits + len(data) * 8, pixels + image.shape[0] * image.shape[1]
-        originals.append(meter.patches(image))
+        originals.append(patches_of(meter, image))
         for n, decoded in enumerate(nicc.decode_all(data, BETAS)):
             x = np.asarray(decoded)
             for name, value in meter.measure(image, x).items():
                 values[n][name].append(value if value is not None else np.nan)
             cut = meter.functions["lpips"](image[CUT:, CUT:], x[CUT:, CUT:])
             values[n]["lpips cut"].append(cut if cut is not None else np.nan)
-            patches[n].append(meter.patches(x))
+            patches[n].append(patches_of(meter, x))
     rows = []
     for n, beta in enumerate(BETAS):
         row = {"rate point": point, "bpp": bits / pixels, "beta": beta}
@@ -76,7 +83,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     images = [read_pixels(path) for path in sorted(arguments.folder.glob("*.png"))]
-    model = nicc.load_model(arguments.model)
+    model = load_transform(arguments.model)
     meter = Meter(METRICS, arguments.lpips_backbone)
     rows = [row for point in arguments.points for row in measure(images, model, point, meter)]
     for row in rows:

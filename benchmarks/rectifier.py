@@ -78,7 +78,7 @@ class Shared:
     """A codec that quantises a batch once, however many ask for it one after another."""
 
     def __init__(self, codec: frozen.FrozenCodec) -> None:
-        self.codec, self.channels, self.deviation = codec, codec.channels, codec.deviation
+        self.codec, self.arch, self.channels, self.deviation = codec, codec.arch, codec.channels, codec.deviation
         self.start, self.pad, self.synthesise = codec.start, codec.pad, codec.synthesise
         self.last: tuple[Tensor, Tensor, frozen.QuantisedLatents] | None = None
 

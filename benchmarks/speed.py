@@ -36,7 +36,7 @@ from nicc.encoder.encode import encode_plainly
 from nicc.encoder.transform import transform_of
 from nicc.geometry import Grid
 from nicc.images import Picture, save_image, to_image
-from nicc.model import shipped_transforms
+from nicc.model import Model, load_transform, shipped_transforms
 from nicc.threads import one_blas_thread, processors
 
 QUALITY = 32
@@ -50,6 +50,7 @@ def decoding_parts(data: bytes) -> dict[str, float]:
     """Seconds of each stage of decoding one file, and how near the first layer comes to the processor's peak."""
     container = unpack(data)
     model = decoder.model_for(container)
+    assert isinstance(model, Model)
     header, grid = container.header, Grid.of(container.header)
     y = np.concatenate(list(decoder.group_latents(model, container)))
     renderer = Renderer(model, header.rate_point)
@@ -91,7 +92,7 @@ def decoding_parts(data: bytes) -> dict[str, float]:
 
 def encoding_parts(image: Image.Image, model_name: str) -> dict[str, float]:
     """Seconds of each stage of encoding at effort 0."""
-    model, picture = nicc.load_model(model_name), Picture(np.asarray(image))
+    model, picture = load_transform(model_name), Picture(np.asarray(image))
     rate_point = round(QUALITY / 100 * (model.architecture.rate_points - 1))
     analysis = median(lambda: transform_of(model)(picture.pixels))
     whole = median(lambda: encode_plainly(model, picture, rate_point))
@@ -127,7 +128,7 @@ def processes(image: Image.Image, model: str, repeats: int = 7) -> dict[str, flo
         decode = ["decode", folder / "x.nic", "-o", folder / "y.png", "--force"]
         commands = {name: [part.format(model=model) for part in command] for name, command in STARTS.items()}
         commands |= {f"nicc {c[0]}": ["-m", "nicc", *map(str, c), "--quiet"] for c in (encode, decode)}
-        times = {name: [] for name in commands}
+        times: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(repeats):
             for name, command in commands.items():
                 times[name].append(run(*command))
@@ -212,7 +213,7 @@ def main() -> None:
     found: dict[str, Any] = {"environment": environment(), "models": {}}
     for model in shipped_transforms():
         data = nicc.encode(images[0], model=model, quality=QUALITY)
-        facts = {"bytes": len(data), "version": nicc.load_model(model).version}
+        facts = {"bytes": len(data), "version": load_transform(model).version}
         parts = {"decoding": decoding_parts(data), "encoding": encoding_parts(images[0], model)}
         found["models"][model] = {**facts, **parts, "processes": processes(images[0], model)}
         for name in ("decoding", "encoding", "processes"):

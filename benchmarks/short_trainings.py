@@ -52,7 +52,7 @@ def _codecs() -> dict[str, Training]:
         found[f"kernel-{kernel}"] = Training(TrainingConfig("kernel", 1, arch, replace(short, overlap=overlap)))
     for name, residual, hidden in (("residual-12", True, 12), ("plain-24", False, 24)):
         arch = replace(two_layer.architecture, residual=residual, hidden_channels=hidden)
-        found[name] = Training(TrainingConfig("two-layer", 1, arch, replace(short, overlap=12)))
+        found[name] = Training(TrainingConfig("two-layer", 1, arch, replace(short, overlap=12, steps=600)))
     sender = replace(
         short, entropy_steps=0, joint_share=1.0, predictive_share=0.0, batch=2, sender_only=True, linear_rate=0.0
     )
@@ -95,7 +95,7 @@ def train(name: str, data: Path, validation: Path, out: Path, cache: Path | None
     else:
         config = load_config("realism")
         assert isinstance(config, RealismConfig)
-        schedule = replace(config.training, steps=HEAD_STEPS, batch=4, ema=0.99, validate_every=HEAD_STEPS // 2)
+        schedule = replace(config.training, steps=HEAD_STEPS, batch=2, ema=0.99, validate_every=HEAD_STEPS // 2)
         realism.train(
             replace(config, head=HeadArchitecture(condition=name), training=schedule),
             replace(run, perceptual=data.parent / "perceptual"),

@@ -1,6 +1,6 @@
-"""Studies of the papers, made again with the shipped models: figures and JSON, no page of results yet.
+"""Studies of the papers on the shipped models: figures and JSON behind docs/studies.md.
 
-    python -m benchmarks.studies PHOTOS RESULTS [--count 8]
+    python -m benchmarks.studies PHOTOS RESULTS SHOWN [--count 16]
 
 Flatness of the synthesis (Yang & Mandt 2023): how far the decoded path between two photographs' latents is from the
 straight line, and what a linear map loses. Where the bits go, by channel group and rate, and the price of exact
@@ -36,7 +36,12 @@ ROOT = Path(__file__).parent.parent
 SIDE, RATES, STEPS = 512, 9, 32
 SHARES = (0.1, 0.35, 0.6, 0.85)
 """Rate points of the linear map, as shares of the highest."""
+PULLS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+"""How strongly the fitted linear map is pulled to the linearised synthesis, over the mean square of its inputs."""
 BASES = 24
+CHANNEL_SHARE = {"two-layer": 0.55, "two-layer-visual": 0.32}
+"""Shares of the rate points at which two models are compared channel by channel: nearly equal rates."""
+TRAVERSED = (0, 1, 4, 9, 20, 60)
 
 
 def crops(folder: Path, count: int) -> list[np.ndarray]:
@@ -65,14 +70,17 @@ class Coded:
         self.z_bits = z_bits(model, rate_point, symbols)
         self.v = (y * model.params["gain"][rate_point]).reshape(-1, y.shape[-1])
         self.bits = np.zeros(arch.latent_channels)
+        h, w = y.shape[:2]
+        self.factors = np.ones((h * w, arch.latent_channels), np.float32)
+        """What the gain of every latent is multiplied by."""
         quantise = Quantiser(model)
 
         def visit(here: Visited) -> np.ndarray:
             s = quantise(residual(self.v, here), here.rows)
             self.bits[here.channels] += quantise.costs(s, here.rows).sum(0)
+            self.factors[here.at, here.channels] = here.factor
             return s
 
-        h, w = y.shape[:2]
         self.symbols, self.y_hat = walk(model, rate_point, self.z, 0, h, w, visit)
 
     def by_group(self) -> list[float]:
@@ -127,31 +135,99 @@ def flatness(model: Model, photos: list[np.ndarray]) -> float:
     return float(np.mean(ratios))
 
 
+def impulses(model: Model, renderer: Renderer) -> np.ndarray:
+    """The synthesis linearised at grey: pixels ``(16 x 16 x 3)`` of small latents ``(3 x 3 x C)``, as a matrix."""
+    channels = model.architecture.latent_channels
+    zero = np.zeros((5, 5, channels), np.float32)
+    ground, found = renderer(zero), np.empty((3, 3, channels, 16, 16, 3), np.float32)
+    for channel in range(channels):
+        size = np.float32(1e-2) * model.params["deviation"][channel]
+        y = zero.copy()
+        y[2, 2, channel] = size
+        response = ((renderer(y) - ground) / size).reshape(3, 16, 3, 16, 3).swapaxes(1, 2)
+        found[:, :, channel] = response[::-1, ::-1]  # a block sees the latent above it from below
+    return found.reshape(9 * channels, -1)
+
+
 def linear_map(model: Model, photos: list[np.ndarray]) -> list[dict[str, float]]:
-    """PSNR of the synthesis and of the best linear map of 3x3 latents to 16x16 pixels, fitted on half of the photos."""
+    """PSNR of the synthesis and of linear maps of 3x3 latents to their 16x16 pixels, on the last quarter of the photos.
+
+    One map is the synthesis linearised at grey; the other is fitted by least squares on the first half, pulled
+    towards the former as much as is best on the third quarter.
+    """
     rows = []
+    half, rest = len(photos) // 2, len(photos) // 4
+    parts = slice(0, half), slice(half, half + rest), slice(half + rest, None)
     for share in SHARES:
         point = round(share * (model.architecture.rate_points - 1))
         renderer = Renderer(model, point)
         inputs, outputs, errors = [], [], []
         for pixels in photos:
-            y = networks.mirror(ops, model.params, Coded(model, pixels, point).y_hat, renderer.margin)
+            y_hat = Coded(model, pixels, point).y_hat
+            full = np.zeros((*y_hat.shape[:2], model.architecture.latent_channels), np.float32)
+            full[..., : y_hat.shape[-1]] = y_hat
+            y = networks.mirror(ops, model.params, full, renderer.margin)
             inputs.append(ops.lattice_window(y, 1, 1).reshape(SIDE**2 // 256, -1))
-            errors.append(np.square(renderer(y).clip(0, 1) * 255 - pixels).mean())
+            errors.append(float(np.square((renderer(y).clip(0, 1) - pixels / np.float32(255)) * 255).mean()))
             blocks = pixels.reshape(SIDE // 16, 16, SIDE // 16, 16, 3).transpose(0, 2, 1, 3, 4)
             outputs.append(blocks.reshape(SIDE**2 // 256, -1) / np.float32(255))
-        half = len(photos) // 2
-        x, t = (np.concatenate(part[:half]).astype(np.float64) for part in (inputs, outputs))
-        mean = t.mean(0)
-        gram = x.T @ x
-        weights = np.linalg.solve(gram + 1e-6 * np.trace(gram) / len(gram) * np.eye(len(gram)), x.T @ (t - mean))
-        fitted = [
-            np.square(((i @ weights + mean).clip(0, 1) - o) * 255).mean()
-            for i, o in zip(inputs[half:], outputs[half:], strict=True)
+        start = impulses(model, renderer)
+        ground = renderer(np.zeros((3, 3, model.architecture.latent_channels), np.float32)).reshape(-1)
+        x, t = (np.concatenate(part[parts[0]]) for part in (inputs, outputs))
+        gram, cross = x.T @ x, x.T @ (t - ground - x @ start)
+
+        def quality(weights: np.ndarray, part: slice, x: list[np.ndarray], t: list[np.ndarray], g: np.ndarray) -> float:
+            fits = [
+                np.square(((a @ weights + g).clip(0, 1) - b) * 255).mean()
+                for a, b in zip(x[part], t[part], strict=True)
+            ]
+            return float(np.mean([decibels(float(e)) for e in fits]))
+
+        scale = np.trace(gram) / len(gram)
+        fits = [
+            start + np.linalg.solve(gram + pull * scale * np.eye(len(gram), dtype=np.float32), cross) for pull in PULLS
         ]
-        psnrs = [float(np.mean([decibels(float(e)) for e in part])) for part in (errors[half:], fitted)]
-        rows.append({"rate point": point, "synthesis": psnrs[0], "linear map": psnrs[1]})
+        best = max((start, *fits), key=lambda w: quality(w, parts[1], inputs, outputs, ground))
+        rows.append(
+            {
+                "rate point": point,
+                "synthesis": float(np.mean([decibels(e) for e in errors[parts[2]]])),
+                "linearised": quality(start, parts[2], inputs, outputs, ground),
+                "fitted": quality(best, parts[2], inputs, outputs, ground),
+            }
+        )
     return rows
+
+
+def by_channel(model: Model, photos: list[np.ndarray], share: float) -> dict[str, Any]:
+    """Bits of every channel at a rate, as shares of all, and of how much its steps adapt to the place."""
+    point = round(share * (model.architecture.rate_points - 1))
+    coded = [Coded(model, pixels, point) for pixels in photos]
+    bits = np.sum([c.bits for c in coded], 0)
+    return {
+        "rate point": point,
+        "bpp": float(np.mean([(c.bits.sum() + c.z_bits) / SIDE**2 for c in coded])),
+        "shares": (bits / bits.sum()).tolist(),
+        "spread of steps": float(np.mean([np.log(c.factors).std() for c in coded])),
+    }
+
+
+def traversals(model: Model, pixels: np.ndarray, channels: tuple[int, ...]) -> np.ndarray:
+    """A photograph's 48x48 pixels while one latent goes from -6 to 6 deviations, a row per channel."""
+    point = model.architecture.rate_points // 2
+    renderer = Renderer(model, point)
+    y_hat = Coded(model, pixels, point).y_hat
+    middle = np.zeros((5, 5, model.architecture.latent_channels), np.float32)
+    middle[..., : y_hat.shape[-1]] = y_hat[14:19, 14:19]
+    rows = []
+    for channel in channels:
+        row = []
+        for steps in (-6, -3, 0, 3, 6):
+            y = middle.copy()
+            y[2, 2, channel] += np.float32(steps) * model.params["deviation"][channel]
+            row.append(renderer(y))
+        rows.append(np.concatenate(row, 1))
+    return np.concatenate(rows)
 
 
 def basis(model: Model, channels: int) -> np.ndarray:
@@ -167,34 +243,42 @@ def basis(model: Model, channels: int) -> np.ndarray:
     return np.stack(found)
 
 
-def draw(found: dict[str, Any], models: dict[str, Model], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def save(pictures: np.ndarray, folder: Path, name: str, enlarged: int) -> None:
+    picture = Image.fromarray((pictures.clip(0, 1) * 255).round().astype(np.uint8))
+    size = picture.width * enlarged, picture.height * enlarged
+    picture.resize(size, Image.Resampling.NEAREST).save(folder / f"{name}.webp", quality=90, method=6)
+
+
+def draw_bits(found: dict[str, Any], models: dict[str, Model], folder: Path) -> None:
     figure = Figure(figsize=(4.2 * len(models), 3.6), layout="constrained")
     for axes, (name, facts) in zip(figure.subplots(1, len(models)), found["models"].items(), strict=True):
         rows = facts["bits"]
         parts = np.array([[row["z"], *row["y"]] for row in rows]).T
-        bounds = models[name].architecture.groups
-        labels = ["z", *(f"{a} to {b - 1}" for a, b in itertools.pairwise(bounds))]
+        labels = ["z", *(f"{a} to {b - 1}" for a, b in itertools.pairwise(models[name].architecture.groups))]
         axes.stackplot([row["rate point"] for row in rows], parts / parts.sum(0), labels=labels)
         axes.set(title=name, xlabel="rate point", ylabel="share of bits", ylim=(0, 1))
         axes.legend(fontsize=6, loc="lower left")
     figure.savefig(folder / "bits.svg", metadata={"Date": None})
-    pair = [models[n] for n in ("two-layer", "two-layer-visual")]
-    rows = [np.concatenate(list(basis(m, BASES)), 1) for m in pair]
-    grid = np.concatenate([np.concatenate(np.split(r, 2, 1), 0) for r in rows], 0)
-    picture = Image.fromarray((grid.clip(0, 1) * 255).round().astype(np.uint8))
-    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(
-        folder / "basis.webp", lossless=True
-    )
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    axes = figure.subplots()
-    for name, m in zip(("squared error", "visual"), pair, strict=True):
-        p = m.params
-        middle = m.architecture.rate_points // 2
-        steps = p["inverse"][middle][:256] / np.exp(np.log(p["inverse"][middle][:256]).mean())
-        axes.semilogy(steps, lw=1, label=name)
-    axes.set(xlabel="channel", ylabel="quantisation step, relative to the geometric mean")
-    axes.legend(frameon=False)
+
+
+def draw_objectives(found: dict[str, Any], pair: dict[str, Model], folder: Path) -> None:
+    """Steps and bits by channel of the squared-error and the visual model, and their basis functions."""
+    rows = [np.concatenate(list(basis(m, BASES)), 1) for m in pair.values()]
+    save(np.concatenate([np.concatenate(np.split(r, 2, 1), 0) for r in rows], 0), folder, "basis", 2)
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, model), label in zip(pair.items(), ("squared error", "visual"), strict=True):
+        steps = model.params["inverse"][found["channels"][name]["rate point"]][:256]
+        left.semilogy(steps / np.exp(np.log(steps).mean()), lw=1, label=label)
+        right.plot(
+            np.cumsum(found["channels"][name]["shares"]),
+            lw=1,
+            label=f"{label}, {found['channels'][name]['bpp']:.2f} bpp",
+        )
+    left.set(xlabel="channel", ylabel="quantisation step / geometric mean")
+    right.set(xlabel="channel", ylabel="share of the bits up to it", xlim=(0, 256))
+    for axes in (left, right):
+        axes.legend(frameon=False)
     figure.savefig(folder / "steps.svg", metadata={"Date": None})
 
 
@@ -202,7 +286,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("shown", type=Path, help="a photograph that may be shown, for the traversals")
+    parser.add_argument("--count", type=int, default=16)
     arguments = parser.parse_args()
     photos = crops(arguments.photos, arguments.count)
     models = {name: load_transform(name) for name in shipped_transforms()}
@@ -216,9 +301,16 @@ def main() -> None:
             "linear": linear_map(model, photos),
         }
         print(name, json.dumps(found["models"][name]), flush=True)
+    found["channels"] = {name: by_channel(models[name], photos, share) for name, share in CHANNEL_SHARE.items()}
+    print(json.dumps(found["channels"]))
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / "studies.json").write_text(json.dumps(found, indent=1) + "\n")
-    draw(found, models, ROOT / "docs" / "figures")
+    folder = ROOT / "docs" / "figures"
+    draw_bits(found, models, folder)
+    draw_objectives(found, {name: models[name] for name in CHANNEL_SHARE}, folder)
+    with Image.open(arguments.shown) as image:
+        shown = np.asarray(image.convert("RGB"))[:SIDE, :SIDE]
+    save(traversals(models["two-layer"], shown, TRAVERSED), folder, "traversals", 2)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def worth_trying(pixels: np.ndarray, coded_bytes: int) -> bool:
     if rows.shape[1] < 2:
         return True
     step = rows[:, 1:].astype(np.int16) - rows[:, :-1]
-    flat = np.mean(~step.any(-1)) >= FLAT_SHARE
+    flat = np.mean((step[..., 0] | step[..., 1] | step[..., 2]) == 0) >= FLAT_SHARE
     step -= step[..., 1:2] * np.array([1, 0, 1], np.int16)  # colours by their difference from green
     bits = 0.0
     for channel in range(3):

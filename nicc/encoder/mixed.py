@@ -37,28 +37,24 @@ FADE = 16
 SMOOTH_BLOCK = 8
 
 
-def cell_sums(values: np.ndarray) -> np.ndarray:
-    """Sums of ``(height, width)`` over cells, ``(rows, columns)``."""
+def cell_sums(values: np.ndarray, every: int = 1) -> np.ndarray:
+    """Sums of ``(height, width)`` over cells, ``(rows, columns)``; of an image's rows only so many are there."""
     height, width = values.shape
-    rows, columns = grid_of(width, height)
-    padded = np.zeros((rows * CELL, columns * CELL), np.float32)
+    rows, columns = grid_of(width, height * every)
+    padded = np.zeros((rows * CELL // every, columns * CELL), np.float32)
     padded[:height, :width] = values
-    return padded.reshape(rows, CELL, columns, CELL).sum((1, 3))
+    return padded.reshape(rows, CELL // every, columns, CELL).sum((1, 3))
 
 
 def candidates(pixels: np.ndarray) -> np.ndarray:
     """Cells ``(rows, columns)`` of an image uint8 ``(height, width, 3)`` that may be graphics, at a glance."""
-    height, width, _ = pixels.shape
     looked_at = pixels[::GLANCE]
     step = np.full(looked_at.shape[:2], 255, np.uint8)
     a, b = looked_at[:, 1:], looked_at[:, :-1]
-    step[:, 1:] = (np.maximum(a, b) - np.minimum(a, b)).max(-1)
-    flat, tiny = np.zeros((2, height, width), bool)
-    flat[::GLANCE], tiny[::GLANCE] = step == 0, (step > 0) & (step <= TINY)
-    seen = np.zeros((height, width), bool)
-    seen[::GLANCE] = True
-    count = cell_sums(seen)
-    return (cell_sums(flat) >= FLAT_SHARE * count) & (cell_sums(tiny) <= TINY_SHARE * count)
+    colours = np.maximum(a, b) - np.minimum(a, b)
+    step[:, 1:] = np.maximum(np.maximum(colours[..., 0], colours[..., 1]), colours[..., 2])
+    count, flat, tiny = (cell_sums(x, GLANCE) for x in (np.ones_like(step), step == 0, (step > 0) & (step <= TINY)))
+    return (flat >= FLAT_SHARE * count) & (tiny <= TINY_SHARE * count)
 
 
 def model_bits(model: Model, header: Header, latents: Latents) -> np.ndarray:

@@ -65,7 +65,7 @@ def _codecs() -> dict[str, Training]:
 
 CODECS = _codecs()
 HEADS = ("fourier", "table")
-HEAD_STEPS = 350
+HEAD_STEPS = 250
 
 
 def lapped_start(out: Path, photos: Photos) -> Path:

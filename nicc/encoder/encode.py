@@ -169,13 +169,13 @@ def _encode(
     if not settings.annealing.steps:
         return plain
     with needs("iterate", "iterating"):
-        from nicc.encoder.iterate import Kept, iterate, starting_point
+        from nicc.encoder.iterate import Iteration, Kept, starting_point
         from nicc.encoder.sga import Diverged
     headers = [header_of(model, p, settings) for p in pictures]
     note: tuple[str, ...] = ()
     try:
         begin = [s or starting_point(model, h, a) for h, s, a in zip(headers, starts, found, strict=True)]
-        reached = iterate(model, headers[0], pictures, settings, begin, report)
+        reached = Iteration(model, headers[0], pictures, settings, begin, report).run()
     except Diverged as e:
         for p in plain:
             p.notes = (f"{e}; the plain encoding is written",)

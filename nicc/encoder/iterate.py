@@ -84,23 +84,12 @@ def _decoded_rows(model: Model, header: Header, latents: Latents, first: int, la
     return walk(model, r, z_int, first, last, latents.y.shape[1], visit)[1]
 
 
-def iterate(
-    model: Model,
-    header: Header,
-    pictures: Sequence[Picture],
-    settings: Settings,
-    starts: Sequence[Latents],
-    report: Report | None,
-) -> list[Latents]:
-    """Optimises one group of latent rows after another, each beside its neighbours as they are by then.
+class Iteration:
+    """Optimises the latents of pictures of one size, one group of rows after another.
 
-    Groups share no context, so memory is bounded by a group: 1024 rows of pixels, of all pictures.
+    Every group is iterated beside its neighbours as they are by then. Groups share no context, so
+    memory is bounded by a group: 1024 rows of pixels, of all pictures.
     """
-    return _Iteration(model, header, pictures, settings, starts, report).run()
-
-
-class _Iteration:
-    """The latents of pictures of one size as they are reached, group by group."""
 
     def __init__(
         self,
@@ -119,6 +108,7 @@ class _Iteration:
         """Decoded latents of groups that a neighbour needs."""
 
     def run(self) -> list[Latents]:
+        """Returns what is reached when the steps are done, or when an interrupt ends them."""
         stopped = False
         for group, (first, last) in enumerate(self.bounds):
             problem, z_rows = self._problem(group), _z_rows(first, last)

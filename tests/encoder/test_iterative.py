@@ -12,8 +12,8 @@ import nicc
 from nicc.architecture import Architecture
 from nicc.container import Header
 from nicc.decoder.decode import decode_pixels
-from nicc.encoder import iterate as iterating
 from nicc.encoder.encode import INTERRUPTED, NOT_LOWER, encode, encode_batch
+from nicc.encoder.iterate import Iteration
 from nicc.encoder.quantise import NEAREST, encode_latents, quantise_z
 from nicc.encoder.receiver import bit_table, interpolated, receiver_of
 from nicc.encoder.settings import Annealing, Settings, State
@@ -148,10 +148,10 @@ def test_the_same_seed_gives_the_same_file(picture):
 def test_a_result_that_is_no_better_is_not_kept(picture, monkeypatch):
     plain = encode(load_model("two-layer"), picture, Settings(20, Annealing(0)))
 
-    def worse(model, header, pictures, settings, starts, report):
-        return [Latents(s.y + 0.01 * np.sign(s.y), s.z) for s in starts]
+    def worse(self):
+        return [Latents(y + 0.01 * np.sign(y), z) for y, z in zip(self.y, self.z, strict=True)]
 
-    monkeypatch.setattr(iterating, "iterate", worse)
+    monkeypatch.setattr(Iteration, "run", worse)
     result = encode(load_model("two-layer"), picture, Settings(20, Annealing(5)))
     assert result.data == plain.data
     assert result.notes == (NOT_LOWER,)

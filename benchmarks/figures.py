@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.studies_tables import short_blocks, studies_blocks
+from benchmarks.tables import stamp, table
 from nicc.bench import plots
 from nicc.bench.bd import bd_rate
 from nicc.bench.report import BD_METRICS, Curve
@@ -51,6 +53,8 @@ NAMES = {
     REALISTIC: "the same files at `--beta 0.5`",
 }
 POINTS = 6
+TRAVERSED = "kodim23.png"
+"""The photograph whose latents are traversed."""
 SHOWN = ("ssimulacra2", "butteraugli-3norm", "cvvdp", "ms-ssim-rgb", "lpips", "psnr-rgb")
 Results = dict[str, Any]
 
@@ -95,6 +99,7 @@ def measure(kodak: Path, out: Path, validation: Path | None, backbone: Path | No
             2,
         ]
         run(*iterative, "--size", 128, "--variants", "--json", out / "iterative.json")
+        run("-m", "benchmarks.studies", validation, out, kodak / TRAVERSED)
 
 
 def run(*command: str | int | Path) -> None:
@@ -134,17 +139,6 @@ def replace_blocks(text: str, blocks: dict[str, str]) -> tuple[str, set[str]]:
         return f"<!-- figures: {name} -->\n{blocks[name].strip()}\n<!-- end -->"
 
     return re.sub(r"<!-- figures: ([\w-]+) -->\n.*?<!-- end -->", put, text, flags=re.DOTALL), used
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def stamp(command: str, environment: Results, *more: str) -> str:
-    """What a table was made by."""
-    where = f"{environment['date']}, commit {environment['commit']}, {environment['machine']}"
-    return f"`{command}`: {'; '.join([where, *more])}."
 
 
 # --- nicc bench
@@ -351,6 +345,8 @@ PARTS: tuple[tuple[str, str, Callable[[Results], dict[str, str]]], ...] = (
     ("benchmarks/realism.py", "realism.json", realism_blocks),
     ("benchmarks/speed.py", "speed.json", speed_blocks),
     ("benchmarks/iterative.py", "iterative.json", iterative_blocks),
+    ("benchmarks/studies.py", "studies.json", studies_blocks),
+    ("benchmarks/short_results.py", "short.json", short_blocks),
 )
 
 

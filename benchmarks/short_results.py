@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks.short_trainings import CODECS, HEADS, KERNELS
 from nicc.arrays import macs_per_pixel
 from nicc.bench.bd import bd_rate
+from nicc.bench.report import environment
 from nicc.model import digest, load_transform
 from nicc.training.codec import CodecModule
 from nicc.training.export import encoder_arrays
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--at", type=int, nargs=2, default=(400, 200), help="left and top of what is shown")
     arguments = parser.parse_args()
     found = {"codecs": codecs(arguments.runs, middles(arguments.kodak)), "heads": heads(arguments.runs)}
+    found["environment"] = environment()
     for name in found["codecs"]:
         if CODECS[name].from_lapped:
             as_model(arguments.runs / name)

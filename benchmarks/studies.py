@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,7 @@ def main() -> None:
     parser.add_argument("shown", type=Path, help="a photograph that may be shown, for the traversals")
     parser.add_argument("--count", type=int, default=16)
     arguments = parser.parse_args()
+    begun = time.monotonic()
     photos = crops(arguments.photos, arguments.count)
     models = {name: load_transform(name) for name in shipped_transforms()}
     found: dict[str, Any] = {"environment": environment(), "photographs": len(photos), "models": {}}
@@ -303,6 +305,7 @@ def main() -> None:
         print(name, json.dumps(found["models"][name]), flush=True)
     found["channels"] = {name: by_channel(models[name], photos, share) for name, share in CHANNEL_SHARE.items()}
     print(json.dumps(found["channels"]))
+    found["seconds"] = round(time.monotonic() - begun)
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / "studies.json").write_text(json.dumps(found, indent=1) + "\n")
     folder = ROOT / "docs" / "figures"

@@ -90,15 +90,8 @@ def measure(kodak: Path, out: Path, validation: Path | None, backbone: Path | No
     run(ROOT / "benchmarks" / "realism.py", kodak, "--json", out / "realism.json", *lpips)
     run(ROOT / "benchmarks" / "speed.py", kodak, "--json", out / "speed.json")
     if validation:
-        iterative: list[str | int | Path] = [
-            ROOT / "benchmarks" / "iterative.py",
-            validation,
-            "--steps",
-            "100,500",
-            "--images",
-            2,
-        ]
-        run(*iterative, "--size", 128, "--variants", "--json", out / "iterative.json")
+        iterative: list[str | int | Path] = [ROOT / "benchmarks" / "iterative.py", validation, "--steps", "100,500"]
+        run(*iterative, "--images", 2, "--size", 128, "--variants", "--json", out / "iterative.json")
         run("-m", "benchmarks.studies", validation, out, kodak / TRAVERSED)
 
 

@@ -39,7 +39,7 @@ from nicc.encoder.transform import Latents, PatchTransform, transform_of
 from nicc.images import Picture
 from nicc.model import Model, load_transform
 
-HOPELESS_STEPS = 500
+HOPELESS_STEPS = 100
 """Straight-through and noise are left out above: they get worse with every step."""
 
 Rounding = Callable[[Tensor, float, str, torch.Generator], Tensor]

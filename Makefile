@@ -23,7 +23,7 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.all: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q -e '.[all]'
+	$(BIN)/python -m pip install -q --no-compile -e '.[all]'  # what is imported is compiled then
 	@touch $@
 
 demo: $(VENV)/.demo  ## Install, then encode and decode a real photograph.

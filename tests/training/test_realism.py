@@ -22,7 +22,7 @@ from tests.training.conftest import entries
 
 HEAD = HeadArchitecture(condition_width=16, latent_width=16, handover=8, pixel_width=16, depth=1)
 SCHEDULE = RealismSchedule(
-    steps=8, batch=2, crop=128, adversarial_share=0.5, discriminator_width=4, discriminator_rate=1e-2, log_every=2
+    steps=8, batch=2, crop=64, adversarial_share=0.5, discriminator_width=4, discriminator_rate=1e-2, log_every=2
 )
 
 

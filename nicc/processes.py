@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -33,3 +33,27 @@ def interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[Callable[[], None]]:
+    """Within the block an interrupt raises `KeyboardInterrupt` where the yielded function is called, and nowhere else.
+
+    Raised in the middle of an executor's bookkeeping, it may leave a lock held for ever. Where
+    interrupts are somebody else's, or the thread is not the main one, the function does nothing.
+    """
+    own = threading.current_thread() is threading.main_thread()
+    if not own or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: None
+        return
+    noted = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: noted.set())
+
+    def check() -> None:
+        if noted.is_set():
+            raise KeyboardInterrupt
+
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,13 +1,17 @@
-"""Pools' processes, when who started them is killed."""
+"""Pools' processes, when who started them is killed or interrupted."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from nicc.processes import interrupts_noted
 
 STARTER = """
 import os, time
@@ -41,3 +45,21 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     while runs(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not runs(worker)
+
+
+def test_interrupts_come_where_they_are_looked_for():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with interrupts_noted() as check:
+            check()
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # where it would have been raised
+            with pytest.raises(KeyboardInterrupt):
+                check()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with interrupts_noted() as check:
+            os.kill(os.getpid(), signal.SIGINT)
+            check()
+    finally:
+        signal.signal(signal.SIGINT, before)

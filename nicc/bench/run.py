@@ -23,8 +23,11 @@ from nicc.bench.sources import Source, find_sources, lossless_webp, read_pixels
 from nicc.bench.store import Key, Record, Store, decoded_path, features_path, save_array
 from nicc.errors import NiccError
 from nicc.images import write_atomically
-from nicc.processes import end_with_parent, interrupts_held
+from nicc.processes import end_with_parent, interrupts_held, interrupts_noted
 from nicc.threads import processors
+
+PATIENCE = 0.5
+"""Seconds after which a waiting run looks whether it has been interrupted."""
 
 
 @dataclass(frozen=True)
@@ -248,14 +251,16 @@ def _execute(settings: BenchSettings, tasks: list[Task]) -> Iterator[tuple[Task,
         jobs, get_context("spawn"), initializer=_start_worker, initargs=(settings, max(1, processors() // jobs))
     )
     try:
-        with interrupts_held():
-            waiting = {pool.submit(_work, task): task for task in tasks}
-        while waiting:
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                error = future.exception()
-                if error and not isinstance(error, Exception):
-                    raise error
-                yield waiting.pop(future), error if isinstance(error, Exception) else future.result()
+        with interrupts_noted() as interrupt:
+            with interrupts_held():
+                waiting = {pool.submit(_work, task): task for task in tasks}
+            while waiting:
+                for future in wait(waiting, PATIENCE, FIRST_COMPLETED).done:
+                    error = future.exception()
+                    if error and not isinstance(error, Exception):
+                        raise error
+                    yield waiting.pop(future), error if isinstance(error, Exception) else future.result()
+                interrupt()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -128,9 +128,9 @@ def test_alpha_grey_and_metadata(photo):
 
 def test_targets(photo):
     size = 1500
-    data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=25, target_size=size, lossless=False)
+    data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=14, target_size=size, lossless=False)
     assert 0.9 * size < len(data) <= size
-    data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=20, target_psnr=25)
+    data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=12, target_psnr=25)
     assert 25 <= psnr(photo, data) < 28
     with pytest.raises(NiccError, match="the target is not reached"):
         nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=2, target_size=60, lossless=False)

@@ -61,41 +61,21 @@ Results = dict[str, Any]
 
 def measure(kodak: Path, out: Path, validation: Path | None, backbone: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    lpips: list[str | int | Path] = ["--lpips-backbone", backbone] if backbone else []
-    bench: list[str | int | Path] = [
-        "-m",
-        "nicc",
-        "bench",
-        kodak,
-        "-o",
-        out / "bench",
-        "--codec",
-        ",".join(CODECS),
-        "--anchor",
-        ANCHOR,
-    ]
+    lpips = ["--lpips-backbone", backbone] if backbone else []
+    bench = ["-m", "nicc", "bench", kodak, "-o", out / "bench", "--codec", ",".join(CODECS), "--anchor", ANCHOR]
     run(*bench, "--points", POINTS, "--timing-images", 0, "--page-images", 0, *lpips)
     run(ROOT / "benchmarks" / "pages.py", out / "drawn")
-    pages: list[str | int | Path] = [
-        "-m",
-        "nicc",
-        "bench",
-        out / "drawn",
-        "-o",
-        out / "pages",
-        "--codec",
-        ",".join(PAGE_CODECS),
-    ]
+    pages = ["-m", "nicc", "bench", out / "drawn", "-o", out / "pages", "--codec", ",".join(PAGE_CODECS)]
     run(*pages, "--anchor", ANCHOR, "--points", POINTS, "--timing-images", 0, "--page-images", 0, *METRICS_OF_PAGES)
     run(ROOT / "benchmarks" / "realism.py", kodak, "--json", out / "realism.json", *lpips)
     run(ROOT / "benchmarks" / "speed.py", kodak, "--json", out / "speed.json")
     if validation:
-        iterative: list[str | int | Path] = [ROOT / "benchmarks" / "iterative.py", validation, "--steps", "100,500"]
+        iterative = [ROOT / "benchmarks" / "iterative.py", validation, "--steps", "100,500"]
         run(*iterative, "--images", 2, "--size", 128, "--variants", "--json", out / "iterative.json")
         run("-m", "benchmarks.studies", validation, out, kodak / TRAVERSED)
 
 
-def run(*command: str | int | Path) -> None:
+def run(*command: object) -> None:
     print("python", *command, flush=True)
     subprocess.run([sys.executable, *map(str, command)], check=True, cwd=ROOT)
 

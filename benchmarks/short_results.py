@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.short_trainings import CODECS, HEADS, KERNELS
+from benchmarks.studies import save
 from nicc.arrays import macs_per_pixel
 from nicc.bench.bd import bd_rate
 from nicc.bench.report import environment
@@ -30,7 +31,7 @@ from nicc.training.export import encoder_arrays
 from nicc.training.folder import write_parts
 from nicc.training.objective import RateDistortion
 from nicc.training.rate_distortion import validate
-from nicc.training.stage import CHECKPOINT, LOG, VALIDATION_CROP
+from nicc.training.stage import CHECKPOINT, LOG, validation_images
 
 PICTURES = Path(__file__).parent.parent / "docs" / "figures"
 SHOWN_POINT, SHOWN_SIDE, ENLARGED = 9.0, 96, 3
@@ -49,17 +50,6 @@ def trained(folder: Path) -> RateDistortion:
 
 def entries(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-
-
-def middles(folder: Path) -> Tensor:
-    """The middle 384x384 pixels of all images, ``(N, 3, 384, 384)`` in 0..1."""
-    found = []
-    for path in sorted(folder.glob("*.png")):
-        with Image.open(path) as image:
-            a = np.asarray(image.convert("RGB"))
-        top, left = ((n - VALIDATION_CROP) // 2 for n in a.shape[:2])
-        found.append(a[top : top + VALIDATION_CROP, left : left + VALIDATION_CROP])
-    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 255
 
 
 def curve(table: list[dict[str, float]]) -> dict[str, list[float]]:
@@ -108,7 +98,6 @@ def as_model(folder: Path) -> None:
         "decoder_sha256": digest(base.arrays, arch),
         "encoder_sha256": digest(encoder, arch),
     }
-    description.pop("realism_sha256", None)
     write_parts(folder / "model", description, encoder=encoder)
     shutil.copyfile(base.folder / "decoder.safetensors", folder / "model" / "decoder.safetensors")
 
@@ -127,10 +116,7 @@ def show_kernels(runs: Path, shown: Path, left: int, top: int) -> None:
         y = codec.analysis(x)
         code = codec.entropy(y, codec.hyper(y), point)
         pictures.append(codec.synthesise(code.y_hat, point)[0, :, part, part].clamp(0, 1))
-    row = (torch.cat(pictures, 2).permute(1, 2, 0) * 255).round().byte().numpy()
-    picture = Image.fromarray(row)
-    size = picture.width * ENLARGED, picture.height * ENLARGED
-    picture.resize(size, Image.Resampling.NEAREST).save(PICTURES / "kernels.webp", quality=90, method=6)
+    save(torch.cat(pictures, 2).permute(1, 2, 0).numpy(), PICTURES, "kernels", ENLARGED)
 
 
 def main() -> None:
@@ -140,7 +126,10 @@ def main() -> None:
     parser.add_argument("--shown", type=Path, help="a Kodak photograph for the pictures of kernels")
     parser.add_argument("--at", type=int, nargs=2, default=(400, 200), help="left and top of what is shown")
     arguments = parser.parse_args()
-    found = {"codecs": codecs(arguments.runs, middles(arguments.kodak)), "heads": heads(arguments.runs)}
+    found = {
+        "codecs": codecs(arguments.runs, validation_images(arguments.kodak, every=1)),
+        "heads": heads(arguments.runs),
+    }
     found["environment"] = environment()
     for name in found["codecs"]:
         if CODECS[name].from_lapped:

@@ -14,11 +14,15 @@ from pathlib import Path
 
 import torch
 
+from nicc.architecture import Architecture
 from nicc.head import HeadArchitecture
 from nicc.model import load_transform
 from nicc.training import rate_distortion, realism
+from nicc.training.codec import CodecModule
 from nicc.training.config import CodecSchedule, RealismConfig, TrainingConfig, load_config
 from nicc.training.data import Photos
+from nicc.training.growth import BODY, OUT
+from nicc.training.objective import RateDistortion
 from nicc.training.restore import checkpoint_of
 from nicc.training.stage import CHECKPOINT, Run
 
@@ -74,12 +78,8 @@ def lapped_start(out: Path, photos: Photos) -> Path:
     if not path.exists():
         saved = checkpoint_of(Path(str(load_transform("two-layer").folder)), photos)
         torch.manual_seed(0)
-        fresh = rate_distortion.RateDistortion(
-            rate_distortion.CodecModule(rate_distortion.Architecture.from_dict(saved["architecture"]))
-        ).state_dict()
-        saved["average"] |= {
-            k: v for k, v in fresh.items() if k.startswith(("codec.analysis.body", "codec.analysis.out"))
-        }
+        fresh = RateDistortion(CodecModule(Architecture.from_dict(saved["architecture"]))).state_dict()
+        saved["average"] |= {k: v for k, v in fresh.items() if k.startswith((BODY, OUT))}
         out.mkdir(parents=True, exist_ok=True)
         torch.save(saved | {"step": 0, "seconds": 0.0, "pixels": 0}, path)
     return path

@@ -1,6 +1,6 @@
 """Studies of the papers on the shipped models: figures and JSON behind docs/studies.md.
 
-    python -m benchmarks.studies PHOTOS RESULTS SHOWN [--count 16]
+    python -m benchmarks.studies PHOTOS RESULTS SHOWN [--count 12]
 
 Flatness of the synthesis (Yang & Mandt 2023): how far the decoded path between two photographs' latents is from the
 straight line, and what a linear map loses. Where the bits go, by channel group and rate, and the price of exact
@@ -150,6 +150,12 @@ def impulses(model: Model, renderer: Renderer) -> np.ndarray:
     return found.reshape(9 * channels, -1)
 
 
+def mean_psnr(weights: np.ndarray, ground: np.ndarray, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> float:
+    """Mean PSNR of a linear map's blocks, an array of each per photograph."""
+    errors = [np.square(((x @ weights + ground).clip(0, 1) - t) * 255) for x, t in zip(inputs, outputs, strict=True)]
+    return float(np.mean([decibels(float(e.mean())) for e in errors]))
+
+
 def linear_map(model: Model, photos: list[np.ndarray]) -> list[dict[str, float]]:
     """PSNR of the synthesis and of linear maps of 3x3 latents to their 16x16 pixels, on the last quarter of the photos.
 
@@ -177,24 +183,19 @@ def linear_map(model: Model, photos: list[np.ndarray]) -> list[dict[str, float]]
         x, t = (np.concatenate(part[parts[0]]) for part in (inputs, outputs))
         gram, cross = x.T @ x, x.T @ (t - ground - x @ start)
 
-        def quality(weights: np.ndarray, part: slice, x: list[np.ndarray], t: list[np.ndarray], g: np.ndarray) -> float:
-            fits = [
-                np.square(((a @ weights + g).clip(0, 1) - b) * 255).mean()
-                for a, b in zip(x[part], t[part], strict=True)
-            ]
-            return float(np.mean([decibels(float(e)) for e in fits]))
-
         scale = np.trace(gram) / len(gram)
         fits = [
             start + np.linalg.solve(gram + pull * scale * np.eye(len(gram), dtype=np.float32), cross) for pull in PULLS
         ]
-        best = max((start, *fits), key=lambda w: quality(w, parts[1], inputs, outputs, ground))
+        held = [mean_psnr(w, ground, inputs[parts[1]], outputs[parts[1]]) for w in (start, *fits)]
+        best = (start, *fits)[int(np.argmax(held))]
+        shown = inputs[parts[2]], outputs[parts[2]]
         rows.append(
             {
                 "rate point": point,
                 "synthesis": float(np.mean([decibels(e) for e in errors[parts[2]]])),
-                "linearised": quality(start, parts[2], inputs, outputs, ground),
-                "fitted": quality(best, parts[2], inputs, outputs, ground),
+                "linearised": mean_psnr(start, ground, *shown),
+                "fitted": mean_psnr(best, ground, *shown),
             }
         )
     return rows
@@ -288,7 +289,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("results", type=Path)
     parser.add_argument("shown", type=Path, help="a photograph that may be shown, for the traversals")
-    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--count", type=int, default=12)
     arguments = parser.parse_args()
     begun = time.monotonic()
     photos = crops(arguments.photos, arguments.count)

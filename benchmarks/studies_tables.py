@@ -76,21 +76,12 @@ def short_blocks(found: Results) -> dict[str, str]:
                 continue
             rates = [facts.get(f"BD-rate on {images}") for images in ("validation", "kodak")]
             cells = ["" if rate is None else f"{rate:+.1f} %" for rate in rates]
-            cost, macs = (
-                f"{facts['cost']:.4f}",
-                f"{sum(v for part, v in facts['macs'].items() if part in SYNTHESIS) / 1000:.2f}",
-            )
-            rows.append([run, *cells, cost, macs, str(facts["steps"]), f"{facts['seconds']:.0f}"])
+            macs = sum(v for part, v in facts["macs"].items() if part in SYNTHESIS)
+            cells += [f"{facts['cost']:.4f}", f"{macs / 1000:.2f}", str(facts["steps"]), f"{facts['seconds']:.0f}"]
+            rows.append([run, *cells])
         if rows:
-            head = [
-                "",
-                "BD-rate, validation",
-                "BD-rate, Kodak",
-                "log cost",
-                "synthesis (kMAC/pixel)",
-                "steps",
-                "seconds",
-            ]
+            rates = ["BD-rate, validation", "BD-rate, Kodak"]
+            head = ["", *rates, "log cost", "synthesis (kMAC/pixel)", "steps", "seconds"]
             blocks[f"study-{name}"] = table(head, rows)
     if found["heads"]:
         rows = []

@@ -59,8 +59,7 @@ def _options(
 
 def main() -> None:
     """Entry point: one line on standard error and exit 1 for anything that a user can mend."""
-    wanted = sys.argv[1:2]
-    app = command_line(*wanted if wanted and wanted[0] in COMMANDS else COMMANDS)  # each costs milliseconds
+    app = command_line(*([name for name in sys.argv[1:2] if name in COMMANDS] or COMMANDS))  # each costs milliseconds
     gc.freeze()
     gc.enable()
     try:

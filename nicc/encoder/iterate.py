@@ -108,7 +108,7 @@ class Iteration:
         """Decoded latents of groups that a neighbour needs."""
 
     def run(self) -> list[Latents]:
-        """Returns what is reached when the steps are done, or when an interrupt ends them."""
+        """What is reached after all steps. Raises `Kept` with what an interrupt left, or `KeyboardInterrupt`."""
         stopped = False
         for group, (first, last) in enumerate(self.bounds):
             problem, z_rows = self._problem(group), _z_rows(first, last)

@@ -38,7 +38,7 @@ SMOOTH_BLOCK = 8
 
 
 def cell_sums(values: np.ndarray, every: int = 1) -> np.ndarray:
-    """Sums of ``(height, width)`` over cells, ``(rows, columns)``; of an image's rows only so many are there."""
+    """Sums over cells, ``(rows, columns)``, of values ``(height, width)``: every so many rows of an image."""
     height, width = values.shape
     rows, columns = grid_of(width, height * every)
     padded = np.zeros((rows * CELL // every, columns * CELL), np.float32)

@@ -64,7 +64,7 @@ class CodecSchedule(StageSchedule):
     table_rate: float = 1.5e-3
     """Learning rate of gains, priors and biases, of which each rate point has its own."""
     sender_only: bool = False
-    """Whether the analysis alone is trained, for the receiver that training started with."""
+    """Whether the analysis alone is trained, for the networks of the receiver that training started with."""
     lpips_weight: float = 0.0
     """Weight of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
 

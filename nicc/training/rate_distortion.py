@@ -81,15 +81,11 @@ RULES = (
 """Every parameter matches one pattern; the order means nothing."""
 
 
-ANALYSIS = "codec.analysis."
-"""Beginning of the names of what ``sender_only`` trains."""
-
-
 def learning_rates(model: RateDistortion, s: CodecSchedule) -> list[dict[str, Any]]:
-    """Parameter groups by the `RULES`: Muon for the matrices of hidden layers, Adam for the rest."""
+    """Groups of the parameters that need gradients, by the `RULES`: Muon for matrices of hidden layers, or Adam."""
     groups = []
     for name, parameter in model.named_parameters():
-        if s.sender_only and not name.startswith(ANALYSIS):
+        if not parameter.requires_grad:
             continue
         (rule,) = (r for r in RULES if fnmatchcase(name, r.pattern))
         rate = getattr(s, rule.rate) * rule.factor

@@ -207,9 +207,9 @@ class Average:
         torch._foreach_lerp_([self.values[k] for k in names], [state[k] for k in names], 1 - keep)
 
 
-def validation_images(folder: Path) -> Tensor:
-    """Every fourth image, its middle 384x384 pixels: ``(N, 3, 384, 384)`` in 0..1."""
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})[::4]
+def validation_images(folder: Path, every: int = 4) -> Tensor:
+    """One of ``every`` so many images, its middle 384x384 pixels: ``(N, 3, 384, 384)`` in 0..1."""
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})[::every]
     crops = []
     for path in paths:
         with Image.open(path) as image:

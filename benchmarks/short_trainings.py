@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.short_trainings PHOTOS VALIDATION RUNS NAME [NAME...]
 
-Names are those of `CODECS` and `HEADS`, or beginnings of them; what is finished in RUNS is skipped. Set the three
-MALLOC_ variables of docs/training.md first.
+Names are those of `CODECS` and `HEADS`, or beginnings of them; what is finished in RUNS is skipped, what was cut off
+goes on. Set the three MALLOC_ variables of docs/training.md first.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def lapped_start(out: Path, photos: Photos) -> Path:
 
 
 def train(name: str, data: Path, validation: Path, out: Path, cache: Path | None) -> None:
-    run = Run([data], out / name, validation, cache)
+    run = Run([data], out / name, validation, cache, resume=(out / name / CHECKPOINT).exists())
     if name in CODECS:
         training = CODECS[name]
         if training.from_lapped:
@@ -102,6 +102,11 @@ def train(name: str, data: Path, validation: Path, out: Path, cache: Path | None
         )
 
 
+def finished(folder: Path, steps: int) -> bool:
+    checkpoint = folder / CHECKPOINT
+    return checkpoint.exists() and int(torch.load(checkpoint, weights_only=True)["step"]) >= steps
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -111,7 +116,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path)
     arguments = parser.parse_args()
     for name in (n for n in (*CODECS, *HEADS) if n.startswith(tuple(arguments.names))):
-        if not (arguments.runs / name / CHECKPOINT).exists():
+        if not finished(arguments.runs / name, CODECS[name].config.training.steps if name in CODECS else HEAD_STEPS):
             print(name, flush=True)
             train(name, arguments.data, arguments.validation, arguments.runs, arguments.cache)
 

@@ -55,9 +55,7 @@ def _two_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
     x = ops.igdn(hidden[..., :n], p["igdn_beta"], p["igdn_gamma"])
     if arch.residual:
         x[..., :COLOUR_PHASES] += hidden[..., n:]
-    x = ops.subpixel_conv(x, p["synthesis_out"])
-    x += p["synthesis_bias"]
-    return x
+    return ops.subpixel_conv(x, p["synthesis_out"], p["synthesis_bias"])
 
 
 def rectify(ops: Any, arch: Any, p: Params, y: Array, bias: Any, step: Array) -> Array:
@@ -77,12 +75,12 @@ def rectify(ops: Any, arch: Any, p: Params, y: Array, bias: Any, step: Array) ->
 
 def _rectifier(ops: Any, p: Params, y: Array, bias: list[Array], step: Array) -> Array:
     """Two residual 3x3 layers in a bottleneck, gated by attention; corrections in quantisation steps."""
-    a = y @ p["in"] + bias[0]
+    a = ops.dense(y, p["in"]) + bias[0]
     a = inside(a, 1) + ops.conv3(ops.relu(a), p["first"])
     a = inside(a, 1) + ops.conv3(ops.relu(a), p["second"]) + bias[1]
     a = ops.relu(a)
-    a = a * ops.sigmoid(a @ p["gate"] + bias[2])
-    return inside(y, RECTIFIER_REACH) + (a @ p["out"]) * step
+    a = a * ops.sigmoid(ops.dense(a, p["gate"]) + bias[2])
+    return inside(y, RECTIFIER_REACH) + ops.dense(a, p["out"]) * step
 
 
 def inside(y: Array, margin: int) -> Array:
@@ -148,7 +146,7 @@ def later_hidden(ops: Any, p: Params, d: Array) -> Array:
     Times ``mean_later_out``, they are added to the means; times ``gain_later``, to the logarithm of
     the gain (`adaptation`).
     """
-    return ops.relu(ops.window(d) @ p["mean_later_in"] + p["mean_later_bias"])
+    return ops.relu(ops.dense(ops.window(d), p["mean_later_in"]) + p["mean_later_bias"])
 
 
 def adaptation(ops: Any, p: Params, z: Array, hidden: Array | None, channels: slice) -> Array:
@@ -177,10 +175,10 @@ def row_features(ops: Any, arch: Architecture, p: Params, group: int, z: Array, 
     """
     first = arch.groups[group]
     if first == 0:
-        return z @ p["row0_in"]
+        return ops.dense(z, p["row0_in"])
     known = m[..., :first]
-    bands = known @ p["bands"][:first, : arch.bands_before(group)]
-    return ops.concat([z, known, ops.window(bands)], -1) @ p[f"row{group}_in"]
+    bands = ops.dense(known, p["bands"][:first, : arch.bands_before(group)])
+    return ops.dense(ops.concat([z, known, ops.window(bands)], -1), p[f"row{group}_in"])
 
 
 def rows(ops: Any, p: Params, group: int, features: Array, own: Array | None, bias: Array, hidden_bias: Array) -> Array:

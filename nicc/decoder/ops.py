@@ -18,6 +18,11 @@ def concat(arrays: list[Array], axis: int) -> Array:
     return np.concatenate(arrays, axis)
 
 
+def dense(x: Array, weight: Array) -> Array:
+    """``x @ weight``, a matrix, as one product: NumPy's own makes one of every row of positions."""
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[-1])
+
+
 def relu(x: Array) -> Array:
     return np.maximum(x, 0)
 
@@ -91,7 +96,9 @@ def row_hidden(x: Array) -> Array:
 def igdn(x: Array, beta: Array, gamma: Array) -> Array:
     """Inverse GDN-1, x (beta + abs(x) gamma). The result is overwritten by the next call."""
     size = np.abs(x, out=_workspace("magnitudes", x.shape, x.dtype))
-    y = np.matmul(size, gamma, out=_workspace("igdn", x.shape, x.dtype))
+    n = x.shape[-1]
+    y = _workspace("igdn", x.shape, x.dtype)
+    np.matmul(size.reshape(-1, n), gamma, out=y.reshape(-1, n))
     y += beta
     y *= x
     return y
@@ -226,10 +233,12 @@ def conv3(x: Array, weight: Array) -> Array:
     return out.reshape(h, w, -1)
 
 
-def subpixel_conv(x: Array, weight: Array) -> Array:
-    """Transposed convolution, kernel 6, stride 2, as a 3x3 convolution to four phases.
+def subpixel_conv(x: Array, weight: Array, bias: Array) -> Array:
+    """Transposed convolution, kernel 6, stride 2, as a 3x3 convolution to four phases, plus ``bias`` ``(D,)``.
 
     ``x`` is ``(h + 2, w + 2, C)``, ``weight`` ``(3, 3, C, 4 D)`` with outputs ordered (row phase,
     column phase, channel); the result is ``(2 h, 2 w, D)``.
     """
-    return depth_to_space(conv3(x, weight.reshape(-1, weight.shape[-1])), 2)
+    phases = conv3(x, weight.reshape(-1, weight.shape[-1]))
+    phases += np.tile(bias, 4)
+    return depth_to_space(phases, 2)

@@ -56,12 +56,12 @@ def detail(ops: Any, head: HeadArchitecture, p: Params, y: Array, x: Array, cond
     for width in head.conditioned:
         bias.append(condition[..., begin : begin + width])
         begin += width
-    a = y @ p["latent_in"][: y.shape[-1]] + bias[0]
+    a = ops.dense(y, p["latent_in"][: y.shape[-1]]) + bias[0]
     a = inside(a, 1) + ops.conv3(ops.relu(a), p["latent_first"]) + bias[1]
     a = inside(a, 1) + ops.conv3(ops.relu(a), p["latent_second"])
     per_latent = PIXELS_PER_LATENT // GRID
     surplus = PIXEL_REACH * per_latent - (2 + head.depth)
-    handed = inside(ops.depth_to_space(ops.relu(a) @ p["latent_out"], per_latent), surplus)
+    handed = inside(ops.depth_to_space(ops.dense(ops.relu(a), p["latent_out"]), per_latent), surplus)
     cells = inside(ops.space_to_depth(x - 0.5, GRID), surplus)
     a = ops.conv3(ops.concat([cells, handed], -1), p["pixel_in"]) + bias[2]
     for i in range(head.depth):

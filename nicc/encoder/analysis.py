@@ -77,16 +77,16 @@ def _overlapping(ops: Any, x: Array, size: int) -> Array:
 
 def linear_latents(ops: Any, p: Params, x: Array) -> Array:
     """The lapped transform of pixels ``(..., 16 h + 16, 16 w + 16, 3)``, `LINEAR_MARGIN` around: ``(..., h, w, C)``."""
-    return _overlapping(ops, x - p["colour"], PIXELS_PER_LATENT) @ p["linear"]
+    return ops.dense(_overlapping(ops, x - p["colour"], PIXELS_PER_LATENT), p["linear"])
 
 
 def network_latents(ops: Any, p: Params, x: Array, depth: int) -> Array:
     """What a residual network at 1/8 resolution adds to the latents of pixels ``(..., 16 h, 16 w, 3)``."""
-    a = ops.space_to_depth(x - p["colour"], PATCH) @ p["in"] + p["in_bias"]
+    a = ops.dense(ops.space_to_depth(x - p["colour"], PATCH), p["in"]) + p["in_bias"]
     for i in range(depth):
         b = ops.gelu(ops.conv3(ops.zero_pad(a, 1), p[f"first{i}"]) + p[f"first{i}_bias"])
         a = a + (ops.conv3(ops.zero_pad(b, 1), p[f"second{i}"]) + p[f"second{i}_bias"])
-    return (_overlapping(ops, ops.zero_pad(a, 1), 2) @ p["out"] + p["out_bias"]) * p["scale"]
+    return (ops.dense(_overlapping(ops, ops.zero_pad(a, 1), 2), p["out"]) + p["out_bias"]) * p["scale"]
 
 
 def hyper_matrices(ops: Any, state: Params) -> dict[str, Array]:
@@ -112,7 +112,7 @@ def hyper_latents(ops: Any, p: Params, y: Array) -> Array:
     h, w, c = x.shape[-3:]
     k = LATENTS_PER_HYPER
     cells = x.reshape(*x.shape[:-3], h // k, k, w // k, k, c)
-    pooled = cells.mean((-4, -2)) @ p["pooled"]
-    a = ops.relu(x @ p["first"] + p["first_bias"])
-    a = ops.relu(ops.space_to_depth(a, k) @ p["second"] + p["second_bias"])
-    return pooled + (a @ p["third"] + p["third_bias"])
+    pooled = ops.dense(cells.mean((-4, -2)), p["pooled"])
+    a = ops.relu(ops.dense(x, p["first"]) + p["first_bias"])
+    a = ops.relu(ops.dense(ops.space_to_depth(a, k), p["second"]) + p["second_bias"])
+    return pooled + (ops.dense(a, p["third"]) + p["third_bias"])

@@ -13,6 +13,11 @@ def concat(arrays: list[Tensor], axis: int) -> Tensor:
     return torch.cat(arrays, axis)
 
 
+def dense(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight``, a matrix."""
+    return x @ weight
+
+
 def relu(x: Tensor) -> Tensor:
     return F.relu(x)
 
@@ -126,10 +131,10 @@ def conv3(x: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(x.permute(0, 3, 1, 2), kernel).permute(0, 2, 3, 1)
 
 
-def subpixel_conv(x: Tensor, weight: Tensor) -> Tensor:
-    """Transposed convolution, kernel 6, stride 2, as a 3x3 convolution to four phases.
+def subpixel_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Transposed convolution, kernel 6, stride 2, as a 3x3 convolution to four phases, plus ``bias`` ``(D,)``.
 
     ``x`` is ``(N, h + 2, w + 2, C)``, ``weight`` ``(3, 3, C, 4 D)`` with outputs ordered (row
     phase, column phase, channel); the result is ``(N, 2 h, 2 w, D)``.
     """
-    return depth_to_space(conv3(x, weight.reshape(-1, weight.shape[-1])), 2)
+    return depth_to_space(conv3(x, weight.reshape(-1, weight.shape[-1])), 2) + bias

@@ -65,7 +65,8 @@ def linear_part(codec: CodecModule) -> Tensor:
         hidden = hidden + codec.p["synthesis_main"] * codec.p["igdn_beta"]
     else:
         hidden = hidden * codec.p["igdn_beta"]
-    return ops.subpixel_conv(torch.nn.functional.pad(hidden, (0, 0, 2, 2, 2, 2)), codec.p["synthesis_out"])
+    padded = torch.nn.functional.pad(hidden, (0, 0, 2, 2, 2, 2))
+    return ops.subpixel_conv(padded, codec.p["synthesis_out"], torch.zeros(3))
 
 
 def pixel_phases(basis: Tensor) -> Tensor:

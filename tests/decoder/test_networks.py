@@ -132,8 +132,9 @@ def test_subpixel_convolution_is_a_transposed_one_of_kernel_six():
             phases = w[i, j].reshape(4, 2, 2, 3).transpose(0, 3, 1, 2)
             kernel[:, :, 4 - 2 * i : 6 - 2 * i, 4 - 2 * j : 6 - 2 * j] = phases
     full = F.conv_transpose2d(torch.tensor(x).permute(2, 0, 1)[None], torch.tensor(kernel), stride=2)[0]
-    expected = full.permute(1, 2, 0)[4:-4, 4:-4].numpy()
-    np.testing.assert_allclose(ops.subpixel_conv(x, w), expected, atol=1e-5)
+    bias = rng.normal(size=3).astype(np.float32)
+    expected = full.permute(1, 2, 0)[4:-4, 4:-4].numpy() + bias
+    np.testing.assert_allclose(ops.subpixel_conv(x, w, bias), expected, atol=1e-5)
 
 
 def test_three_by_three_convolutions_agree():

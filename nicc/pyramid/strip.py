@@ -49,6 +49,8 @@ class Strip:
         self.second = np.zeros((3, self.height + 2, self.width + 2), F)
         self.image = np.zeros((3, self.height, self.width), F)
         self.work = np.zeros((3, self.height, self.width), F)
+        self.gwide = np.zeros((3, self.height + 4, self.width + 4), F)
+        self.gfiltered = np.zeros((3, self.height + 2, self.width + 2), F)
 
     def restart(self) -> None:
         """Forgets the moments of the latents' gradients."""
@@ -80,28 +82,19 @@ class Strip:
             four_rows(net["colour_linear"]),
             self.out.reshape(4, pixels),
         )
-        pad3(self.out[:3], self.first)
-        kernels.filter3(self.first, net["filter1"], net["filter1_bias"], self.work)
-        np.maximum(self.work, 0, out=self.work)
-        pad3(self.work, self.second)
-        kernels.filter3(self.second, net["filter2"], net["filter2_bias"], self.image)
+        self.first[:, 1:-1, 1:-1] = self.out[:3]
+        edges(self.first)
+        kernels.filter3(self.first, net["filter1"].reshape(3, 3, 9), net["filter1_bias"], self.second, 1, True)
+        edges(self.second)
+        kernels.filter3(self.second, net["filter2"].reshape(3, 3, 9), net["filter2_bias"], self.image, 0, False)
         self.image += self.out[:3]
         return self.image
 
     def synthesise_back(self, net: Networks, g: np.ndarray, grads: Networks) -> None:
         """Adds the gradients for ``g`` ``(3, h, w)`` to the networks', writes those of the latents to `gq`."""
-        bands = band_count(self.height)
-        gw, gb = np.zeros((bands, 3, 3, 3, 3), F), np.zeros((bands, 3), F)
-        kernels.filter3_back(self.second, g, gw, gb)
-        grads["filter2"][:] += gw.sum(0)
-        grads["filter2_bias"][:] += gb.sum(0)
-        gh = back3(g, net["filter2"], self.work)
+        gh = self._filter_back(self.second, g, "filter2", net, grads)
         gh *= self.second[:, 1:-1, 1:-1] > 0
-        gw[:], gb[:] = 0, 0
-        kernels.filter3_back(self.first, gh, gw, gb)
-        grads["filter1"][:] += gw.sum(0)
-        grads["filter1_bias"][:] += gb.sum(0)
-        gx = g + back3(gh, net["filter1"], np.empty_like(gh))
+        np.add(g, self._filter_back(self.first, gh, "filter1", net, grads), out=self.work)
         pixels = self.height * self.width
         names = ("colour_in", "colour_bias", "colour_out", "base", "colour_linear")
         wide = [np.zeros((BANDS, *(four_rows(net[n]) if len(net[n]) == 3 else net[n]).shape), F) for n in names]
@@ -111,7 +104,7 @@ class Strip:
             net["colour_bias"],
             four_rows(net["colour_out"]),
             four_rows(net["colour_linear"]),
-            np.concatenate([gx, np.zeros_like(gx[:1])]).reshape(4, pixels),
+            self.work.reshape(3, pixels),
             self.gstacks[0].reshape(GRIDS, pixels),
             tuple(wide),
         )
@@ -125,6 +118,18 @@ class Strip:
             kernels.upsample_rows_back(self.stacks[k + 1], net["taps"][k], self.grows[k], self.gstacks[k + 1], gt)
             grads["taps"][k] += gt.sum(0)
         gq[-1][:] = self.gstacks[-1][0]
+
+    def _filter_back(self, padded: np.ndarray, g: np.ndarray, name: str, net: Networks, grads: Networks) -> np.ndarray:
+        """The gradient of `kernels.filter3` for its input before padding; adds those of its parameters."""
+        bands = band_count(self.height)
+        gw, gb = np.zeros((bands, 3, 3, 3, 3), F), np.zeros((bands, 3), F)
+        self.gwide[:, 2:-2, 2:-2] = g
+        kernels.filter3_back(padded, self.gwide, gw, gb)
+        grads[name][:] += gw.sum(0)
+        grads[f"{name}_bias"][:] += gb.sum(0)
+        flipped = np.ascontiguousarray(net[name][:, :, ::-1, ::-1].transpose(1, 0, 2, 3)).reshape(3, 3, 9)
+        kernels.filter3(self.gwide, flipped, np.zeros(3, F), self.gfiltered, 0, False)
+        return fold(self.gfiltered)
 
     def bits(self, net: Networks, q: np.ndarray, grads: Networks | None = None) -> float:
         """Bits of latents; adds their gradients to `gq` and the networks'."""
@@ -199,11 +204,6 @@ def edges(p: np.ndarray) -> None:
     p[..., 0], p[..., -1] = p[..., 1], p[..., -2]
 
 
-def pad3(x: np.ndarray, padded: np.ndarray) -> None:
-    padded[:, 1:-1, 1:-1] = x
-    edges(padded)
-
-
 def fold(g: np.ndarray) -> np.ndarray:
     """The gradient of what `edges` repeats."""
     g[..., 1] += g[..., 0]
@@ -211,13 +211,3 @@ def fold(g: np.ndarray) -> np.ndarray:
     g[..., 1, :] += g[..., 0, :]
     g[..., -2, :] += g[..., -1, :]
     return g[..., 1:-1, 1:-1]
-
-
-def back3(g: np.ndarray, weight: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """The gradient of `kernels.filter3` for its input before padding."""
-    padded = np.pad(g, ((0, 0), (2, 2), (2, 2)))
-    whole = np.empty((3, g.shape[1] + 2, g.shape[2] + 2), F)
-    flipped = np.ascontiguousarray(weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3))
-    kernels.filter3(padded, flipped, np.zeros(3, F), whole)
-    out[:] = fold(whole)
-    return out

@@ -9,8 +9,8 @@ import numpy as np
 
 from nicc.pyramid.kernels.blocks import (
     BANDS,
-    FAST,
     LANES,
+    OPTIONS,
     add,
     copy,
     exp_minus,
@@ -28,7 +28,7 @@ BLOCK = 16
 """Blocks are computed up to a multiple of so many positions."""
 
 
-@nb.njit(fastmath=FAST, inline="always")
+@nb.njit(**OPTIONS, inline="always")
 def _coarse_row(padded, y, x0, n, c):  # type: ignore[no-untyped-def]
     """The 3x3 values around ``n`` positions of a row, one after another in ``c``; ``padded`` by 1."""
     for k in range(9):
@@ -36,7 +36,7 @@ def _coarse_row(padded, y, x0, n, c):  # type: ignore[no-untyped-def]
         copy(padded[y + k // 3, start : start + n], c[k], n)
 
 
-@nb.njit(fastmath=FAST, parallel=True, cache=True)
+@nb.njit(**OPTIONS, parallel=True, cache=True)
 def coarse_forward(padded, weight, bias, out):  # type: ignore[no-untyped-def]
     """What the coarser grid adds to the first layer: ``out[i] = bias[i] + weight[i] . 3x3`` at each of its positions.
 
@@ -51,14 +51,17 @@ def coarse_forward(padded, weight, bias, out):  # type: ignore[no-untyped-def]
                 n = min(LANES, w - x0)
                 _coarse_row(padded, y, x0, n, c)
                 for i in range(units):
+                    to = out[i, y, x0 : x0 + n]
+                    p0, p1, p2, p3, p4, p5, p6, p7, p8 = weight[i]
                     for j in range(n):
-                        a = bias[i]
-                        for k in range(9):
-                            a += weight[i, k] * c[k, j]
-                        out[i, y, x0 + j] = a
+                        to[j] = (
+                            (bias[i] + p0 * c[0, j] + p1 * c[1, j] + p2 * c[2, j])
+                            + (p3 * c[3, j] + p4 * c[4, j] + p5 * c[5, j])
+                            + (p6 * c[6, j] + p7 * c[7, j] + p8 * c[8, j])
+                        )
 
 
-@nb.njit(fastmath=FAST, parallel=True, cache=True)
+@nb.njit(**OPTIONS, parallel=True, cache=True)
 def coarse_backward(padded, weight, grad, gweight, gbias, gpadded):  # type: ignore[no-untyped-def]
     """The gradients of `coarse_forward` for ``grad`` ``(units, h, w)``, by band: add them up over the first axis.
 
@@ -66,37 +69,35 @@ def coarse_backward(padded, weight, grad, gweight, gbias, gpadded):  # type: ign
     """
     units, h, w = grad.shape
     bands = gweight.shape[0]
+    rows = -(-units // 4) * 4  # what the blocks' functions ask for
+    wide = np.zeros((rows, 12), np.float32)
+    wide[:units, :9] = weight
     for band in nb.prange(bands):
-        c = np.zeros((9, LANES), np.float32)
-        d = np.zeros(LANES, np.float32)
+        c = np.zeros((12, LANES), np.float32)
+        g = np.zeros((rows, LANES), np.float32)
+        d = np.zeros((12, LANES), np.float32)
+        own = np.zeros((rows, 12), np.float32)
         r0 = band * h // bands
         for y in range(r0, (band + 1) * h // bands):
             for x0 in range(0, w, LANES):
                 n = min(LANES, w - x0)
                 _coarse_row(padded, y, x0, n, c)
                 for i in range(units):
+                    copy(grad[i, y, x0 : x0 + n], g[i], n)
                     s = np.float32(0)
                     for j in range(n):
-                        s += grad[i, y, x0 + j]
+                        s += g[i, j]
                     gbias[band, i] += s
-                    for k in range(9):
-                        s = np.float32(0)
-                        for j in range(n):
-                            s += grad[i, y, x0 + j] * c[k, j]
-                        gweight[band, i, k] += s
+                outer(g, c, own, n)
+                d[:] = 0
+                multiply_transposed(wide, g, d, n)
                 for k in range(9):
-                    for j in range(n):
-                        d[j] = 0
-                    for i in range(units):
-                        a = weight[i, k]
-                        for j in range(n):
-                            d[j] += a * grad[i, y, x0 + j]
-                    yy, xx = y - r0 + k // 3, x0 + k % 3
-                    for j in range(n):
-                        gpadded[band, yy, xx + j] += d[j]
+                    start = x0 + k % 3
+                    add(d[k], gpadded[band, y - r0 + k // 3, start : start + n], n)
+        gweight[band] += own[:units, :9]
 
 
-@nb.njit(fastmath=FAST)
+@nb.njit(**OPTIONS)
 def _laplace(y, o, e, masses, n):  # type: ignore[no-untyped-def]
     """Nats of symbols ``y`` under means ``o[0]`` and log-scales ``o[1]``; their gradients for those in ``e``."""
     half, one = np.float32(0.5), np.float32(1)
@@ -127,7 +128,7 @@ def _laplace(y, o, e, masses, n):  # type: ignore[no-untyped-def]
     return total
 
 
-@nb.njit(fastmath=FAST)
+@nb.njit(**OPTIONS)
 def _load_base(base, y, x0, n, m, h1, o):  # type: ignore[no-untyped-def]
     """What the coarser grid gives, each of its positions for two of this row; zero from ``n`` to ``m``."""
     hidden = h1.shape[0]
@@ -141,7 +142,7 @@ def _load_base(base, y, x0, n, m, h1, o):  # type: ignore[no-untyped-def]
             to[j] = 0
 
 
-@nb.njit(fastmath=FAST)
+@nb.njit(**OPTIONS)
 def _add_base(gbase, y, x0, n, d1, e):  # type: ignore[no-untyped-def]
     """The gradient of `_load_base`; a pair's first row overwrites."""
     hidden = d1.shape[0]
@@ -152,7 +153,7 @@ def _add_base(gbase, y, x0, n, d1, e):  # type: ignore[no-untyped-def]
             gbase[i, y // 2, x0 // 2 + j] = s if y % 2 == 0 else gbase[i, y // 2, x0 // 2 + j] + s
 
 
-@nb.njit(fastmath=FAST)
+@nb.njit(**OPTIONS)
 def _row(padded, base, y, first, geometry, weights, work, gradients, gbase, gpadded):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - arrays of a kernel
     """Nats and gradients of one row of a grid; ``first`` is the band's first row."""
     reach, dy, dx = geometry
@@ -201,7 +202,7 @@ def _row(padded, base, y, first, geometry, weights, work, gradients, gbase, gpad
     return total
 
 
-@nb.njit(fastmath=FAST, parallel=True, cache=True)
+@nb.njit(**OPTIONS, parallel=True, cache=True)
 def context(padded, base, geometry, weights, gradients, gbase, gpadded, nats):  # type: ignore[no-untyped-def]
     """Nats of a grid, and their gradients, by band.
 

@@ -7,23 +7,22 @@ import math
 import numba as nb
 import numpy as np
 
-from nicc.pyramid.kernels.blocks import BANDS, FAST, exp_minus
+from nicc.pyramid.kernels.blocks import BANDS, OPTIONS, exp_minus
 
 
-@nb.njit(fastmath=FAST, inline="always")
+@nb.njit(**OPTIONS, inline="always")
 def _soft(x, temperature, scale):  # type: ignore[no-untyped-def]
     """Soft rounding and its slope; ``scale`` is 1 / (2 tanh(1 / (2 temperature)))."""
-    f = math.floor(x)
-    r = (x - f - np.float32(0.5)) / temperature
-    e = exp_minus(np.float32(2) * abs(r))
-    th = (np.float32(1) - e) / (np.float32(1) + e)
-    slope = (np.float32(1) - th * th) * scale / temperature
-    if r < 0:
-        th = -th
-    return f + np.float32(0.5) + th * scale, slope
+    half, one = np.float32(0.5), np.float32(1)
+    f = np.floor(x)
+    r = x - f - half
+    sign = np.float32(2) * np.float32(r >= 0) - one
+    e = exp_minus(np.float32(2) * sign * r / temperature)
+    th = (one - e) / (one + e)
+    return f + half + sign * th * scale, (one - th * th) * scale / temperature
 
 
-@nb.njit(fastmath=FAST, parallel=True, cache=True)
+@nb.njit(**OPTIONS, parallel=True, cache=True)
 def soften(y, noise, deviation, temperature, q, slope):  # type: ignore[no-untyped-def]
     """Noisy soft rounding of flat latents ``y`` into ``q``, and dq/dy into ``slope``; ``noise`` has deviation 1."""
     sigma = np.float32(deviation)
@@ -39,7 +38,7 @@ def soften(y, noise, deviation, temperature, q, slope):  # type: ignore[no-untyp
             slope[i] = da * db
 
 
-@nb.njit(fastmath=FAST, parallel=True, cache=True)
+@nb.njit(**OPTIONS, parallel=True, cache=True)
 def adam(y, grad, slope, m, v, rate, steps, beta2):  # type: ignore[no-untyped-def]
     """The ``steps``-th step of Adam (betas 0.9, ``beta2``) on flat latents, whose gradient is ``grad * slope``."""
     n = y.shape[0]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from nicc.pyramid.kernels.blocks import BANDS, FAST
+from nicc.pyramid.kernels.blocks import BANDS, OPTIONS
 
 
-@nb.njit(fastmath=FAST, parallel=True, cache=True)
+@nb.njit(**OPTIONS, parallel=True, cache=True)
 def upsample_rows(x, taps, out):  # type: ignore[no-untyped-def]
     """Twice as many rows: ``(planes, h, w)`` to ``(planes, H, w)`` with h = ceil(H / 2); edges repeat."""
     planes, h, w = x.shape
@@ -28,7 +28,7 @@ def upsample_rows(x, taps, out):  # type: ignore[no-untyped-def]
                 to[j] = k0 * a[j] + k2 * b[j] + k3 * c[j] + k1 * d[j]
 
 
-@nb.njit(fastmath=FAST, parallel=True, cache=True)
+@nb.njit(**OPTIONS, parallel=True, cache=True)
 def upsample_columns(x, taps, out):  # type: ignore[no-untyped-def]
     """Twice as many columns: ``(planes, H, w)`` to ``(planes, H, W)`` with w = ceil(W / 2); edges repeat."""
     planes, height, w = x.shape
@@ -51,7 +51,7 @@ def upsample_columns(x, taps, out):  # type: ignore[no-untyped-def]
                 to[width - 1] = k0 * line[w - 1] + k2 * line[w] + k3 * line[w + 1] + k1 * line[w + 2]
 
 
-@nb.njit(fastmath=FAST, parallel=True, cache=True)
+@nb.njit(**OPTIONS, parallel=True, cache=True)
 def upsample_columns_back(x, taps, grad, gx, gtaps):  # type: ignore[no-untyped-def]
     """Gradients of `upsample_columns`: ``gx`` is overwritten, ``gtaps`` ``(BANDS, 4)`` added to."""
     planes, height, w = x.shape
@@ -98,7 +98,7 @@ def upsample_columns_back(x, taps, grad, gx, gtaps):  # type: ignore[no-untyped-
         gtaps[band, 3] += s3
 
 
-@nb.njit(fastmath=FAST, parallel=True, cache=True)
+@nb.njit(**OPTIONS, parallel=True, cache=True)
 def upsample_rows_back(x, taps, grad, gx, gtaps):  # type: ignore[no-untyped-def]
     """Gradients of `upsample_rows`: ``gx`` is overwritten, ``gtaps`` ``(BANDS, 4)`` added to."""
     planes, h, w = x.shape

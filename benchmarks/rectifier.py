@@ -147,7 +147,8 @@ def compressai_codec(name: str, photos: Photos, steps: int) -> CompressaiCodec:
     rng, begun = np.random.default_rng(0), time.monotonic()
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / steps) + 1e-5
-        x = torch.from_numpy(photos.crops(rng, 8, COMPRESSAI_CROP)).permute(0, 3, 1, 2).float() / 255
+        crops = torch.from_numpy(photos.crops(rng, 8, COMPRESSAI_CROP)).permute(0, 3, 1, 2).float() / 255
+        x = crops.contiguous()  # cheng2020-anchor's backward pass dies of channels last, PyTorch 2.14 on a CPU
         optimizer.zero_grad()
         outcome = loss(model(x), x)
         outcome["loss"].backward()

@@ -9,10 +9,11 @@ import numpy as np
 
 from nicc.container import Container, symbol_checksum
 from nicc.errors import FormatError, ModelError
-from nicc.pyramid.coding import IntegerNetwork, decode_grids
+from nicc.pyramid.coding import IntegerNetwork
 from nicc.pyramid.layout import STRIP_ROWS, views
 from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import Networks, decode_networks
+from nicc.pyramid.order import decode_grids
 from nicc.pyramid.render import render
 from nicc.threads import one_blas_thread
 

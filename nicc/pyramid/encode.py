@@ -9,12 +9,13 @@ from collections.abc import Callable
 import numpy as np
 
 from nicc.container import Container, Group, Header, with_checksum
-from nicc.pyramid.coding import IntegerNetwork, encode_grids
+from nicc.pyramid.coding import IntegerNetwork
 from nicc.pyramid.decode import strip_bounds, symbols_checksum
 from nicc.pyramid.fit import Cooling, Distortion, Fit, squared_error
 from nicc.pyramid.layout import views
 from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import STEPS, Networks, difference_bits, encode_networks
+from nicc.pyramid.order import encode_grids
 from nicc.pyramid.strip import Strip
 from nicc.threads import one_blas_thread
 

@@ -19,6 +19,7 @@ from nicc.pyramid.coding import (
     Decoder,
     Encoder,
     Prediction,
+    by_class,
     model,
     tables,
 )
@@ -62,12 +63,13 @@ def difference_bits(differences: np.ndarray) -> tuple[float, int]:
     sizes, counts = np.unique(np.abs(differences), return_counts=True)
     best = (np.inf, 0)
     for scale in range(0, SCALES, 2):
-        table, reach = tables().of(_of_zero(1, scale))
+        [(kind, p, _)] = by_class(_of_zero(1, scale))
+        table, reach = tables().of(p, kind)
         inside = np.minimum(sizes, reach + 1)
-        p = np.where(
+        mass = np.where(
             sizes <= reach, table[0, np.minimum(reach + inside, 2 * reach + 1)], table[0, -1] / (2 * SYMBOL_LIMIT)
         )
-        bits = float(-(counts * np.log2(np.maximum(p, 2.0**-24))).sum())
+        bits = float(-(counts * np.log2(np.maximum(mass, 2.0**-24))).sum())
         best = min(best, (bits, scale))
     return best
 

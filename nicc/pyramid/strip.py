@@ -137,9 +137,7 @@ class Strip:
         for k, (grid, (_, w)) in enumerate(zip(self.grids(q), self.shapes, strict=True)):
             self.padded[k][REACH:, REACH : REACH + w] = grid
             if k:
-                p = self.coarse[k]
-                p[1:-1, 1 : w + 1] = grid
-                edges(p[:, : w + 2])
+                self.coarse[k][1:-1, 1 : w + 1] = grid
         return LOG2_E * sum(self._grid_bits(net, k, grads) for k in range(GRIDS))
 
     def _grid_bits(self, net: Networks, k: int, grads: Networks) -> float:
@@ -188,7 +186,7 @@ class Strip:
         for band in range(bands):
             first, last = band * h // bands, (band + 1) * h // bands
             whole[first : last + 2] += gp[band, : last - first + 2, : w + 2]
-        self.grids(self.gq)[k + 1] += F(LOG2_E) * fold(whole)
+        self.grids(self.gq)[k + 1] += F(LOG2_E) * whole[1:-1, 1:-1]
 
     @staticmethod
     @lru_cache

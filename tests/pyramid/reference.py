@@ -48,7 +48,7 @@ def bits(net: Mapping[str, Tensor], grids: Sequence[Tensor]) -> Tensor:
         near = torch.stack(near, -1)
         base = net["bias"][k].expand(h, w, -1)
         if k + 1 < GRIDS:
-            coarse = F.pad(grids[k + 1][None, None], (1, 1, 1, 1), mode="replicate")
+            coarse = F.pad(grids[k + 1][None, None], (1, 1, 1, 1))
             added = F.conv2d(coarse, net["coarse"].reshape(-1, 1, 3, 3))[0]
             base = base + added.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :h, :w].permute(1, 2, 0)
         hidden = net["middle"].shape[0]

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from nicc.errors import FormatError
 from nicc.pyramid import coding
-from nicc.pyramid.coding import IntegerNetwork, Prediction, decode_grids, encode_grids, predictions, tables
+from nicc.pyramid.coding import IntegerNetwork, Prediction, by_class, tables
 from nicc.pyramid.layout import GRIDS, REACH, grid_shapes, neighbour_offsets, views
 from nicc.pyramid.networks import decode_networks, encode_networks
+from nicc.pyramid.order import Order, decode_grids, encode_grids, predictions
 from tests.pyramid.conftest import ARCH
 
 
@@ -51,6 +52,23 @@ def test_neighbours_are_decoded_before():
         assert all(dx + 2 * dy < 0 and dy <= 0 and max(-dy, abs(dx)) <= REACH for dy, dx in offsets)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (90, 1), (33, 47)], ids=str)
+def test_what_a_step_sees_is_decoded_before(size):
+    order = Order(ARCH, size, 255)
+    decoded = np.zeros(1 << 20, bool)
+    found = 0
+    for step in range(order.steps):
+        here, seen = order.at(step)
+        places = order.columns[here] + (9 + step) * order.width  # nine rows of zeros come first
+        inside = np.zeros_like(decoded)
+        for s in range(step, order.steps):
+            inside[order.columns[order.at(s)[0]] + (9 + s) * order.width] = True
+        assert not inside[seen].any()
+        decoded[places] = True
+        found += len(here)
+    assert found == sum(h * w for h, w in grid_shapes(*size)) == decoded.sum()
+
+
 def test_predictions_are_those_of_whole_numbers(rng):
     """Python's integers, one position after another, in place of matrix products of doubles."""
     flat = rng.integers(-(1 << 15), 1 << 15, ARCH.parameters())
@@ -61,16 +79,14 @@ def test_predictions_are_those_of_whole_numbers(rng):
     one = 1 << coding.WEIGHT_BITS
     limit = int(coding.HIDDEN_LIMIT)
 
-    def at(k, y, x, repeat):
+    def at(k, y, x):
         gh, gw = grids[k].shape
-        if repeat:
-            y, x = min(max(y, 0), gh - 1), min(max(x, 0), gw - 1)
         return int(grids[k][y, x]) if 0 <= y < gh and 0 <= x < gw else 0
 
     for y in range(h):
         for x in range(w):
-            near = [at(1, y + dy, x + dx, False) for dy, dx in neighbour_offsets(ARCH.neighbours)]
-            around = [at(2, y // 2 + i, x // 2 + j, True) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+            near = [at(1, y + dy, x + dx) for dy, dx in neighbour_offsets(ARCH.neighbours)]
+            around = [at(2, y // 2 + i, x // 2 + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
             n = ARCH.context_hidden
             base = [
                 int(p["bias"][1][u]) + sum(int(c) * v for c, v in zip(p["coarse"][u], around, strict=True))
@@ -94,7 +110,8 @@ def test_predictions_are_those_of_whole_numbers(rng):
 def test_probabilities_are_laplace():
     for scale in (10, 60, 70, 100):
         for offset in (0, 8, 15):
-            table, reach = tables().of(Prediction(*(np.array([v]) for v in (0, offset, scale))))
+            [(kind, p, _)] = by_class(Prediction(*(np.array([v]) for v in (0, offset, scale))))
+            table, reach = tables().of(p, kind)
             b, mean = np.exp(scale / 12 - 5), (offset - 8) / 16
             edges = np.arange(-reach, reach + 2) - 0.5 - mean
             tail = 0.5 * np.exp(-np.abs(edges) / b)

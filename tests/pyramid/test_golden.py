@@ -16,10 +16,11 @@ from PIL import Image
 import nicc
 from nicc.container import unpack
 from nicc.decoder.decode import model_for
-from nicc.pyramid.coding import IntegerNetwork, decode_grids
+from nicc.pyramid.coding import IntegerNetwork
 from nicc.pyramid.decode import strip_bounds
 from nicc.pyramid.layout import views
 from nicc.pyramid.networks import decode_networks
+from nicc.pyramid.order import decode_grids
 from tests.conftest import ROOT
 from tests.decoder.test_exact import processor_features
 

@@ -88,8 +88,7 @@ def _start_two_layer(codec: CodecModule, basis: Tensor) -> None:
         p["synthesis_main"][..., :12] = MAIN_SCALE * p["synthesis_linear"]
         p["synthesis_main"].add_(torch.randn_like(p["synthesis_main"]) * p["synthesis_main"].std())
     else:
-        p["igdn_beta"].fill_(1)
-        p["synthesis_out"][:, :, 12:].normal_(std=0.02)
+        p["igdn_beta"].fill_(1)  # the second layer is silent for further channels, which already see a useful signal
         p["synthesis_linear"][..., 12:].normal_(std=float(phases.std()))
     p["synthesis_out"][1, 1, :12] = torch.eye(12)
 

@@ -38,14 +38,14 @@ def test_random_corruption_is_refused():
     rng = np.random.default_rng(0)
     right = outcome(SMALL)
     refused = 0
-    for _ in range(1000):
+    for _ in range(500):
         data = bytearray(SMALL)
         data[rng.integers(len(data))] ^= int(rng.integers(1, 256))
         pixels = outcome(bytes(data))
         # bits behind the last symbol mean nothing: such a file may decode, but to the right image
         assert pixels is None or (pixels == right).all()
         refused += pixels is None
-    assert refused > 980
+    assert refused > 490
 
 
 def test_anything_appended_is_refused():

@@ -15,9 +15,9 @@ CRASHES = sorted((Path(__file__).parent / "crashes").glob("*.nic"))
 SEED = (GOLDEN / "two-layer-astronaut-1x1-q32.nic").read_bytes()
 
 
-def test_two_thousand_mutated_files():
-    outcomes = fuzz(2000, None, seed=0)
-    assert outcomes.total() == 2000
+def test_mutated_files():
+    outcomes = fuzz(800, None, seed=0)
+    assert outcomes.total() == 800
     assert min(outcomes[k] for k in ("refused by the container", "refused by the decoder", "decoded")) > 20
 
 

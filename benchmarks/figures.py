@@ -214,6 +214,21 @@ def page_blocks(found: Results) -> dict[str, str]:
 # --- benchmarks/realism.py
 
 
+def _surfaces(rows: list[Results]) -> Figure:
+    """What beta does to three metrics at every rate: differences and ratios against beta 0."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    points, betas = (sorted({row[name] for row in rows}) for name in ("rate point", "beta"))
+    at = {(row["rate point"], row["beta"]): row for row in rows}
+    shown = (("psnr-rgb", "PSNR (dB)", False), ("lpips", "LPIPS (%)", True), ("fd-alexnet-64", "patches (%)", True))
+    for axes, (name, title, relative) in zip(figure.subplots(1, 3), shown, strict=True):
+        values = np.array([[at[p, b][name] for b in betas] for p in points])
+        values = 100 * (values / values[:, :1] - 1) if relative else values - values[:, :1]
+        surface = axes.contourf(betas, [at[p, 0]["bpp"] for p in points], values, levels=12, cmap="viridis")
+        figure.colorbar(surface, ax=axes)
+        axes.set(xlabel="beta", ylabel="bits per pixel", title=f"{title} against beta 0")
+    return figure
+
+
 def realism_blocks(found: Results) -> dict[str, str]:
     rows = []
     for row in found["rows"]:
@@ -247,6 +262,7 @@ def realism_blocks(found: Results) -> dict[str, str]:
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, frameon=False)
     save(figure, "realism")
+    save(_surfaces(found["rows"]), "realism-surfaces")
     more = f"Decoding at beta 1 takes {found['slowdown']:.1f} times as long as at beta 0."
     made = stamp("benchmarks/realism.py KODAK", found["environment"], f"{found['images']} images", found["model"])
     return {"realism": f"{table(head, rows)}\n\n{more}\n\n{made}"}

@@ -12,6 +12,7 @@ middle 256x256 pixels of ``--sga-images`` of them, iterated through the base's s
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from compressai import models
 from compressai.losses import RateDistortionLoss
 from pytorch_msssim import ms_ssim
@@ -46,6 +48,9 @@ COMPRESSAI = {
 """CompressAI's codecs with fewer channels than its own 128 and 192, so that they can be trained in minutes."""
 COMPRESSAI_LAMBDA = 0.013
 COMPRESSAI_CROP = 128
+PATH_STEPS = 32
+PULLS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+"""Ridges that the linear map is fitted with, against the mean square of its inputs."""
 SGA_CROP = 256
 
 
@@ -165,6 +170,37 @@ def compressai_codec(name: str, photos: Photos, steps: int) -> CompressaiCodec:
     return codec
 
 
+@torch.no_grad()
+def flatness(codec: CompressaiCodec, images: Tensor) -> str:
+    """Length of decoded paths between latents over the straight line's, and what a linear map for the synthesis loses.
+
+    As in benchmarks/studies.py; the map of 3x3 latents to 16x16 pixels is fitted on the first half of the images,
+    its ridge chosen on the third quarter, its loss that of the last.
+    """
+    quantised, synthesis = codec.quantise(images, torch.zeros(len(images))), codec.model.g_s
+    y, y_hat = (part.permute(0, 3, 1, 2) for part in quantised[:2])
+    ratios = []
+    for a, b in itertools.pairwise(y):
+        path = synthesis(torch.stack([a + t * (b - a) for t in torch.linspace(0, 1, PATH_STEPS + 1)]))
+        ratios.append(float((path[1:] - path[:-1]).flatten(1).norm(dim=1).sum() / (path[-1] - path[0]).norm()))
+    inputs = F.unfold(y_hat, 3, padding=1).permute(0, 2, 1)
+    inputs = torch.cat([inputs, torch.ones_like(inputs[..., :1])], -1)
+    targets = F.unfold(images, 16, stride=16).permute(0, 2, 1)
+    half, rest = len(images) // 2, len(images) // 4
+    x, t = inputs[:half].flatten(0, 1), targets[:half].flatten(0, 1)
+    gram, cross = x.T @ x, x.T @ t
+
+    def psnr(pixels: Tensor, wanted: Tensor) -> float:
+        return float(-10 * (pixels.clamp(0, 1) - wanted).square().flatten(1).mean(1).log10().mean())
+
+    maps = [torch.linalg.solve(gram + pull * gram.trace() / len(gram) * torch.eye(len(gram)), cross) for pull in PULLS]
+    chosen = slice(half, half + rest)
+    best = max(maps, key=lambda w: psnr(inputs[chosen] @ w, targets[chosen]))
+    shown = slice(half + rest, None)
+    before, after = psnr(synthesis(y_hat[shown]), images[shown]), psnr(inputs[shown] @ best, targets[shown])
+    return f"path / line {np.mean(ratios):.4f}; {before:.2f} dB, by the best linear map {after:.2f} dB"
+
+
 def trained(
     variants: dict[str, Variant], codec: frozen.FrozenCodec, data: Path, cache: Path | None, steps: int, crop: int
 ) -> dict[str, rectify.Rectified]:
@@ -205,6 +241,7 @@ def main() -> None:
         crop = COMPRESSAI_CROP
         photos = Photos([arguments.data], arguments.cache)
         codec = compressai_codec(arguments.compressai, photos, arguments.compressai_steps)
+        print(f"  {arguments.compressai}: {flatness(codec, validation_images(arguments.images[0]))}", flush=True)
     else:
         model = load_transform(arguments.model)
         codec = frozen.FrozenModel(model)

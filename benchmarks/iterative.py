@@ -1,7 +1,7 @@
 """Iterative encoding on crops of validation photographs: cost against seconds, and the time of a step.
 
     python benchmarks/iterative.py FOLDER [--steps 100,500,2000] [--points 9,27,45] [--images 3] [--variants]
-        [--json OUT]
+        [--brief] [--json OUT]
 
 The cost is that of real files: bits + lambda * squared error per pixel, decoded by the receiver.
 Beside the shipped roundings: straight-through, uniform noise whose width falls to nothing, and
@@ -183,13 +183,13 @@ def _energy(model: Model, rate: RateTables) -> Tensor:
     return torch.cat([((receiver.synthesise(p, rate) - base) / small).square().sum((1, 2, 3)) for p in y.split(32)])
 
 
-def methods(steps: list[int], variants: bool) -> dict[str, Callable[[Model, Picture, int], Result]]:
+def methods(steps: list[int], variants: bool, brief: bool) -> dict[str, Callable[[Model, Picture, int], Result]]:
     found: dict[str, Callable[[Model, Picture, int], Result]] = {
         "plain": lambda m, p, r: encode(m, p, Settings(r, Annealing(0))),
         "nearest rounding": lambda m, p, r: plain(m, p, r, NEAREST),
-        "linear analysis": linear,
-        "coordinates": coordinates,
     }
+    if not brief:
+        found |= {"linear analysis": linear, "coordinates": coordinates}
     for n in steps:
         for rounding in ROUNDINGS if variants else ROUNDINGS[:1]:
             found[f"SGA {rounding} {n}"] = partial(iterated, n, rounding)
@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--variants", action="store_true", help="all roundings, not the default alone")
+    parser.add_argument("--brief", action="store_true", help="plain, nearest and SGA alone, for any analysis")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     paths = sorted(arguments.folder.glob("*.png"))
@@ -243,7 +244,9 @@ def main() -> None:
     step_time(model, Picture(np.tile(crop_of(paths[0], 256).pixels, (2, 3, 1))), points[0])
     results: dict[str, dict[str, float]] = {}
     costs: dict[str, list[float]] = {}
-    for name, code in methods([int(n) for n in arguments.steps.split(",")], arguments.variants).items():
+    for name, code in methods(
+        [int(n) for n in arguments.steps.split(",")], arguments.variants, arguments.brief
+    ).items():
         seconds, sizes, psnrs = [], [], []
         for path in paths:
             picture = crop_of(path, arguments.size)
@@ -264,6 +267,7 @@ def main() -> None:
             "seconds_per_megapixel": float(np.median(seconds)) / arguments.size**2 * 1e6,
             "bpp": float(np.mean(sizes)),
             "psnr": float(np.mean(psnrs)),
+            "log_cost": float(np.mean(np.log(costs[name]))),
         }
         print(f"{name:26} " + "  ".join(f"{k} {v:.4f}" for k, v in results[name].items()), flush=True)
     if arguments.json:

@@ -25,8 +25,8 @@ AHEAD_MEMORY, HELD_MEMORY = 22, 4
 """Bytes for every latent of a group that is rendered while the next is decoded, or that is held besides."""
 LAYER_MEMORY = 8
 """Bytes for a pixel of the lossless image of a page's graphics: as an array, and while it is decoded."""
-SKEWED_MEMORY, STRIP_PIXEL_MEMORY = 8, 90
-"""Bytes for a position of a pyramid's finest grid as it is decoded, by wavefronts, and for a pixel of a strip."""
+SKEWED_MEMORY, STRIP_PIXEL_MEMORY = 5, 90
+"""Bytes for a position of a pyramid's finest grid in the steps of decoding, and for a pixel of a strip."""
 PIXEL_MEMORY = 4
 """Bytes for a pixel of an image in Pillow."""
 

@@ -84,12 +84,13 @@ def decode_grids(
 ) -> list[np.ndarray]:
     """Symbols of all grids, finest first, int16; grids whose bit of ``present`` is not set are zero."""
     order, decoder = Order(arch, size, present), Decoder(stream)
-    table = np.zeros((ABOVE + order.steps + 3, order.width))  # the coarsest grid sees three rows of zeros ahead
+    # the coarsest grid sees three rows of zeros ahead
+    table = np.zeros((ABOVE + order.steps + 3, order.width), np.int16)
     flat, bias = table.reshape(-1), network.bias[order.grids]
     for step in range(order.steps):
         here, seen = order.at(step)
         if len(here):
-            symbols = decoder.read(network(flat.take(seen), bias.take(here, axis=0)))
+            symbols = decoder.read(network(flat.take(seen).astype(np.float64), bias.take(here, axis=0)))
             table[ABOVE + step, order.columns[here]] = symbols
     grids = [np.zeros(s, np.int16) for s in order.shapes]
     for k, (grid, (h, w)) in enumerate(zip(grids, order.shapes, strict=True)):

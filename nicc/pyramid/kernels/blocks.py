@@ -1,4 +1,7 @@
-"""What the kernels are made of: blocks of positions side by side, so that a compiler can vectorise over them."""
+"""What the kernels are made of: blocks of positions side by side, so that a compiler can vectorise over them.
+
+Numba caches a compiled kernel by the file that it stands in: after a change here, delete this folder's ``*.nbi``.
+"""
 
 from __future__ import annotations
 

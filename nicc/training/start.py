@@ -66,7 +66,7 @@ def linear_part(codec: CodecModule) -> Tensor:
     else:
         hidden = hidden * codec.p["igdn_beta"]
     padded = torch.nn.functional.pad(hidden, (0, 0, 2, 2, 2, 2))
-    return ops.subpixel_conv(padded, codec.p["synthesis_out"], torch.zeros(3))
+    return ops.subpixel_conv(padded, codec.p["synthesis_out"], torch.zeros_like(codec.p["synthesis_bias"]))
 
 
 def pixel_phases(basis: Tensor) -> Tensor:

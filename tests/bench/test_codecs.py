@@ -92,8 +92,8 @@ def test_names():
 
 
 def test_iterative_encoding_is_a_codec_of_its_own(pixels):
-    plain, iterated = codecs.find("nicc-two-layer"), codecs.find("nicc-two-layer-sga30")
-    assert "30 SGA steps" in iterated.description
+    plain, iterated = codecs.find("nicc-two-layer"), codecs.find("nicc-two-layer-sga80")
+    assert "80 SGA steps" in iterated.description
     assert plain.identity() != iterated.identity()
     crop = pixels[:64, :64]
     assert plain.encode(crop, 30) != iterated.encode(crop, 30)

@@ -32,7 +32,8 @@ def cost(data: bytes, original: Image.Image, weight: float) -> float:
 def middle(path: Path, side: int) -> Image.Image:
     with Image.open(path) as image:
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        return image.convert("RGB").crop((left, top, left + side, top + side))
+        part = image.convert("RGB").crop((left, top, left + side, top + side))
+    return Image.fromarray(np.asarray(part))  # without the photograph's metadata
 
 
 def small(photos: list[Path], sides: list[int], steps: int) -> None:

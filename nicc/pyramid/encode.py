@@ -14,7 +14,7 @@ from nicc.pyramid.decode import strip_bounds, symbols_checksum
 from nicc.pyramid.fit import Cooling, Distortion, Fit, squared_error
 from nicc.pyramid.layout import views
 from nicc.pyramid.model import PyramidModel
-from nicc.pyramid.networks import STEPS, Networks, difference_bits, encode_networks
+from nicc.pyramid.networks import STEPS, UNCHANGED, Networks, difference_bits, encode_networks
 from nicc.pyramid.order import encode_grids
 from nicc.pyramid.strip import Strip
 from nicc.threads import one_blas_thread
@@ -23,6 +23,9 @@ FIRST_STEP = 1
 """Steps of the networks' differences are first 2**1 units of 2**-12, then coarser ones are tried."""
 PULL = 8.0
 """Bits that a parameter's distance from the start costs per unit while it is fitted."""
+SMALL = 1 << 18
+"""Images of at most so many pixels are also fitted with the start's networks as they are."""
+ONLY_LATENTS = Cooling(network_rate=0.0)
 DEAD_ZONE = 0.62
 """Differences of less than this many steps become zero."""
 
@@ -43,6 +46,8 @@ class Fitter:
         strips = [Strip(pixels[a:b]) for a, b in strip_bounds(len(pixels))]
         self.fit = Fit(strips, Networks(model.architecture), distortion, seed)
         self.fresh = True
+        self.unchanged = False
+        """Whether the networks stay the start's, as the first fit of a small image found better."""
 
     def run(
         self,
@@ -58,19 +63,50 @@ class Fitter:
         """
         self.start = self.model.start(rate_point)
         start = Networks.of_integers(self.model.architecture, self.start).flat
-        if self.fresh:
+        fresh, self.fresh = self.fresh, False
+        if fresh:
+            self._begin(rate_point, start)
+        elif self.unchanged:
             self.fit.networks.flat[:] = start
-            if self.analyse:
-                for strip in self.fit.strips:
-                    self.analyse(strip, self.model.architecture.start_of(rate_point))
-        self.fresh = False
         try:
-            self.fit.run(weight, steps, Cooling(), start, PULL, report)
+            self.fit.run(weight, steps, ONLY_LATENTS if self.unchanged else Cooling(), start, PULL, report)
+            if fresh and self.fit.pixels <= SMALL:
+                self._try_unchanged(rate_point, weight, steps, start)
         except KeyboardInterrupt:
             if not keep:
                 raise
             return False
         return True
+
+    def _begin(self, rate_point: int, start: np.ndarray) -> None:
+        """The start's networks and first latents."""
+        self.fit.networks.flat[:] = start
+        for strip in self.fit.strips:
+            strip.y[:] = 0
+            if self.analyse:
+                self.analyse(strip, self.model.architecture.start_of(rate_point))
+
+    def _try_unchanged(self, rate_point: int, weight: float, steps: int, start: np.ndarray) -> None:
+        """Fits latents alone to the start's networks, which take no bytes, and keeps what costs less."""
+        cost = self._cost()
+        networks, latents = self.fit.networks.flat.copy(), [s.y.copy() for s in self.fit.strips]
+        self._begin(rate_point, start)
+        try:
+            self.fit.run(weight, steps, ONLY_LATENTS, start)
+        finally:
+            self.unchanged = self._cost() < cost
+            if not self.unchanged:
+                self.fit.networks.flat[:] = networks
+                for strip, y in zip(self.fit.strips, latents, strict=True):
+                    strip.y[:] = y
+
+    def _cost(self) -> float:
+        """Bits of networks and symbols and the weighed distortion, of networks as a file has them."""
+        integers, steps = rounded(self.fit, self.start)
+        arch = self.model.architecture
+        bits, distortion = self.fit.measure(Networks.of_integers(arch, integers))
+        coded = 8 * len(encode_networks(arch, self.start, integers, steps))
+        return coded + (bits + self.fit.weight * distortion) * self.fit.pixels
 
     def container(self, header: Header, extras: dict[int, bytes]) -> tuple[Container, float]:
         """The file of what is reached, and an estimate of the bits of its symbols."""
@@ -111,13 +147,17 @@ def rounded(fit: Fit, start: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
                 best, at = c, step
             elif step > at + 1:
                 break
+        if cost(name, UNCHANGED) <= best:
+            at = UNCHANGED
         take(name, at)
         steps[name] = at
     return chosen, steps
 
 
 def _differences(units: np.ndarray, step: int) -> np.ndarray:
-    """Whole steps, those of less than `DEAD_ZONE` zero."""
+    """Whole steps, those of less than `DEAD_ZONE` zero; all zero if the array shall be the start's."""
+    if step == UNCHANGED:
+        return np.zeros_like(units)
     d = units / float(1 << step)
     return np.clip(np.where(np.abs(d) < DEAD_ZONE, 0, np.rint(d)), -511, 511).astype(np.int64)
 

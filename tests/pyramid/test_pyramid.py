@@ -130,10 +130,20 @@ def test_targets(photo):
     size = 1500
     data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=14, target_size=size, lossless=False)
     assert 0.9 * size < len(data) <= size
-    data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=12, target_psnr=25)
+    data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=40, target_psnr=25)
     assert 25 <= psnr(photo, data) < 28
     with pytest.raises(NiccError, match="the target is not reached"):
         nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=2, target_size=60, lossless=False)
+
+
+def test_a_small_image_may_keep_the_starts_networks(photo, monkeypatch):
+    small = Picture(np.asarray(photo.resize((48, 32))))
+    options = Options(model="pyramid", tune="psnr", quality=20, steps=60)
+    with_it = encode_picture(small, options)
+    monkeypatch.setattr("nicc.pyramid.encode.SMALL", 0)
+    without = encode_picture(small, options)
+    assert len(unpack(with_it.data).networks) < 12 < len(unpack(without.data).networks)
+    assert with_it.cost < without.cost
 
 
 def test_visual(photo):

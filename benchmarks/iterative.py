@@ -244,9 +244,8 @@ def main() -> None:
     step_time(model, Picture(np.tile(crop_of(paths[0], 256).pixels, (2, 3, 1))), points[0])
     results: dict[str, dict[str, float]] = {}
     costs: dict[str, list[float]] = {}
-    for name, code in methods(
-        [int(n) for n in arguments.steps.split(",")], arguments.variants, arguments.brief
-    ).items():
+    steps = [int(n) for n in arguments.steps.split(",")]
+    for name, code in methods(steps, arguments.variants, arguments.brief).items():
         seconds, sizes, psnrs = [], [], []
         for path in paths:
             picture = crop_of(path, arguments.size)

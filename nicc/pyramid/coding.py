@@ -36,12 +36,12 @@ REACHES = (8, 32, 128)
 """Symbols to either side of the rounded mean that have probabilities of their own, by class of scales."""
 CLASS_ENDS = (56, 73, SCALES)
 """Scales below these belong to a class."""
-_FARTHEST = OFFSETS * SYMBOL_LIMIT
 UNITS = np.array([OFFSETS / ONE, SCALES_PER_NAT / ONE])
-"""What the network's outputs, mean and logarithm of the scale, are multiplied by before rounding, ..."""
+"""Sixteenths of a symbol, and numbers of scales, in the network's two outputs: mean, logarithm of the scale."""
 ZEROS = np.array([OFFSETS // 2 + 0.5, SCALE_RANGE * SCALES_PER_NAT + 0.5])
-"""... what is added, and within what they are cut: sixteenths from -1/2 on, and numbers of scales."""
-LEAST, MOST = np.array([OFFSETS // 2 - _FARTHEST, 0.0]), np.array([OFFSETS // 2 + _FARTHEST, SCALES - 1.0])
+"""Added to them before the floor: sixteenths begin at -1/2, scales at exp(-5)."""
+LEAST = np.array([OFFSETS // 2 - OFFSETS * SYMBOL_LIMIT, 0.0])
+MOST = np.array([OFFSETS // 2 + OFFSETS * SYMBOL_LIMIT, SCALES - 1.0])
 
 model, queue = constriction.stream.model, constriction.stream.queue
 FAMILY = model.Categorical(perfect=False)

@@ -14,7 +14,7 @@ from nicc.pyramid import coding
 from nicc.pyramid.coding import IntegerNetwork, Prediction, by_class, tables
 from nicc.pyramid.layout import GRIDS, REACH, grid_shapes, neighbour_offsets, views
 from nicc.pyramid.networks import decode_networks, encode_networks
-from nicc.pyramid.order import Order, decode_grids, encode_grids, predictions
+from nicc.pyramid.order import ABOVE, Order, decode_grids, encode_grids, predictions
 from tests.pyramid.conftest import ARCH
 
 
@@ -55,18 +55,12 @@ def test_neighbours_are_decoded_before():
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (90, 1), (33, 47)], ids=str)
 def test_what_a_step_sees_is_decoded_before(size):
     order = Order(ARCH, size, 255)
-    decoded = np.zeros(1 << 20, bool)
-    found = 0
-    for step in range(order.steps):
-        here, seen = order.at(step)
-        places = order.columns[here] + (9 + step) * order.width  # nine rows of zeros come first
-        inside = np.zeros_like(decoded)
-        for s in range(step, order.steps):
-            inside[order.columns[order.at(s)[0]] + (9 + s) * order.width] = True
-        assert not inside[seen].any()
-        decoded[places] = True
-        found += len(here)
-    assert found == sum(h * w for h, w in grid_shapes(*size)) == decoded.sum()
+    steps = [order.at(step) for step in range(order.steps)]
+    coded_at = np.full((ABOVE + order.steps + 3, order.width), -1)
+    for step, (here, _) in enumerate(steps):
+        coded_at[ABOVE + step, order.columns[here]] = step
+    assert all((coded_at.reshape(-1)[seen] < step).all() for step, (_, seen) in enumerate(steps))
+    assert sum(len(here) for here, _ in steps) == sum(h * w for h, w in grid_shapes(*size)) == (coded_at >= 0).sum()
 
 
 def test_predictions_are_those_of_whole_numbers(rng):

@@ -4,8 +4,8 @@ BIN = $(VENV)/bin
 PHOTOS ?= ../shared/data/train
 VALIDATION ?= ../shared/data/validation
 DATA ?= ../shared/data/kodak
-# every processor has a worker, so BLAS gets one thread in each
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# every processor has a worker, so BLAS and Numba get one thread in each
+PYTEST = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 BACKBONE ?= $(wildcard ../shared/data/perceptual/alexnet_features.pth)
 FEATURES ?= ../shared/data/perceptual
 CONFIG ?= two-layer

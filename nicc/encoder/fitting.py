@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CORRECTIONS = 6
 WARM_SHARE = 0.4
-"""Steps of a correction, which goes on from the last fit, against those of the first."""
+"""Steps of a fit that goes on from the last one, against those of a fit from a start."""
 FIRST_RATE = 0.4
 """Where a search for a target begins, as a share of the rate points."""
 SIZE_SLOPE = 0.033
@@ -50,7 +50,7 @@ def encode_fitted(
     with needs("pyramid", f"encoding with {model.name}"):
         fitting = _Fitting(model, picture, options, report)
     if target is None:
-        return fitting.at(options.rate_point(model.architecture), 1.0)
+        return fitting.at(options.rate_point(model.architecture))
     return fitting.to(target)
 
 
@@ -83,10 +83,11 @@ class _Fitting:
         analyse = partial(set_first_latents, analysis_arrays(model))
         self.fitter = Fitter(model, picture.pixels, options.seed, _distortion(self.objective), analyse)
 
-    def at(self, rate_point: float, share: float) -> Result:
-        """The picture at a real rate point, after a ``share`` of the steps from what was reached before."""
+    def at(self, rate_point: float) -> Result:
+        """The picture at a real rate point; in fewer steps where that goes on from what was reached before."""
         arch = self.model.architecture
         whole = min(max(round(rate_point), 0), arch.rate_points - 1)
+        share = 1.0 if self.fitter.begins(whole) else WARM_SHARE
         steps = max(1, round(share * self.options.fit_steps))
         weight = arch.rate_lambda(rate_point)
         height, width, _ = self.picture.pixels.shape
@@ -105,33 +106,54 @@ class _Fitting:
         return result
 
     def to(self, target: Target) -> Result:
-        """The best result that meets a target, by a secant search over the rate points."""
-        last = self.model.architecture.rate_points - 1
-        point, share = FIRST_RATE * last, 1.0
-        slope = SIZE_SLOPE if target.size is not None else SLOPES[target.measure]
-        tried: list[tuple[float, float]] = []
+        """The best result that meets a target, by a search over the rate points."""
+        last = float(self.model.architecture.rate_points - 1)
+        search = Search(-last / 4, last, SIZE_SLOPE if target.size is not None else SLOPES[target.measure])
+        point = FIRST_RATE * last
         best: Result | None = None
         for _ in range(CORRECTIONS + 1):
-            result = self.at(point, share)
+            result = self.at(point)
             if target.met(result) and (best is None or target.better(result, best)):
                 best = result
             if INTERRUPTED in result.notes or target.close(result):
                 break
-            miss = target.miss(result)
-            if tried and tried[-1][0] != point:
-                measured = (tried[-1][1] - miss) / (point - tried[-1][0])
-                slope = min(max(measured, slope / 3), 3 * slope)
-            tried.append((point, miss))
-            moved = min(max(point + miss / slope, -last / 4), float(last))
+            moved = search.next(point, target.miss(result))
             if moved == point:
                 break
-            point, share = moved, WARM_SHARE
+            point = moved
         if best is None:
             found = f"{len(result.data)} bytes" if target.size is not None else f"{target.quality(result):.2f}"
             error = Unreachable(f"the target is not reached; the nearest is {found}: try more steps")
             error.nearest = result
             raise error
         return best
+
+
+class Search:
+    """Where what a target lacks is zero: secants, kept between the points that lack and those that exceed.
+
+    Fits are noisy: two points near each other may be in the wrong order, and a secant through them points anywhere.
+    """
+
+    def __init__(self, lowest: float, highest: float, slope: float) -> None:
+        """``slope``: by how much what is lacking falls from one rate point to the next, a first guess."""
+        self.lowest, self.highest, self.slope = lowest, highest, slope
+        self.tried: list[tuple[float, float]] = []
+
+    def next(self, point: float, miss: float) -> float:
+        """The point to try after ``point``, where ``miss`` was lacking (below zero: exceeded)."""
+        if self.tried and self.tried[-1][0] != point:
+            measured = (self.tried[-1][1] - miss) / (point - self.tried[-1][0])
+            self.slope = min(max(measured, self.slope / 3), 3 * self.slope)
+        self.tried.append((point, miss))
+        moved = min(max(point + miss / self.slope, self.lowest), self.highest)
+        lacking = [p for p, m in self.tried if m > 0]
+        exceeding = [p for p, m in self.tried if m <= 0]
+        if lacking and exceeding:
+            a, b = max(lacking), min(exceeding)
+            if a < b and not a <= moved <= b:
+                return (a + b) / 2
+        return moved
 
 
 def _distortion(objective: str):  # type: ignore[no-untyped-def]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +27,8 @@ PULL = 8.0
 SMALL = 1 << 18
 """Images of at most so many pixels are also fitted with the start's networks as they are."""
 ONLY_LATENTS = Cooling(network_rate=0.0)
+GOING_ON = 0.7
+"""Where the cooling of a fit begins that goes on from another: from 0, 60 steps of one would spoil 150 of the other."""
 DEAD_ZONE = 0.62
 """Differences of less than this many steps become zero."""
 
@@ -45,9 +48,17 @@ class Fitter:
         self.model, self.analyse = model, analyse
         strips = [Strip(pixels[a:b]) for a, b in strip_bounds(len(pixels))]
         self.fit = Fit(strips, Networks(model.architecture), distortion, seed)
-        self.fresh = True
+        self.begun: int | None = None
+        """The start, by its number, that networks and latents come from."""
         self.unchanged = False
         """Whether the networks stay the start's, as the first fit of a small image found better."""
+
+    def begins(self, rate_point: int) -> bool:
+        """Whether a run begins with networks and latents of a start, and does not go on from what was reached.
+
+        Each start has its own scale of latents, and differences of networks are coded against it.
+        """
+        return self.begun != self.model.architecture.start_of(rate_point)
 
     def run(
         self,
@@ -63,15 +74,15 @@ class Fitter:
         """
         self.start = self.model.start(rate_point)
         start = Networks.of_integers(self.model.architecture, self.start).flat
-        fresh, self.fresh = self.fresh, False
-        if fresh:
-            self._begin(rate_point, start)
-        elif self.unchanged:
-            self.fit.networks.flat[:] = start
         try:
-            self.fit.run(weight, steps, ONLY_LATENTS if self.unchanged else Cooling(), start, PULL, report)
-            if fresh and self.fit.pixels <= SMALL:
-                self._try_unchanged(rate_point, weight, steps, start)
+            if self.begins(rate_point):
+                self._begin(rate_point, start)
+                self.fit.run(weight, steps, Cooling(), start, PULL, report)
+                if self.fit.pixels <= SMALL:
+                    self._try_unchanged(rate_point, weight, steps, start)
+            else:
+                cooling = replace(ONLY_LATENTS if self.unchanged else Cooling(), begin=GOING_ON)
+                self.fit.run(weight, steps, cooling, start, PULL, report)
         except KeyboardInterrupt:
             if not keep:
                 raise
@@ -80,11 +91,12 @@ class Fitter:
 
     def _begin(self, rate_point: int, start: np.ndarray) -> None:
         """The start's networks and first latents."""
+        self.begun, self.unchanged = self.model.architecture.start_of(rate_point), False
         self.fit.networks.flat[:] = start
         for strip in self.fit.strips:
             strip.y[:] = 0
             if self.analyse:
-                self.analyse(strip, self.model.architecture.start_of(rate_point))
+                self.analyse(strip, self.begun)
 
     def _try_unchanged(self, rate_point: int, weight: float, steps: int, start: np.ndarray) -> None:
         """Fits latents alone to the start's networks, which take no bytes, and keeps what costs less."""
@@ -140,6 +152,9 @@ def rounded(fit: Fit, start: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
         return network_bits + fit.weight * fit.measure_distortion(networks, middle) * fit.pixels
 
     for name in shapes:
+        if np.array_equal(of[name], base[name]):
+            steps[name] = UNCHANGED
+            continue
         # from fine to coarse: a coarse step may be the better of two bad ones
         best, at = math.inf, FIRST_STEP
         for step in range(FIRST_STEP, STEPS):

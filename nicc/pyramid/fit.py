@@ -25,6 +25,8 @@ Distortion = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
 class Cooling:
     """How a fit goes from its first step to its last; all that changes does so over the share of steps done."""
 
+    begin: float = 0.0
+    """Share of the way that is left out, at its hot end, where a fit goes on from what another has reached."""
     latent_rate: float = 0.3
     """Adam's first learning rate, in symbols."""
     network_rate: float = 6e-3
@@ -40,6 +42,7 @@ class Cooling:
 
     def at(self, share: float) -> tuple[float, float, float]:
         """Temperature, noise and the factor of the learning rates."""
+        share = self.begin + (1 - self.begin) * share
         (t0, t1), (s0, s1) = self.temperature, self.noise
         rate = max(0.5 + 0.5 * math.cos(math.pi * share), self.last_rate)
         return t0 + (t1 - t0) * share, s0 + (s1 - s0) * share, rate

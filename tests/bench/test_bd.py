@@ -77,7 +77,7 @@ def test_measured_curves_are_the_published_ones(name, kodak):
     """Codecs with the settings of the published curves, on the same photographs."""
     codec = codecs.find(f"{name}-default")
     curve: dict[str, list[float]] = {"bpp": [], "psnr-rgb": []}
-    for quality in codec.qualities:
+    for quality in codec.qualities[::2]:
         bits, values = [], []
         for path in kodak:
             pixels = read_pixels(path)

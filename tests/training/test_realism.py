@@ -14,7 +14,7 @@ import nicc
 from nicc import ModelError
 from nicc.head import HeadArchitecture
 from nicc.model import load_model, read_head
-from nicc.training import realism
+from nicc.training import realism, stage
 from nicc.training.config import RealismConfig, RealismSchedule, load_config
 from nicc.training.perceptual import NETWORKS, Lpips
 from nicc.training.stage import SHIFTS, Run
@@ -71,11 +71,12 @@ def test_a_head_learns_and_decodes(photos, tmp_path, perceptual, bare_model, cof
     assert read_head(path, load_model("two-layer")).training["step"] == 30
 
 
-def test_training_repeats_resumes_and_shows_crops(photos, tmp_path, perceptual, bare_model):
+def test_training_repeats_resumes_and_shows_crops(photos, tmp_path, perceptual, bare_model, monkeypatch):
+    monkeypatch.setattr(stage, "VALIDATION_CROP", 128)
     validation = tmp_path / "validation"
     validation.mkdir()
     with Image.open(photos / "coffee.png") as image:
-        image.crop((100, 8, 484, 392)).save(validation / "coffee.png")
+        image.crop((200, 100, 328, 228)).save(validation / "coffee.png")
     first, again = (
         torch.load(train(photos, tmp_path / n, perceptual, validation=validation), weights_only=True) for n in "ab"
     )

@@ -22,7 +22,7 @@ from nicc.threads import one_blas_thread
 
 FIRST_STEP = 1
 """Steps of the networks' differences are first 2**1 units of 2**-12, then coarser ones are tried."""
-PULL = 8.0
+PULL = 30.0
 """Bits that a parameter's distance from the start costs per unit while it is fitted."""
 SMALL = 1 << 18
 """Images of at most so many pixels are also fitted with the start's networks as they are."""

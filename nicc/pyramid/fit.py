@@ -29,7 +29,9 @@ class Cooling:
     """Share of the way that is left out, at its hot end, where a fit goes on from what another has reached."""
     latent_rate: float = 0.3
     """Adam's first learning rate, in symbols."""
-    network_rate: float = 6e-3
+    network_rate: float = 9e-3
+    rise: float = 0.15
+    """Share of the way in which the networks' rate rises from zero: first the latents come to fit the start."""
     last_rate: float = 0.02
     """The last learning rates against the first; between them half a cosine."""
     temperature: tuple[float, float] = (0.5, 0.08)
@@ -40,12 +42,13 @@ class Cooling:
     looks: int = 6
     """How often, in the last third, the state is rounded and measured."""
 
-    def at(self, share: float) -> tuple[float, float, float]:
-        """Temperature, noise and the factor of the learning rates."""
+    def at(self, share: float) -> tuple[float, float, float, float]:
+        """Temperature, noise and the factors of the learning rates of latents and of networks."""
         share = self.begin + (1 - self.begin) * share
         (t0, t1), (s0, s1) = self.temperature, self.noise
         rate = max(0.5 + 0.5 * math.cos(math.pi * share), self.last_rate)
-        return t0 + (t1 - t0) * share, s0 + (s1 - s0) * share, rate
+        risen = min(share / self.rise, 1.0) if self.rise else 1.0
+        return t0 + (t1 - t0) * share, s0 + (s1 - s0) * share, rate, rate * risen
 
 
 def squared_error(original: np.ndarray, decoded: np.ndarray) -> tuple[float, np.ndarray]:
@@ -104,7 +107,7 @@ class Fit:
         for s in self.strips:
             s.restart()
         for step in range(steps):
-            temperature, noise, rate = cooling.at(min(step / max(last, 1), 1.0))
+            temperature, noise, rate, network_rate = cooling.at(min(step / max(last, 1), 1.0))
             if step == last:
                 self._restore()
                 for s in self.strips:
@@ -116,7 +119,7 @@ class Fit:
                 bits, distortion = bits + b, distortion + d
                 if step < last:
                     s.move(cooling.latent_rate * rate)
-                momentum.step(gradient.flat, cooling.network_rate * rate, pull)
+                momentum.step(gradient.flat, cooling.network_rate * network_rate, pull)
             if step + 1 in looks:
                 self._look()
             if report:

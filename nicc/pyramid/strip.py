@@ -15,8 +15,9 @@ from nicc.pyramid.networks import Networks
 
 LOG2_E = 1 / math.log(2)
 F = np.float32
-BETA2 = 0.95
-"""Of Adam on the latents: their gradients shrink by orders of magnitude, which a longer memory would not forget."""
+BETAS = (0.6, 0.95)
+"""Of Adam on the latents: what a rounding does to the others changes at once, and gradients shrink by orders of
+magnitude, which a longer memory would not forget."""
 
 
 def four_rows(a: np.ndarray) -> np.ndarray:
@@ -59,7 +60,7 @@ class Strip:
     def move(self, rate: float) -> None:
         """A step of Adam on the latents, by the gradients in `gq`."""
         self.steps += 1
-        kernels.adam(self.y, self.gq, self.slope, self.m, self.v, rate, self.steps, BETA2)
+        kernels.adam(self.y, self.gq, self.slope, self.m, self.v, rate, self.steps, BETAS)
 
     def grids(self, flat: np.ndarray) -> list[np.ndarray]:
         return [flat[s].reshape(shape) for s, shape in zip(self.slices, self.shapes, strict=True)]

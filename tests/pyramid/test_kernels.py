@@ -91,7 +91,7 @@ def test_adam(rng):
     m, v = np.zeros_like(y), np.zeros_like(y)
     for step in range(1, 6):
         g, slope = (rng.normal(size=50).astype(np.float32) for _ in range(2))
-        kernels.adam(y, g, slope, m, v, 0.1, step, 0.95)
+        kernels.adam(y, g, slope, m, v, 0.1, step, (0.9, 0.95))
         x.grad = torch.tensor(g * slope)
         optimizer.step()
     np.testing.assert_allclose(y, x.detach(), atol=1e-4)

@@ -39,12 +39,13 @@ def soften(y, noise, deviation, temperature, q, slope):  # type: ignore[no-untyp
 
 
 @nb.njit(**OPTIONS, parallel=True, cache=True)
-def adam(y, grad, slope, m, v, rate, steps, beta2):  # type: ignore[no-untyped-def]
-    """The ``steps``-th step of Adam (betas 0.9, ``beta2``) on flat latents, whose gradient is ``grad * slope``."""
+def adam(y, grad, slope, m, v, rate, steps, betas):  # type: ignore[no-untyped-def]
+    """The ``steps``-th step of Adam (two ``betas``) on flat latents, whose gradient is ``grad * slope``."""
     n = y.shape[0]
     chunk = -(-n // BANDS)
-    b1, b2, eps = np.float32(0.9), np.float32(beta2), np.float32(1e-8)
-    step = np.float32(rate / (1 - 0.9**steps))
+    beta1, beta2 = betas
+    b1, b2, eps = np.float32(beta1), np.float32(beta2), np.float32(1e-8)
+    step = np.float32(rate / (1 - beta1**steps))
     root = np.float32(1 / math.sqrt(1 - beta2**steps))
     for band in nb.prange(BANDS):
         for i in range(band * chunk, min(n, (band + 1) * chunk)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from nicc.errors import FormatError, ModelError, NiccError
 from nicc.images import Picture, decibels
 from nicc.model import load_model
 from nicc.pyramid.encode import Fitter, rounded
+from nicc.pyramid.fit import Cooling
 from nicc.pyramid.networks import Networks, encode_networks
 
 pytest.importorskip("numba", reason="fitting needs Numba")
@@ -56,6 +58,27 @@ def test_more_steps_cost_less(photo):
         bits, distortion = fitter.fit.measure()
         costs.append(bits + weight * distortion)
     assert costs[1] < 0.9 * costs[0]
+
+
+def test_the_schedule():
+    cooling = Cooling(temperature=(0.5, 0.1), noise=(0.3, 0.1), rise=0.2, last_rate=0.02)
+    assert cooling.at(0) == (0.5, 0.3, 1, 0)
+    *_, rate, network_rate = cooling.at(0.1)
+    assert network_rate == pytest.approx(rate / 2)
+    assert cooling.at(1) == pytest.approx((0.1, 0.1, 0.02, 0.02))
+    assert replace(cooling, begin=0.5).at(0) == cooling.at(0.5)
+
+
+def test_going_on_spoils_nothing(photo):
+    fitter = Fitter(load_model("pyramid"), np.asarray(photo))
+    weights = [fitter.model.architecture.rate_lambda(p) for p in (50, 51)]
+    fitter.run(50, weights[0], 80)
+    bits, distortion = fitter.fit.measure()
+    assert not fitter.begins(51)
+    assert fitter.begins(90)
+    fitter.run(51, weights[1], 16)
+    again, then = fitter.fit.measure()
+    assert again + weights[1] * then < 1.02 * (bits + weights[1] * distortion)
 
 
 @pytest.mark.parametrize("rate_point", [20, 78])

@@ -6,12 +6,15 @@ plus a coded difference in steps of a power of two. Most differences are zero.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from nicc.entropy import stream_of
 from nicc.errors import FormatError
 from nicc.pyramid.coding import (
     OFFSETS,
+    REACHES,
     SCALES,
     SYMBOL_LIMIT,
     WEIGHT_BITS,
@@ -58,20 +61,26 @@ def _of_zero(count: int, scale: int) -> Prediction:
     return Prediction(*(np.full(count, v) for v in (0, OFFSETS // 2, scale)))
 
 
-def difference_bits(differences: np.ndarray) -> tuple[float, int]:
-    """Bits that integers take, and the scale whose distribution takes the fewest."""
-    sizes, counts = np.unique(np.abs(differences), return_counts=True)
-    best = (np.inf, 0)
-    for scale in range(0, SCALES, 2):
+@lru_cache(maxsize=1)
+def _bits_by_size() -> tuple[np.ndarray, np.ndarray]:
+    """The scales that differences may have, and the bits of an integer by scale and size; the last are an escape's."""
+    scales = np.arange(0, SCALES, 2)
+    bits = np.full((len(scales), REACHES[-1] + 2), np.inf)
+    for row, scale in zip(bits, scales.tolist(), strict=True):
         [(kind, p, _)] = by_class(_of_zero(1, scale))
         table, reach = tables().of(p, kind)
-        inside = np.minimum(sizes, reach + 1)
-        mass = np.where(
-            sizes <= reach, table[0, np.minimum(reach + inside, 2 * reach + 1)], table[0, -1] / (2 * SYMBOL_LIMIT)
-        )
-        bits = float(-(counts * np.log2(np.maximum(mass, 2.0**-24))).sum())
-        best = min(best, (bits, scale))
-    return best
+        mass = np.append(table[0, reach : 2 * reach + 1], table[0, -1] / (2 * SYMBOL_LIMIT))
+        row[:] = -np.log2(np.maximum(mass[np.minimum(np.arange(len(row)), reach + 1)], 2.0**-24))
+    return scales, bits
+
+
+def difference_bits(differences: np.ndarray) -> tuple[float, int]:
+    """Bits that integers take, and the scale whose distribution takes the fewest."""
+    scales, bits = _bits_by_size()
+    counts = np.bincount(np.minimum(np.abs(differences), bits.shape[1] - 1), minlength=bits.shape[1])
+    taken = bits @ counts
+    best = int(np.argmin(taken))
+    return float(taken[best]), int(scales[best])
 
 
 def encode_networks(arch: PyramidArchitecture, start: np.ndarray, integers: np.ndarray, steps: dict[str, int]) -> bytes:

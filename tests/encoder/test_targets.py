@@ -69,7 +69,8 @@ def test_tuning_that_contradicts_the_model(photo):
 
 
 def test_iterating_lowers_what_the_visual_model_weighs(photo):
-    plain, iterated = (encode_picture(from_image(photo)[0], Options(quality=40, steps=n)) for n in (0, 40))
+    small = from_image(photo.crop((0, 0, 176, 144)))[0]
+    plain, iterated = (encode_picture(small, Options(quality=40, steps=n)) for n in (0, 40))
     assert iterated.plain_cost
     assert iterated.cost < plain.cost * 0.99
     assert iterated.ssimulacra2 > plain.ssimulacra2 - 1

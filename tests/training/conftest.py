@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nicc.model import REALISM_FILE, find_model
-from nicc.training import start
+from nicc.training import export, start
 from nicc.training.perceptual import NETWORKS
 
 
@@ -25,6 +25,7 @@ def quick_starts(monkeypatch):
     """Transforms and priors from fewer samples and steps than real trainings take: most of a tiny run's time."""
     monkeypatch.setattr(start, "lapped_klt", partial(start.lapped_klt, blocks=6000))
     monkeypatch.setattr(start, "PRIOR_STEPS", 80)
+    monkeypatch.setattr(export, "REFIT_CROPS", 40)
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ def test_crops_must_fit_the_coarsest_grid(tmp_path):
 
 
 def test_it_learns_resumes_exports_and_is_used(config, photos, tmp_path, astronaut, monkeypatch):
+    monkeypatch.setattr("nicc.training.stage.VALIDATION_CROP", 256)
     validation = tmp_path / "validation"
     validation.mkdir()
     astronaut.crop((0, 0, 400, 400)).save(validation / "a.png")

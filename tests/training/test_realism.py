@@ -46,7 +46,7 @@ def test_lpips_is_the_librarys(name, perceptual):
 
 @pytest.mark.parametrize("condition", ["fourier", "table"])
 def test_a_head_learns_and_decodes(photos, tmp_path, perceptual, bare_model, coffee, condition):
-    schedule = replace(SCHEDULE, steps=30, adversarial_share=0.0, log_every=10, rate=3e-3)
+    schedule = replace(SCHEDULE, steps=20, adversarial_share=0.0, log_every=10, rate=3e-3)
     head = replace(HEAD, condition=condition)
     checkpoint = train(photos, tmp_path / "run", perceptual, schedule, head)
     losses = [e["loss"] for e in entries(tmp_path / "run") if "loss" in e]
@@ -68,7 +68,7 @@ def test_a_head_learns_and_decodes(photos, tmp_path, perceptual, bare_model, cof
     assert len(coded) == len(data)
     assert np.array_equal(np.asarray(nicc.decode(coded)), full)
     assert np.array_equal(np.asarray(nicc.decode(coded, beta=0)), before)
-    assert read_head(path, load_model("two-layer")).training["step"] == 30
+    assert read_head(path, load_model("two-layer")).training["step"] == 20
 
 
 def test_training_repeats_resumes_and_shows_crops(photos, tmp_path, perceptual, bare_model, monkeypatch):

@@ -32,7 +32,7 @@ from nicc.training.stage import Run
 from tests.conftest import ROOT, TINY, psnr
 from tests.training.conftest import entries
 
-SCHEDULE = CodecSchedule(steps=30, entropy_steps=12, batch=2, crop=64, log_every=5, validate_every=1000)
+SCHEDULE = CodecSchedule(steps=20, entropy_steps=8, batch=2, crop=64, log_every=5, validate_every=1000)
 CONFIG = TrainingConfig("tiny", 1, TINY, SCHEDULE)
 
 
@@ -52,7 +52,8 @@ def run(folder, out, config=CONFIG, **changes):
     return train(config, Run([folder], out, amp=False, **changes))
 
 
-def test_training_learns(folder, tmp_path):
+def test_training_learns(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "VALIDATION_CROP", 192)
     config = replace(CONFIG, training=replace(SCHEDULE, steps=160, entropy_steps=60, validate_every=80))
     validation = tmp_path / "validation"
     validation.mkdir()

@@ -100,17 +100,15 @@ class Fitter:
 
     def _try_unchanged(self, rate_point: int, weight: float, steps: int, start: np.ndarray) -> None:
         """Fits latents alone to the start's networks, which take no bytes, and keeps what costs less."""
-        cost = self._cost()
-        networks, latents = self.fit.networks.flat.copy(), [s.y.copy() for s in self.fit.strips]
+        cost, fitted = self._cost(), self.fit.best
         self._begin(rate_point, start)
         try:
             self.fit.run(weight, steps, ONLY_LATENTS, start)
         finally:
             self.unchanged = self._cost() < cost
             if not self.unchanged:
-                self.fit.networks.flat[:] = networks
-                for strip, y in zip(self.fit.strips, latents, strict=True):
-                    strip.y[:] = y
+                self.fit.best = fitted
+                self.fit.restore()
 
     def _cost(self) -> float:
         """Bits of networks and symbols and the weighed distortion, of networks as a file has them."""

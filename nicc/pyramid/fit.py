@@ -70,6 +70,7 @@ class Fit:
         self.weight = 0.0
         self.pixels = sum(s.height * s.width for s in strips)
         self.best: tuple[float, np.ndarray, list[np.ndarray]]
+        """The least cost per pixel that the last run measured, with its networks and latents."""
 
     @one_blas_thread()
     def run(
@@ -92,7 +93,7 @@ class Fit:
         finally:
             if not math.isfinite(self.best[0]):
                 self._look()
-            self._restore()
+            self.restore()
 
     def _steps(
         self,
@@ -107,9 +108,9 @@ class Fit:
         for s in self.strips:
             s.restart()
         for step in range(steps):
-            temperature, noise, rate, network_rate = cooling.at(min(step / max(last, 1), 1.0))
+            temperature, noise, latent_factor, network_factor = cooling.at(min(step / max(last, 1), 1.0))
             if step == last:
-                self._restore()
+                self.restore()
                 for s in self.strips:
                     np.rint(s.y, out=s.y)
             bits = distortion = 0.0
@@ -118,8 +119,8 @@ class Fit:
                 b, d = self.gradients(s, gradient, temperature, noise, step >= last)
                 bits, distortion = bits + b, distortion + d
                 if step < last:
-                    s.move(cooling.latent_rate * rate)
-                momentum.step(gradient.flat, cooling.network_rate * network_rate, pull)
+                    s.move(cooling.latent_rate * latent_factor)
+                momentum.step(gradient.flat, cooling.network_rate * network_factor, pull)
             if step + 1 in looks:
                 self._look()
             if report:
@@ -164,7 +165,8 @@ class Fit:
         if (cost := bits + self.weight * distortion) < self.best[0]:
             self.best = (cost, self.networks.flat.copy(), [s.y.copy() for s in self.strips])
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Networks and latents are those of `best`."""
         if math.isfinite(self.best[0]):
             self.networks.flat[:] = self.best[1]
             for s, y in zip(self.strips, self.best[2], strict=True):

@@ -65,7 +65,7 @@ def _of_zero(count: int, scale: int) -> Prediction:
 def _bits_by_size() -> tuple[np.ndarray, np.ndarray]:
     """The scales that differences may have, and the bits of an integer by scale and size; the last are an escape's."""
     scales = np.arange(0, SCALES, 2)
-    bits = np.full((len(scales), REACHES[-1] + 2), np.inf)
+    bits = np.empty((len(scales), REACHES[-1] + 2))
     for row, scale in zip(bits, scales.tolist(), strict=True):
         [(kind, p, _)] = by_class(_of_zero(1, scale))
         table, reach = tables().of(p, kind)

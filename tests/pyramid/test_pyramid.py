@@ -153,7 +153,7 @@ def test_targets(photo, monkeypatch):
     photo, size = photo.resize((72, 48)), 1000
     data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=12, target_size=size, lossless=False)
     assert 0.9 * size < len(data) <= size
-    data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=12, target_psnr=25)
+    data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=40, target_psnr=25)
     assert 25 <= psnr(photo, data) < 26
     monkeypatch.setattr("nicc.encoder.fitting.CORRECTIONS", 1)
     with pytest.raises(NiccError, match="the target is not reached"):

@@ -35,7 +35,8 @@ def train(
     config: str = typer.Argument(
         ...,
         metavar="CONFIG",
-        help="A TOML file, or two-layer-visual, two-layer, jpeg-like, pyramid, realism, realism-visual, rectify.",
+        help="A TOML file, or two-layer-visual, two-layer, jpeg-like, pyramid, pyramid-directions, realism, "
+        "realism-visual, rectify.",
     ),
     data: list[Path] = typer.Option(
         ...,
@@ -116,6 +117,10 @@ def _train(settings: AnyConfig, run: Run, report: LogReport) -> Path:
         from nicc.training import pyramid
 
         return pyramid.train(settings, run, report)
+    if isinstance(settings, config.DirectionsConfig):
+        from nicc.training import directions
+
+        return directions.train(settings, run, report)
     return rate_distortion.train(settings, run, report)
 
 
@@ -132,6 +137,10 @@ def _export(settings: AnyConfig, checkpoint: Path, folder: Path, run: Run) -> No
         from nicc.training import pyramid
 
         pyramid.export(settings, checkpoint, folder, Photos(run.data, run.cache), run.data)
+    elif isinstance(settings, config.DirectionsConfig):
+        from nicc.training import directions
+
+        directions.export(settings, checkpoint, folder, Photos(run.data, run.cache), run.data)
     else:
         from nicc.training.export import export
 

@@ -5,32 +5,41 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
 from nicc.container import Container, Group, Header, with_checksum
-from nicc.pyramid.coding import IntegerNetwork
+from nicc.errors import FormatError
+from nicc.pyramid.coding import REACHES, SYMBOL_LIMIT, IntegerNetwork
 from nicc.pyramid.decode import strip_bounds, symbols_checksum
+from nicc.pyramid.directions import QUARTER, STEPS, Directions
 from nicc.pyramid.fit import Cooling, Distortion, Fit, squared_error
 from nicc.pyramid.layout import views
 from nicc.pyramid.model import PyramidModel
-from nicc.pyramid.networks import STEPS, UNCHANGED, Networks, difference_bits, encode_networks
+from nicc.pyramid.networks import (
+    UNCHANGED,
+    Change,
+    Networks,
+    best_offset,
+    bits_by_size,
+    change_bits,
+    changed,
+    encode_networks,
+    scales_of,
+)
 from nicc.pyramid.order import encode_grids
 from nicc.pyramid.strip import Strip
 from nicc.threads import one_blas_thread
 
-FIRST_STEP = 1
-"""Steps of the networks' differences are first 2**1 units of 2**-12, then coarser ones are tried."""
-PULL = 30.0
-"""Bits that a parameter's distance from the start costs per unit while it is fitted."""
-SMALL = 1 << 18
+NOISE = 4.2
+"""Standard step of coefficients, by the square root of the pixels: there, one more bit is worth what it costs."""
+SMALL = 1 << 13
 """Images of at most so many pixels are also fitted with the start's networks as they are."""
 ONLY_LATENTS = Cooling(network_rate=0.0)
 GOING_ON = 0.7
 """Where the cooling of a fit begins that goes on from another: from 0, 60 steps of one would spoil 150 of the other."""
-DEAD_ZONE = 0.62
-"""Differences of less than this many steps become zero."""
 
 
 class Fitter:
@@ -72,121 +81,110 @@ class Fitter:
 
         An interrupt ends the steps if ``keep``, and False is returned.
         """
-        self.start = self.model.start(rate_point)
-        start = Networks.of_integers(self.model.architecture, self.start).flat
         try:
             if self.begins(rate_point):
-                self._begin(rate_point, start)
-                self.fit.run(weight, steps, Cooling(), start, PULL, report)
+                self._begin(rate_point)
+                self.fit.run(weight, steps, Cooling(), report)
                 if self.fit.pixels <= SMALL:
-                    self._try_unchanged(rate_point, weight, steps, start)
+                    self._try_unchanged(rate_point, weight, steps)
             else:
                 cooling = replace(ONLY_LATENTS if self.unchanged else Cooling(), begin=GOING_ON)
-                self.fit.run(weight, steps, cooling, start, PULL, report)
+                self.fit.run(weight, steps, cooling, report)
         except KeyboardInterrupt:
             if not keep:
                 raise
             return False
         return True
 
-    def _begin(self, rate_point: int, start: np.ndarray) -> None:
+    def _begin(self, rate_point: int) -> None:
         """The start's networks and first latents."""
         self.begun, self.unchanged = self.model.architecture.start_of(rate_point), False
-        self.fit.networks.flat[:] = start
+        self.start = self.model.start(rate_point)
+        self.fit.begin(self.model.directions, Networks.of_integers(self.model.architecture, self.start).flat)
         for strip in self.fit.strips:
             strip.y[:] = 0
             if self.analyse:
                 self.analyse(strip, self.begun)
 
-    def _try_unchanged(self, rate_point: int, weight: float, steps: int, start: np.ndarray) -> None:
+    def _try_unchanged(self, rate_point: int, weight: float, steps: int) -> None:
         """Fits latents alone to the start's networks, which take no bytes, and keeps what costs less."""
-        cost, fitted = self._cost(), self.fit.best
-        self._begin(rate_point, start)
+        cost, fitted = self.cost(), self.fit.best
+        self._begin(rate_point)
         try:
-            self.fit.run(weight, steps, ONLY_LATENTS, start)
+            self.fit.run(weight, steps, ONLY_LATENTS)
         finally:
-            self.unchanged = self._cost() < cost
+            self.unchanged = self.cost() < cost
             if not self.unchanged:
                 self.fit.best = fitted
                 self.fit.restore()
 
-    def _cost(self) -> float:
+    def cost(self) -> float:
         """Bits of networks and symbols and the weighed distortion, of networks as a file has them."""
-        integers, steps = rounded(self.fit, self.start)
-        arch = self.model.architecture
-        bits, distortion = self.fit.measure(Networks.of_integers(arch, integers))
-        coded = 8 * len(encode_networks(arch, self.start, integers, steps))
+        change, networks = rounded(self.fit, self.start)
+        bits, distortion = self.fit.measure(networks)
+        coded = 8 * len(encode_networks(self.model.directions, change))
         return coded + (bits + self.fit.weight * distortion) * self.fit.pixels
 
     def container(self, header: Header, extras: dict[int, bytes]) -> tuple[Container, float]:
         """The file of what is reached, and an estimate of the bits of its symbols."""
-        integers, steps = rounded(self.fit, self.start)
-        bits, _ = self.fit.measure(Networks.of_integers(self.model.architecture, integers))
-        return container_of(self.model, header, integers, steps, self.fit.symbols(), extras), bits * self.fit.pixels
+        change, networks = rounded(self.fit, self.start)
+        bits, _ = self.fit.measure(networks)
+        return container_of(self.model, header, change, self.fit.symbols(), extras), bits * self.fit.pixels
 
 
-def rounded(fit: Fit, start: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    """The fit's networks as integers, for each array in steps of what costs least in bits + weight * distortion."""
-    arch, shapes = fit.networks.arch, fit.networks.arch.shapes()
-    wanted = fit.networks.integers()
-    chosen = wanted.copy()
-    of, base, out = views(wanted, shapes), views(start, shapes), views(chosen, shapes)
-    steps: dict[str, int] = {}
-    middle = [fit.strips[len(fit.strips) // 2]]  # of a large image, one strip has to do
+def rounded(fit: Fit, start: np.ndarray) -> tuple[Change, Networks]:
+    """The fit's networks as a file has them: the change of least bits + weight * distortion, and what it gives.
 
-    def take(name: str, step: int) -> np.ndarray:
-        """Leaves the array in ``out`` as it is with a step; returns its differences in steps."""
-        differences = _differences(of[name] - base[name], step)
-        out[name][:] = base[name] + (differences << step)
-        return differences
+    ``start``: that of the fit in units of 2**-12. Along the directions the cost is curved by about 1 per pixel, so
+    that single coefficients are chosen by arithmetic alone; how finely all of them, by measurement.
+    """
+    arch, strips = fit.networks.arch, [fit.strips[len(fit.strips) // 2]]  # of a large image, one strip has to do
+    wanted = fit.coefficients * fit.directions.deviations
 
-    def cost(name: str, step: int) -> float:
-        """Bits, or weighed distortion, that depend on an array with a step, and the array's own bits."""
-        differences = take(name, step)
-        network_bits = difference_bits(differences.reshape(-1))[0] if differences.any() else 0.0
-        networks = Networks.of_integers(arch, chosen)
-        if arch.is_context(name):
-            return network_bits + fit.measure_bits(networks, middle) * fit.pixels
-        return network_bits + fit.weight * fit.measure_distortion(networks, middle) * fit.pixels
+    def measured(change: Change) -> tuple[float, Change, Networks]:
+        networks = Networks.of_integers(arch, changed(fit.directions, start, change))
+        bits, distortion = fit.measure(networks, strips)
+        coded = change_bits(fit.directions, change)
+        return coded + (bits + fit.weight * distortion) * fit.pixels, change, networks
 
-    for name in shapes:
-        if np.array_equal(of[name], base[name]):
-            steps[name] = UNCHANGED
-            continue
-        # from fine to coarse: a coarse step may be the better of two bad ones
-        best, at = math.inf, FIRST_STEP
-        for step in range(FIRST_STEP, STEPS):
-            if (c := cost(name, step)) < best:
-                best, at = c, step
-            elif step > at + 1:
-                break
-        if cost(name, UNCHANGED) <= best:
-            at = UNCHANGED
-        take(name, at)
-        steps[name] = at
-    return chosen, steps
+    best = measured(UNCHANGED)
+    if wanted.any():
+        finest = round(math.log2(math.sqrt(fit.pixels) / NOISE)) - QUARTER + 1
+        for step in range(max(finest - 2, 0), min(max(finest, 0), STEPS - 1) + 1):
+            with suppress(FormatError):  # parameters that a file cannot have
+                best = min(best, measured(_change(fit.directions, wanted, step, fit.pixels)), key=lambda m: m[0])
+    return best[1], best[2]
 
 
-def _differences(units: np.ndarray, step: int) -> np.ndarray:
-    """Whole steps, those of less than `DEAD_ZONE` zero; all zero if the array shall be the start's."""
-    if step == UNCHANGED:
-        return np.zeros_like(units)
-    d = units / float(1 << step)
-    return np.clip(np.where(np.abs(d) < DEAD_ZONE, 0, np.rint(d)), -511, 511).astype(np.int64)
+def _change(directions: Directions, wanted: np.ndarray, step: int, pixels: int) -> Change:
+    """Coefficients near ``wanted`` ones, each of least bits + what its rounding costs."""
+    exact = wanted / 2.0 ** -(QUARTER + step)
+    nearest = np.clip(np.rint(exact), -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int64)
+    candidates = np.stack([nearest, nearest - np.sign(nearest), np.zeros_like(nearest)])
+    lost = pixels / 2 * np.square((candidates - exact) * 2.0 ** -(QUARTER + step))
+    change = Change(nearest, step, 0)
+    for _ in range(3):
+        change = change._replace(offset=best_offset(directions, change))
+        bits = bits_by_size()[
+            scales_of(directions, len(directions), change.offset), np.minimum(np.abs(candidates), REACHES[-1] + 1)
+        ]
+        chosen = np.take_along_axis(candidates, (bits + lost).argmin(0)[None], 0)[0]
+        change = change._replace(coefficients=chosen)
+    return change
 
 
 @one_blas_thread()
 def container_of(
     model: PyramidModel,
     header: Header,
-    integers: np.ndarray,
-    steps: dict[str, int],
+    change: Change,
     symbols: list[list[np.ndarray]],
     extras: dict[int, bytes],
 ) -> Container:
-    """The file of networks in whole ``steps``, and of the symbols of every strip."""
+    """The file of networks with a change from their start, and of the symbols of every strip."""
     arch = model.architecture
-    networks = encode_networks(arch, model.start(header.rate_point), integers, steps)
+    networks = encode_networks(model.directions, change)
+    integers = changed(model.directions, model.start(header.rate_point), change)
     network = IntegerNetwork(arch, views(integers, arch.shapes()))
     groups = []
     for grids in symbols:

@@ -10,6 +10,7 @@ import numpy as np
 
 from nicc.pyramid import kernels
 from nicc.pyramid.coding import SYMBOL_LIMIT
+from nicc.pyramid.directions import Directions
 from nicc.pyramid.networks import Networks
 from nicc.pyramid.optimizer import Momentum
 from nicc.pyramid.strip import Strip
@@ -29,7 +30,8 @@ class Cooling:
     """Share of the way that is left out, at its hot end, where a fit goes on from what another has reached."""
     latent_rate: float = 0.3
     """Adam's first learning rate, in symbols."""
-    network_rate: float = 9e-3
+    network_rate: float = 0.6
+    """That of the networks' coefficients, in standard deviations."""
     rise: float = 0.15
     """Share of the way in which the networks' rate rises from zero: first the latents come to fit the start."""
     last_rate: float = 0.02
@@ -70,7 +72,17 @@ class Fit:
         self.weight = 0.0
         self.pixels = sum(s.height * s.width for s in strips)
         self.best: tuple[float, np.ndarray, list[np.ndarray]]
-        """The least cost per pixel that the last run measured, with its networks and latents."""
+        """The least cost per pixel that the last run measured, with its coefficients and latents."""
+
+    def begin(self, directions: Directions, start: np.ndarray) -> None:
+        """The networks are a start, parameters ``start``, from which a run moves them along ``directions``."""
+        self.directions, self.start = directions, start.astype(np.float32)
+        self.coefficients = np.zeros(len(directions), np.float32)
+        """Of the directions, in their standard deviations."""
+        self._set_networks()
+
+    def _set_networks(self) -> None:
+        self.networks.flat[:] = self.start + self.coefficients @ self.directions.matrix
 
     @one_blas_thread()
     def run(
@@ -78,18 +90,15 @@ class Fit:
         weight: float,
         steps: int,
         cooling: Cooling,
-        start: np.ndarray,
-        pull: float = 0.0,
         report: Callable[[int, float, float], None] | None = None,
     ) -> None:
         """Fits; networks and latents are then those of the least cost that was measured, also after an interrupt.
 
-        ``weight`` is that of the distortion against bits per pixel; networks are pulled to ``start``.
+        ``weight`` is that of the distortion against bits per pixel. `begin` comes before the first run.
         """
-        self.weight, self.best = weight, (math.inf, self.networks.flat, [])
-        momentum = Momentum(self.networks, start)
+        self.weight, self.best = weight, (math.inf, self.coefficients, [])
         try:
-            self._steps(steps, cooling, momentum, pull, report)
+            self._steps(steps, cooling, report)
         finally:
             if not math.isfinite(self.best[0]):
                 self._look()
@@ -99,10 +108,9 @@ class Fit:
         self,
         steps: int,
         cooling: Cooling,
-        momentum: Momentum,
-        pull: float,
         report: Callable[[int, float, float], None] | None,
     ) -> None:
+        momentum = Momentum(self.directions, self.coefficients)
         last = steps - round(cooling.rounded * steps)
         looks = {last - round(i * steps / 3 / cooling.looks) for i in range(cooling.looks)} | {steps}
         for s in self.strips:
@@ -120,7 +128,8 @@ class Fit:
                 bits, distortion = bits + b, distortion + d
                 if step < last:
                     s.move(cooling.latent_rate * latent_factor)
-                momentum.step(gradient.flat, cooling.network_rate * network_factor, pull)
+                momentum.step(gradient.flat, cooling.network_rate * network_factor)
+                self._set_networks()
             if step + 1 in looks:
                 self._look()
             if report:
@@ -163,12 +172,13 @@ class Fit:
     def _look(self) -> None:
         bits, distortion = self.measure()
         if (cost := bits + self.weight * distortion) < self.best[0]:
-            self.best = (cost, self.networks.flat.copy(), [s.y.copy() for s in self.strips])
+            self.best = (cost, self.coefficients.copy(), [s.y.copy() for s in self.strips])
 
     def restore(self) -> None:
         """Networks and latents are those of `best`."""
         if math.isfinite(self.best[0]):
-            self.networks.flat[:] = self.best[1]
+            self.coefficients[:] = self.best[1]
+            self._set_networks()
             for s, y in zip(self.strips, self.best[2], strict=True):
                 s.y[:] = y
 

@@ -1,12 +1,13 @@
 """A pyramid's networks: their parameters in training, as integers, and as bytes in a file.
 
 In a file, a parameter is an integer in units of 2**-12: that of the model's trained start, which both sides have,
-plus a coded difference in steps of a power of two. Most differences are zero.
+plus what coded coefficients of the model's directions add to it.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,13 +27,12 @@ from nicc.pyramid.coding import (
     model,
     tables,
 )
+from nicc.pyramid.directions import STEPS, Directions
 from nicc.pyramid.layout import PyramidArchitecture, views
 
-STEPS = 12
-"""Steps of differences: 2**0 to 2**11 units of 2**-12."""
-_STEP, _SCALE = model.Uniform(STEPS + 1), model.Uniform(SCALES)
-UNCHANGED = STEPS
-"""In the place of a step: the array is the start's."""
+OFFSET_RANGE = 256
+"""Numbers of scales by which those of a file may lie above or below the model's, plus 128."""
+_STEP, _OFFSET = model.Uniform(STEPS), model.Uniform(OFFSET_RANGE)
 
 
 class Networks:
@@ -56,70 +56,96 @@ class Networks:
         return np.clip(nearest, -WEIGHT_LIMIT, WEIGHT_LIMIT)
 
 
-def _of_zero(count: int, scale: int) -> Prediction:
-    """Predictions for differences around zero."""
-    return Prediction(*(np.full(count, v) for v in (0, OFFSETS // 2, scale)))
+class Change(NamedTuple):
+    """How networks differ from their start: integer coefficients of the first directions, and how they are coded.
+
+    ``step`` is the coefficients' unit, 2**-(2 + step); ``offset`` is added to the numbers of their scales.
+    """
+
+    coefficients: np.ndarray
+    step: int
+    offset: int
+
+
+UNCHANGED = Change(np.zeros(0, np.int64), 0, 0)
+
+
+def scales_of(directions: Directions, count: int, offset: int) -> np.ndarray:
+    """The scales of the first coefficients in a file."""
+    return np.clip(directions.spreads[:count] + (offset - OFFSET_RANGE // 2), 0, SCALES - 1)
+
+
+def _of_zero(scales: np.ndarray) -> Prediction:
+    """Predictions for coefficients around zero."""
+    return Prediction(np.zeros(len(scales), np.int64), np.full(len(scales), OFFSETS // 2), scales)
 
 
 @lru_cache(maxsize=1)
-def _bits_by_size() -> tuple[np.ndarray, np.ndarray]:
-    """The scales that differences may have, and the bits of an integer by scale and size; the last are an escape's."""
-    scales = np.arange(0, SCALES, 2)
-    bits = np.empty((len(scales), REACHES[-1] + 2))
-    for row, scale in zip(bits, scales.tolist(), strict=True):
-        [(kind, p, _)] = by_class(_of_zero(1, scale))
+def bits_by_size() -> np.ndarray:
+    """Bits of a coefficient by the number of its scale and its size; the last size stands for all that escape."""
+    bits = np.empty((SCALES, REACHES[-1] + 2))
+    for scale, row in enumerate(bits):
+        [(kind, p, _)] = by_class(_of_zero(np.array([scale])))
         table, reach = tables().of(p, kind)
         mass = np.append(table[0, reach : 2 * reach + 1], table[0, -1] / (2 * SYMBOL_LIMIT))
         row[:] = -np.log2(np.maximum(mass[np.minimum(np.arange(len(row)), reach + 1)], 2.0**-24))
-    return scales, bits
+    return bits
 
 
-def difference_bits(differences: np.ndarray) -> tuple[float, int]:
-    """Bits that integers take, and the scale whose distribution takes the fewest."""
-    scales, bits = _bits_by_size()
-    counts = np.bincount(np.minimum(np.abs(differences), bits.shape[1] - 1), minlength=bits.shape[1])
-    taken = bits @ counts
-    best = int(np.argmin(taken))
-    return float(taken[best]), int(scales[best])
+def change_bits(directions: Directions, change: Change) -> float:
+    """About the bits that `encode_networks` takes; escapes at their least."""
+    used = np.flatnonzero(change.coefficients)
+    count = int(used[-1]) + 1 if len(used) else 0
+    return float(_taken(directions, change.coefficients[:count], np.array([change.offset]))[0])
 
 
-def encode_networks(arch: PyramidArchitecture, start: np.ndarray, integers: np.ndarray, steps: dict[str, int]) -> bytes:
-    """The bytes of parameters ``integers``, which differ from ``start`` by whole steps of 2**``steps`` units."""
+def best_offset(directions: Directions, change: Change) -> int:
+    """The offset with which a change's coefficients take the fewest bits."""
+    return int(np.argmin(_taken(directions, change.coefficients, np.arange(OFFSET_RANGE))))
+
+
+def _taken(directions: Directions, coefficients: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Bits of coefficients under each of ``offsets``."""
+    sizes = np.minimum(np.abs(coefficients), REACHES[-1] + 1)
+    taken: np.ndarray = np.array(
+        [bits_by_size()[scales_of(directions, len(sizes), offset), sizes].sum() for offset in offsets.tolist()]
+    )
+    return taken
+
+
+def encode_networks(directions: Directions, change: Change) -> bytes:
+    """The bytes of a change; zeros at its end are left out."""
     encoder = Encoder()
     coder = encoder.coder
-    shapes = arch.shapes()
-    of, base = views(integers, shapes), views(start, shapes)
-    for name in shapes:
-        units = (of[name] - base[name]).reshape(-1)
-        if not units.any():
-            coder.encode(np.array([UNCHANGED], np.int32), _STEP)
-            continue
-        differences = units >> steps[name]
-        if (differences << steps[name] != units).any() or np.abs(differences).max() > SYMBOL_LIMIT:
-            raise ValueError(f"parameters of {name} are no whole steps from the start")
-        scale = difference_bits(differences)[1]
-        coder.encode(np.array([steps[name]], np.int32), _STEP)
-        coder.encode(np.array([scale], np.int32), _SCALE)
-        encoder.write(differences, _of_zero(len(differences), scale))
+    used = np.flatnonzero(change.coefficients)
+    count = int(used[-1]) + 1 if len(used) else 0
+    coder.encode(np.array([count], np.int32), model.Uniform(len(directions) + 1))
+    if count:
+        coder.encode(np.array([change.step], np.int32), _STEP)
+        coder.encode(np.array([change.offset], np.int32), _OFFSET)
+        encoder.write(change.coefficients[:count], _of_zero(scales_of(directions, count, change.offset)))
     return stream_of(coder)
 
 
-def decode_networks(arch: PyramidArchitecture, start: np.ndarray, stream: bytes) -> np.ndarray:
+def decode_networks(directions: Directions, start: np.ndarray, stream: bytes) -> np.ndarray:
     """Parameters, int64, in units of 2**-12. Raises `FormatError` for bytes that mean none within bounds."""
     decoder = Decoder(stream)
     coder = decoder.coder
-    out = start.copy()
     try:
-        parameters = views(out, arch.shapes())
-        for name in parameters:
-            array = parameters[name]
-            if (step := int(coder.decode(_STEP, 1)[0])) == UNCHANGED:
-                continue
-            scale = int(coder.decode(_SCALE, 1)[0])
-            differences = decoder.read(_of_zero(array.size, scale))
-            array[:] = array + (differences << step).reshape(array.shape)
+        count = int(coder.decode(model.Uniform(len(directions) + 1), 1)[0])
+        change = UNCHANGED
+        if count:
+            step, offset = int(coder.decode(_STEP, 1)[0]), int(coder.decode(_OFFSET, 1)[0])
+            scales = scales_of(directions, count, offset)
+            change = Change(decoder.read(_of_zero(scales)), step, offset)
     except AssertionError:
         raise FormatError("damaged: the coded networks are not valid") from None
+    return changed(directions, start, change)
+
+
+def changed(directions: Directions, start: np.ndarray, change: Change) -> np.ndarray:
+    """A start's parameters with a change. Raises `FormatError` if one is out of bounds."""
+    out: np.ndarray = start + directions.differences(change.coefficients, change.step)
     if np.abs(out).max() > WEIGHT_LIMIT:
         raise FormatError("damaged: a parameter of the networks is out of bounds")
     return out

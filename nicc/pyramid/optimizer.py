@@ -1,63 +1,36 @@
-"""The optimizer of a pyramid's networks: steps of Adam's length in the directions of full-matrix AdaGrad.
+"""The optimizer of a pyramid's networks: Adam on the coefficients of the model's directions.
 
-Adam divides every parameter's gradient by its own size, as if parameters had nothing to do with each other. These
-networks are so small that the whole second moment of an array's gradient can be kept (Duchi et al. 2011, "Adaptive
-subgradient methods", section 1.1; decaying, as in Shampoo and SOAP): its inverse root turns the mean gradient.
+In units of their standard deviations, coefficients are what fits to many photographs had in common: Adam's steps of
+equal length go as far along each as that usually takes, and neither bits nor distortion tie one to another.
 """
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
-from nicc.pyramid.layout import views
-from nicc.pyramid.networks import Networks
+from nicc.pyramid.directions import Directions
 
-BETA1, BETA2, MOMENT = 0.9, 0.99, 0.98
-"""Decays of the mean gradient, of squares, and of the second moments of arrays."""
-REFRESH = 10
-"""Steps between inverse roots; the first few are computed at every step."""
-DAMPING = 1e-4
-"""Share of the largest eigenvalue that is added to all."""
+BETA1, BETA2 = 0.9, 0.93
+"""Decays of the mean gradient and of squares."""
+PULL = np.float32(np.sqrt(2) / np.log(2))
+"""Bits that a coefficient costs per standard deviation: the Laplace distribution's."""
 
 
 class Momentum:
-    """Moves networks' parameters, pulled to their start by about what differences cost in a file."""
+    """Moves coefficients, pulled to zero by what they cost in a file."""
 
-    def __init__(self, networks: Networks, start: np.ndarray) -> None:
-        self.networks, self.start = networks, start
-        self.m, self.v = np.zeros_like(networks.flat), np.zeros_like(networks.flat)
+    def __init__(self, directions: Directions, coefficients: np.ndarray) -> None:
+        """``coefficients`` float32, in standard deviations; changed by every step."""
+        self.matrix, self.coefficients = directions.matrix, coefficients
+        self.m, self.v = np.zeros_like(coefficients), np.zeros_like(coefficients)
         self.steps = 0
-        shapes = networks.arch.shapes()
-        ends = np.cumsum([0, *(v.size for v in views(self.m, shapes).values())])
-        self.arrays = [slice(a, b) for a, b in itertools.pairwise(ends.tolist())]
-        self.moments = [np.zeros((a.stop - a.start,) * 2) for a in self.arrays]
-        self.roots = [m.astype(np.float32) for m in self.moments]
 
-    def step(self, gradient: np.ndarray, rate: float, pull: float = 0.0) -> None:
-        """``gradient`` of all bits of the image; ``pull`` in bits per unit of a parameter."""
+    def step(self, gradient: np.ndarray, rate: float) -> None:
+        """``gradient`` of all bits of the image for the parameters; ``rate`` in standard deviations."""
         self.steps += 1
-        self.m += (1 - BETA1) * (gradient - self.m)
-        self.v += (1 - BETA2) * (gradient * gradient - self.v)
+        g = self.matrix @ gradient
+        self.m += (1 - BETA1) * (g - self.m)
+        self.v += (1 - BETA2) * (g * g - self.v)
         root = np.sqrt(self.v / (1 - BETA2**self.steps)) + 1e-8
-        change = np.empty_like(self.m)
-        for n, here in enumerate(self.arrays):
-            g, mean = gradient[here], self.m[here]
-            self.moments[n] += (1 - MOMENT) * (np.outer(g, g) - self.moments[n])
-            if self.steps % REFRESH == 1 or self.steps < 5:
-                self.roots[n] = _inverse_root(self.moments[n])
-            turned = self.roots[n] @ mean
-            length = np.linalg.norm(mean / root[here])
-            change[here] = turned * (length / max(float(np.linalg.norm(turned)), 1e-30))
-        moved = self.networks.flat - rate * change / (1 - BETA1**self.steps) - self.start
-        if pull:
-            moved = np.sign(moved) * np.maximum(np.abs(moved) - rate * pull / root, 0)
-        self.networks.flat[:] = self.start + moved
-
-
-def _inverse_root(moment: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(moment)
-    damped = np.maximum(values, 0) + max(DAMPING * float(values[-1]), 1e-30)
-    root: np.ndarray = (vectors / np.sqrt(damped)) @ vectors.T
-    return root.astype(np.float32)
+        moved = self.coefficients - (rate / (1 - BETA1**self.steps)) * self.m / root
+        self.coefficients[:] = np.sign(moved) * np.maximum(np.abs(moved) - rate * PULL / root, 0)

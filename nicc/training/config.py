@@ -217,12 +217,50 @@ class PyramidConfig:
         return cls(raw["name"], int(raw.get("version", 1)), architecture, _schedule(PyramidSchedule, raw))
 
 
-AnyConfig = TrainingConfig | RealismConfig | RectifyConfig | PyramidConfig
+@dataclass(frozen=True)
+class DirectionsSchedule(StageSchedule):
+    """How many fits to make for directions, one a step, of every start in turn."""
+
+    steps: int = 360
+    batch: int = 1
+    log_every: int = 9
+    validate_every: int = 1000
+    fit_steps: int = 300
+    """Steps of a fit."""
+    curvatures: int = 2
+    """Fits of every start whose curvature is measured too, in about the time of five fits."""
+
+
+@dataclass(frozen=True)
+class DirectionsConfig:
+    """New directions for the pyramid of this name or folder."""
+
+    name: str
+    model: str = "pyramid"
+    version: int = 1
+    count: int = 768
+    """Directions."""
+    training: DirectionsSchedule = field(default_factory=DirectionsSchedule)
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> DirectionsConfig:
+        """The configuration in a TOML file's tables."""
+        _refuse_unknown(raw, cls)
+        given = {k: int(raw[k]) for k in ("version", "count") if k in raw}
+        return cls(raw["name"], str(raw.get("model", "pyramid")), **given, training=_schedule(DirectionsSchedule, raw))
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ModelError("count must be positive")
+
+
+AnyConfig = TrainingConfig | RealismConfig | RectifyConfig | PyramidConfig | DirectionsConfig
 STAGES: dict[str, type[AnyConfig]] = {
     "rate-distortion": TrainingConfig,
     "realism": RealismConfig,
     "rectify": RectifyConfig,
     "pyramid": PyramidConfig,
+    "pyramid-directions": DirectionsConfig,
 }
 T = TypeVar("T")
 

@@ -22,6 +22,7 @@ from nicc.errors import ModelError, needs
 from nicc.images import decibels, write_atomically
 from nicc.model import load_model
 from nicc.pyramid.analysis import first_latents, shapes
+from nicc.pyramid.directions import Directions
 from nicc.pyramid.layout import GRIDS, PyramidArchitecture
 from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import Networks
@@ -86,12 +87,14 @@ class StartTrainer(Stage):
         self.module = Starts(self.arch, self.s.seed)
         self.optimizer = MuonAdam(self._groups(), betas=(0.9, 0.99))
         saved, average = self.saved(), None
+        self.directions = Directions.plain(self.arch.parameters()).arrays()
         if saved:
             if saved["architecture"] != self.arch.to_dict():
                 raise ModelError(f"{run.out / CHECKPOINT}: has another architecture; train into another folder")
             self.module.load_state_dict(saved["module"])
             self.optimizer.load_state_dict(saved["optimizer"])
             average = saved["average"]
+            self.directions = {k: v.numpy() for k, v in saved["directions"].items()}
         elif run.begin:
             self._start_from(run.begin)
         self.average = Average(self.module, self.s.ema, average)
@@ -109,6 +112,7 @@ class StartTrainer(Stage):
             networks.copy_(torch.from_numpy(Networks.of_integers(self.arch, start).flat))
         for name, value in analysis_arrays(model).items():
             self.module.p[name].copy_(torch.from_numpy(value))
+        self.directions = model.directions.arrays()
         facts = model.description["training"]
         self.step, self.pixels, self.seconds = facts["step"], facts["pixels"], float(facts["seconds"])
 
@@ -127,6 +131,7 @@ class StartTrainer(Stage):
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.values,
+            "directions": {k: torch.from_numpy(v) for k, v in self.directions.items()},
         }
 
     def _latents(self, p: Any, x: Tensor, start: int) -> Tensor:
@@ -195,7 +200,7 @@ def export(config: PyramidConfig, checkpoint: Path, out: Path, photos: Photos, d
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     arch, values = config.architecture, {k: v.numpy() for k, v in saved["average"].items()}
     starts = [Networks(arch, values[f"networks.{n}"]).integers() for n in range(arch.starts)]
-    decoder = {"starts": np.stack(starts).astype(np.int32)}
+    decoder = {"starts": np.stack(starts).astype(np.int32)} | {k: v.numpy() for k, v in saved["directions"].items()}
     encoder = {k: v.astype(np.float16) for k, v in part_of(values, "p.").items()}
     architecture = arch.to_dict()
     description = {
@@ -219,7 +224,8 @@ def card(model: PyramidModel, image_count: int, data: list[Path]) -> str:
     return f"""# {model.name}, version {model.version}
 
 {arch.starts} starts for networks that are fitted to every image, {arch.parameters()} parameters each, and an analysis \
-for first latents; rate points 0 to {arch.rate_points - 1}, lambda {arch.lambda_min:g} to {arch.lambda_max:g}. \
+for first latents, {len(model.directions)} directions; \
+rate points 0 to {arch.rate_points - 1}, lambda {arch.lambda_min:g} to {arch.lambda_max:g}. \
 Fingerprint `{model.fingerprint.hex()}`.
 
 Decoder: {sum(macs.values()):.0f} MAC per pixel ({", ".join(f"{k} {v:.0f}" for k, v in macs.items())}).

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nicc.arrays import digest
+from nicc.pyramid.directions import Directions
 from nicc.pyramid.layout import PyramidArchitecture
 from nicc.pyramid.model import PyramidModel
 
@@ -18,8 +19,15 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
-def small(rng) -> PyramidModel:
+def directions(rng) -> Directions:
+    """Directions at random, the later ones shorter."""
+    matrix = 0.01 * rng.normal(size=(40, ARCH.parameters()))
+    return Directions.nearest(matrix, np.geomspace(10, 0.1, len(matrix)))
+
+
+@pytest.fixture
+def small(rng, directions) -> PyramidModel:
     starts = rng.normal(0, 600, (ARCH.starts, ARCH.parameters())).astype(np.int32)
-    arrays = {"starts": starts}
+    arrays = {"starts": starts} | directions.arrays()
     description = {"name": "small", "version": 1, "architecture": ARCH.to_dict()}
     return PyramidModel({**description, "decoder_sha256": digest(arrays, ARCH.to_dict())}, arrays)

@@ -9,11 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nicc.errors import FormatError
+from nicc.errors import FormatError, ModelError
 from nicc.pyramid import coding
 from nicc.pyramid.coding import IntegerNetwork, Prediction, by_class, tables
+from nicc.pyramid.directions import Directions
 from nicc.pyramid.layout import GRIDS, REACH, grid_shapes, neighbour_offsets, views
-from nicc.pyramid.networks import decode_networks, encode_networks
+from nicc.pyramid.networks import (
+    UNCHANGED,
+    Change,
+    best_offset,
+    change_bits,
+    changed,
+    decode_networks,
+    encode_networks,
+)
 from nicc.pyramid.order import ABOVE, Order, decode_grids, encode_grids, predictions
 from tests.pyramid.conftest import ARCH
 
@@ -127,19 +136,48 @@ def test_damaged_symbols_are_refused_or_decoded(data, present):
     assert max(np.abs(g.astype(int)).max() for g in grids) <= coding.SYMBOL_LIMIT
 
 
-def test_networks_round_trip(rng):
+@pytest.mark.parametrize("step", [0, 5, 15])
+def test_networks_round_trip(step, rng, directions):
     start = rng.integers(-3000, 3000, ARCH.parameters())
-    steps = {name: int(rng.integers(0, 7)) for name in ARCH.shapes()}
-    integers = start.copy()
-    for i, (name, array) in enumerate(views(integers, ARCH.shapes()).items()):
-        if i % 3:
-            array[:] = array + (rng.integers(-9, 10, array.shape) << steps[name])
-    views(integers, ARCH.shapes())["base"][0] += 300 << steps["base"]  # beyond what has a probability of its own
-    stream = encode_networks(ARCH, start, integers, steps)
-    np.testing.assert_array_equal(decode_networks(ARCH, start, stream), integers)
-    assert len(encode_networks(ARCH, start, start, steps)) < 12
-    with pytest.raises(ValueError, match="no whole steps"):
-        encode_networks(ARCH, start, integers + 1, dict.fromkeys(steps, 3))
+    coefficients = np.rint(rng.laplace(0, directions.deviations)).astype(np.int64)
+    coefficients[3], coefficients[-4:] = 300, 0  # beyond what has a probability of its own; left out
+    change = Change(coefficients, step, 140)
+    stream = encode_networks(directions, change)
+    found = decode_networks(directions, start, stream)
+    np.testing.assert_array_equal(found, changed(directions, start, change))
+    assert 8 * len(stream) == pytest.approx(change_bits(directions, change) + 20, abs=40)
+    assert (found != start).any() or step == 15
+    assert len(encode_networks(directions, UNCHANGED)) <= 4
+    np.testing.assert_array_equal(decode_networks(directions, start, encode_networks(directions, UNCHANGED)), start)
+
+
+def test_directions_add_up_in_whole_numbers(rng, directions):
+    """Python's fractions in place of shifts, and the floating-point matrix of fits beside both."""
+    coefficients, step = rng.integers(-511, 512, len(directions)), 3
+    found = directions.differences(coefficients, step)
+    for j in range(0, ARCH.parameters(), 17):
+        exact = sum(
+            Fraction(int(c) * int(r), 1 << int(e))
+            for c, r, e in zip(coefficients, directions.rows[:, j], directions.exponents, strict=True)
+        )
+        assert found[j] == (exact / (1 << step) + Fraction(1, 2)).__floor__()
+    spread = coefficients / 4 / 2**step / directions.deviations
+    np.testing.assert_allclose(found / 4096, spread @ directions.matrix, atol=1e-3)
+
+
+def test_the_best_offset_is_the_one_of_fewest_bits(rng, directions):
+    change = Change(rng.integers(-9, 10, len(directions)), 2, 0)
+    sizes = [len(encode_networks(directions, change._replace(offset=o))) for o in range(256)]
+    assert sizes[best_offset(directions, change)] <= min(sizes) + 1
+
+
+def test_damaged_directions_are_refused(directions):
+    arrays = directions.arrays()
+    for name, value in (("directions", arrays["directions"][:, 1:]), ("exponents", arrays["exponents"] + 30)):
+        with pytest.raises(ModelError, match="directions"):
+            Directions.of({**arrays, name: value}, ARCH.parameters())
+    with pytest.raises(ModelError, match="missing"):
+        Directions.of({}, ARCH.parameters())
 
 
 @given(data=st.binary(max_size=80))
@@ -147,7 +185,7 @@ def test_networks_round_trip(rng):
 def test_damaged_networks_are_refused_or_bounded(data):
     start = np.zeros(ARCH.parameters(), np.int64)
     try:
-        found = decode_networks(ARCH, start, data)
+        found = decode_networks(Directions.plain(ARCH.parameters()), start, data)
     except FormatError:
         return
     assert np.abs(found).max() <= coding.WEIGHT_LIMIT

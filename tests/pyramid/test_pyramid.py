@@ -25,7 +25,7 @@ from nicc.images import Picture, decibels
 from nicc.model import load_model
 from nicc.pyramid.encode import Fitter, rounded
 from nicc.pyramid.fit import Cooling
-from nicc.pyramid.networks import Networks, encode_networks
+from nicc.pyramid.networks import encode_networks
 
 pytest.importorskip("numba", reason="fitting needs Numba")
 QUICK = {"model": "pyramid", "tune": "psnr", "sga_steps": 40}
@@ -83,15 +83,14 @@ def test_going_on_spoils_nothing(photo):
 
 @pytest.mark.parametrize("rate_point", [20, 78])
 def test_networks_in_whole_steps_cost_little(rate_point, photo):
-    """A coarse step may be the better of two bad ones, and hide the good ones from a search that begins there."""
     model = load_model("pyramid")
     weight = model.architecture.rate_lambda(rate_point)
     fitter = Fitter(model, np.asarray(photo))
     fitter.run(rate_point, weight, 60)
     bits, distortion = fitter.fit.measure()
-    integers, steps = rounded(fitter.fit, fitter.start)
-    b, d = fitter.fit.measure(Networks.of_integers(model.architecture, integers))
-    spent = 8 * len(encode_networks(model.architecture, fitter.start, integers, steps)) / fitter.fit.pixels
+    change, networks = rounded(fitter.fit, fitter.start)
+    b, d = fitter.fit.measure(networks)
+    spent = 8 * len(encode_networks(model.directions, change)) / fitter.fit.pixels
     assert b + weight * d + spent < bits + weight * distortion + 0.8
 
 
@@ -162,11 +161,11 @@ def test_targets(photo, monkeypatch):
 
 def test_a_small_image_may_keep_the_starts_networks(photo, monkeypatch):
     small = Picture(np.asarray(photo.resize((48, 32))))
-    options = Options(model="pyramid", tune="psnr", quality=20, steps=60)
+    options = Options(model="pyramid", tune="psnr", quality=5, steps=60)
     with_it = encode_picture(small, options)
     monkeypatch.setattr("nicc.pyramid.encode.SMALL", 0)
     without = encode_picture(small, options)
-    assert len(unpack(with_it.data).networks) < 12 < len(unpack(without.data).networks)
+    assert len(unpack(with_it.data).networks) < 4 < len(unpack(without.data).networks)
     assert with_it.cost < without.cost
 
 

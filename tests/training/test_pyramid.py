@@ -19,7 +19,7 @@ from nicc.training.stage import Run
 from tests.training.conftest import entries
 
 pytest.importorskip("numba", reason="fitting needs Numba")
-from nicc.training import pyramid
+from nicc.training import directions, pyramid
 from nicc.training.data import Photos
 
 TINY = """
@@ -81,6 +81,20 @@ def test_it_learns_resumes_exports_and_is_used(config, photos, tmp_path, astrona
     decoded = nicc.decode(nicc.encode(photo, model="tiny", tune="psnr", sga_steps=60, quality=60, lossless=False))
     assert np.abs(np.asarray(decoded, float) - np.asarray(photo)).mean() < 25
 
+    finder = replace(load_config("pyramid-directions"), name="tiny", count=50)
+    quick = replace(finder.training, steps=12, crop=128, fit_steps=30, curvatures=1, validate_every=12)
+    run = Run([photos], tmp_path / "found", validation=validation, begin=tmp_path / "tiny")
+    checkpoint = directions.train(replace(finder, training=quick), run)
+    assert len([e for e in entries(run.out) if "validation" in e]) == 2
+    better = directions.export(finder, checkpoint, tmp_path / "better", Photos([photos]), [photos])
+    assert len(better.directions) == 50
+    np.testing.assert_array_equal(better.starts, model.starts)
+    deviations = better.directions.deviations
+    assert (np.diff(deviations) <= 0).all()
+    options = {"tune": "psnr", "sga_steps": 60, "quality": 60, "lossless": False}
+    sizes = [len(nicc.encode(photo, model=name, **options)) for name in ("tiny", "better")]
+    assert sizes[1] < sizes[0]
+
     other = pyramid.StartTrainer(config, Run([photos], tmp_path / "other", begin=tmp_path / "tiny"))
     for networks, start in zip(other.module.networks, model.arrays["starts"], strict=True):
         np.testing.assert_allclose(networks.detach().numpy(), start / 4096, rtol=1e-6)
@@ -128,3 +142,41 @@ def test_its_gradients_are_those_of_the_logarithm_of_the_cost(config, photos, tm
         logarithm(0.0, grid)
         assert float(bias.grad[:, grid].sum()) == pytest.approx((up - down) / 0.04, rel=0.05)
     assert sum(p.grad is not None for p in trainer.module.networks) == 1  # one start at a time
+
+
+def test_directions_make_costs_round_and_fits_uncorrelated():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(6, 6))
+    curvature = a @ a.T + np.eye(6)
+    ways = rng.normal(size=(4000, 3)) @ rng.normal(size=(3, 6))
+    ways += 0.1 * rng.normal(size=ways.shape)
+    found, deviations = directions.principal(curvature, ways, 6)
+    np.testing.assert_allclose(found @ curvature @ found.T, np.eye(6), atol=1e-6)
+    coefficients = ways @ np.linalg.inv(found)
+    assert (np.diff(deviations) <= 0).all()
+    assert deviations[3] < 0.6 * deviations[0]
+    few, _ = directions.principal(curvature, ways, 2)
+    np.testing.assert_allclose(few, found[:2])
+    assert coefficients[:, 0].std() > coefficients[:, 5].std()
+
+
+def test_curvature_is_that_of_the_cost(config, photos, tmp_path):
+    """Second differences of bits and distortion along one parameter of the last filter, which is no kink's."""
+    arch = config.architecture
+    fit = directions.Fit([directions.Strip(Photos([photos]).images[0][:64, :64])], pyramid.Networks(arch))
+    fit.networks.flat[:] = pyramid.untrained(arch, np.random.default_rng(0)).flat
+    fit.strips[0].y[:] = 3 * np.random.default_rng(1).normal(size=fit.strips[0].count)
+    fit.weight = 0.01
+    found = directions.curvature_of(fit)
+    at = len(fit.networks.flat) - 1  # filter2's last bias
+
+    def cost(shift: float) -> float:
+        fit.networks.flat[at] += np.float32(shift)
+        bits = fit.strips[0].bits(fit.networks, fit.strips[0].y)
+        d, _ = fit.distortion(fit.strips[0].target, fit.strips[0].synthesise(fit.networks, fit.strips[0].y))
+        fit.networks.flat[at] -= np.float32(shift)
+        return (bits + fit.weight * d) / fit.pixels
+
+    expected = (cost(0.05) - 2 * cost(0.0) + cost(-0.05)) / 0.05**2
+    assert found[at, at] == pytest.approx(expected, rel=0.02)
+    np.testing.assert_allclose(found, found.T)

@@ -34,7 +34,7 @@ class Cooling:
     """That of the networks' coefficients, in standard deviations."""
     rise: float = 0.15
     """Share of the way in which the networks' rate rises from zero: first the latents come to fit the start."""
-    last_rate: float = 0.02
+    last_rate: float = 0.005
     """The last learning rates against the first; between them half a cosine."""
     temperature: tuple[float, float] = (0.5, 0.08)
     noise: tuple[float, float] = (0.25, 0.15)

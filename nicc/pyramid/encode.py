@@ -33,8 +33,8 @@ from nicc.pyramid.order import encode_grids
 from nicc.pyramid.strip import Strip
 from nicc.threads import one_blas_thread
 
-NOISE = 4.2
-"""Standard step of coefficients, by the square root of the pixels: there, one more bit is worth what it costs."""
+FINENESS = 4.2
+"""Steps of coefficients are near this by the square root of the pixels: there, one more bit is worth what it costs."""
 SMALL = 1 << 13
 """Images of at most so many pixels are also fitted with the start's networks as they are."""
 ONLY_LATENTS = Cooling(network_rate=0.0)
@@ -149,7 +149,7 @@ def rounded(fit: Fit, start: np.ndarray) -> tuple[Change, Networks]:
 
     best = measured(UNCHANGED)
     if wanted.any():
-        finest = round(math.log2(math.sqrt(fit.pixels) / NOISE)) - QUARTER + 1
+        finest = round(math.log2(math.sqrt(fit.pixels) / FINENESS)) - QUARTER + 1
         for step in range(max(finest - 2, 0), min(max(finest, 0), STEPS - 1) + 1):
             with suppress(FormatError):  # parameters that a file cannot have
                 best = min(best, measured(_change(fit.directions, wanted, step, fit.pixels)), key=lambda m: m[0])

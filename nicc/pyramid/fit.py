@@ -110,7 +110,7 @@ class Fit:
         cooling: Cooling,
         report: Callable[[int, float, float], None] | None,
     ) -> None:
-        momentum = Momentum(self.directions, self.coefficients)
+        momentum = Momentum(self.directions, self.coefficients, len(self.strips))
         last = steps - round(cooling.rounded * steps)
         looks = {last - round(i * steps / 3 / cooling.looks) for i in range(cooling.looks)} | {steps}
         for s in self.strips:
@@ -154,20 +154,13 @@ class Fit:
     def measure(self, networks: Networks | None = None, strips: list[Strip] | None = None) -> tuple[float, float]:
         """Bits and distortion per pixel of rounded latents, of all strips or some."""
         networks, strips = networks or self.networks, strips or self.strips
-        return self.measure_bits(networks, strips), self.measure_distortion(networks, strips)
-
-    @staticmethod
-    def measure_bits(networks: Networks, strips: list[Strip]) -> float:
-        """Bits per pixel of rounded latents; of the networks, only the context network matters."""
-        return sum(s.bits(networks, np.rint(s.y)) for s in strips) / sum(s.height * s.width for s in strips)
-
-    def measure_distortion(self, networks: Networks, strips: list[Strip]) -> float:
-        """Distortion per pixel of rounded latents; of the networks, only the synthesis matters."""
-        total = 0.0
+        pixels = sum(s.height * s.width for s in strips)
+        bits = distortion = 0.0
         for s in strips:
-            image = np.clip(s.synthesise(networks, np.rint(s.y)), -0.5, 0.5)
-            total += self.distortion(s.target, image)[0]
-        return total / sum(s.height * s.width for s in strips)
+            q = np.rint(s.y)
+            bits += s.bits(networks, q)
+            distortion += self.distortion(s.target, np.clip(s.synthesise(networks, q), -0.5, 0.5))[0]
+        return bits / pixels, distortion / pixels
 
     def _look(self) -> None:
         bits, distortion = self.measure()

@@ -118,10 +118,6 @@ class PyramidArchitecture:
             "filter2_bias": (3,),
         }
 
-    def is_context(self, name: str) -> bool:
-        """Whether an array belongs to the context network, and so to the bits; the others make pixels."""
-        return name in ("near", "skip", "coarse", "bias", "middle", "middle_bias", "out")
-
     def parameters(self) -> int:
         return sum(int(np.prod(s)) for s in self.shapes().values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Callable
@@ -35,10 +36,12 @@ from nicc.threads import one_blas_thread
 
 FINENESS = 4.2
 """Steps of coefficients are near this by the square root of the pixels: there, one more bit is worth what it costs."""
+CURVATURES = (1.0, 4.0)
+"""Of the cost per pixel along the directions, that rounding is tried for."""
 SMALL = 1 << 13
 """Images of at most so many pixels are also fitted with the start's networks as they are."""
 ONLY_LATENTS = Cooling(network_rate=0.0)
-GOING_ON = 0.7
+GOING_ON = 0.8
 """Where the cooling of a fit begins that goes on from another: from 0, 60 steps of one would spoil 150 of the other."""
 
 
@@ -135,8 +138,8 @@ class Fitter:
 def rounded(fit: Fit, start: np.ndarray) -> tuple[Change, Networks]:
     """The fit's networks as a file has them: the change of least bits + weight * distortion, and what it gives.
 
-    ``start``: that of the fit in units of 2**-12. Along the directions the cost is curved by about 1 per pixel, so
-    that single coefficients are chosen by arithmetic alone; how finely all of them, by measurement.
+    ``start``: that of the fit in units of 2**-12. Along the directions the cost is curved alike, about 1 per pixel and
+    more at high rates: single coefficients are chosen by arithmetic, their step and the curvature by measurement.
     """
     arch, strips = fit.networks.arch, [fit.strips[len(fit.strips) // 2]]  # of a large image, one strip has to do
     wanted = fit.coefficients * fit.directions.deviations
@@ -149,19 +152,21 @@ def rounded(fit: Fit, start: np.ndarray) -> tuple[Change, Networks]:
 
     best = measured(UNCHANGED)
     if wanted.any():
-        finest = round(math.log2(math.sqrt(fit.pixels) / FINENESS)) - QUARTER + 1
-        for step in range(max(finest - 2, 0), min(max(finest, 0), STEPS - 1) + 1):
+        middle = max(round(math.log2(math.sqrt(fit.pixels) / FINENESS)) - QUARTER, 0)
+        steps = range(max(middle - 2, 0), min(middle + 3, STEPS))
+        for step, curvature in itertools.product(steps, CURVATURES):
             with suppress(FormatError):  # parameters that a file cannot have
-                best = min(best, measured(_change(fit.directions, wanted, step, fit.pixels)), key=lambda m: m[0])
+                change = _change(fit.directions, wanted, step, curvature * fit.pixels)
+                best = min(best, measured(change), key=lambda m: m[0])
     return best[1], best[2]
 
 
-def _change(directions: Directions, wanted: np.ndarray, step: int, pixels: int) -> Change:
-    """Coefficients near ``wanted`` ones, each of least bits + what its rounding costs."""
+def _change(directions: Directions, wanted: np.ndarray, step: int, curvature: float) -> Change:
+    """Coefficients near ``wanted`` ones, each of least bits + what its rounding costs by ``curvature``, in bits."""
     exact = wanted / 2.0 ** -(QUARTER + step)
     nearest = np.clip(np.rint(exact), -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int64)
     candidates = np.stack([nearest, nearest - np.sign(nearest), np.zeros_like(nearest)])
-    lost = pixels / 2 * np.square((candidates - exact) * 2.0 ** -(QUARTER + step))
+    lost = curvature / 2 * np.square((candidates - exact) * 2.0 ** -(QUARTER + step))
     change = Change(nearest, step, 0)
     for _ in range(3):
         change = change._replace(offset=best_offset(directions, change))

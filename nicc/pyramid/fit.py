@@ -37,10 +37,12 @@ class Cooling:
     last_rate: float = 0.005
     """The last learning rates against the first; between them half a cosine."""
     temperature: tuple[float, float] = (0.5, 0.08)
-    noise: tuple[float, float] = (0.25, 0.15)
+    noise: tuple[float, float] = (0.16, 0.15)
     """Standard deviation of the noise between two soft roundings, in symbols."""
     rounded: float = 0.04
     """Share of the steps, the last, in which only the networks move, beside rounded latents."""
+    settling: float = 0.03
+    """The networks' rate at the beginning of these, against the first; it falls to zero."""
     looks: int = 6
     """How often, in the last third, the state is rounded and measured."""
 
@@ -117,6 +119,8 @@ class Fit:
             s.restart()
         for step in range(steps):
             temperature, noise, latent_factor, network_factor = cooling.at(min(step / max(last, 1), 1.0))
+            if step >= last:
+                network_factor = cooling.settling * (steps - step) / (steps - last)
             if step == last:
                 self.restore()
                 for s in self.strips:

@@ -15,7 +15,7 @@ from nicc.pyramid.networks import Networks
 
 LOG2_E = 1 / math.log(2)
 F = np.float32
-BETAS = (0.6, 0.95)
+BETAS = (0.6, 0.98)
 """Of Adam on the latents: what a rounding does to the others changes at once, and gradients shrink by orders of
 magnitude, which a longer memory would not forget."""
 

@@ -219,14 +219,12 @@ class PyramidConfig:
 
 @dataclass(frozen=True)
 class DirectionsSchedule(StageSchedule):
-    """How many fits to make for directions, one a step, of every start in turn."""
+    """How many fits of ``fit_steps`` steps to make for directions, one a step, of every start in turn."""
 
     steps: int = 360
     batch: int = 1
-    log_every: int = 9
     validate_every: int = 1000
     fit_steps: int = 300
-    """Steps of a fit."""
     curvatures: int = 2
     """Fits of every start whose curvature is measured too, in about the time of five fits."""
 
@@ -247,11 +245,9 @@ class DirectionsConfig:
         """The configuration in a TOML file's tables."""
         _refuse_unknown(raw, cls)
         given = {k: int(raw[k]) for k in ("version", "count") if k in raw}
-        return cls(raw["name"], str(raw.get("model", "pyramid")), **given, training=_schedule(DirectionsSchedule, raw))
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
+        if given.get("count", 1) < 1:
             raise ModelError("count must be positive")
+        return cls(raw["name"], str(raw.get("model", "pyramid")), **given, training=_schedule(DirectionsSchedule, raw))
 
 
 AnyConfig = TrainingConfig | RealismConfig | RectifyConfig | PyramidConfig | DirectionsConfig

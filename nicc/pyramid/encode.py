@@ -163,16 +163,16 @@ def rounded(fit: Fit, start: np.ndarray) -> tuple[Change, Networks]:
 
 def _change(directions: Directions, wanted: np.ndarray, step: int, curvature: float) -> Change:
     """Coefficients near ``wanted`` ones, each of least bits + what its rounding costs by ``curvature``, in bits."""
-    exact = wanted / 2.0 ** -(QUARTER + step)
+    unit = 2.0 ** -(QUARTER + step)
+    exact = wanted / unit
     nearest = np.clip(np.rint(exact), -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int64)
     candidates = np.stack([nearest, nearest - np.sign(nearest), np.zeros_like(nearest)])
-    lost = curvature / 2 * np.square((candidates - exact) * 2.0 ** -(QUARTER + step))
+    lost = curvature / 2 * np.square((candidates - exact) * unit)
     change = Change(nearest, step, 0)
+    sizes = np.minimum(np.abs(candidates), REACHES[-1] + 1)
     for _ in range(3):
         change = change._replace(offset=best_offset(directions, change))
-        bits = bits_by_size()[
-            scales_of(directions, len(directions), change.offset), np.minimum(np.abs(candidates), REACHES[-1] + 1)
-        ]
+        bits = bits_by_size()[scales_of(directions, len(directions), change.offset), sizes]
         chosen = np.take_along_axis(candidates, (bits + lost).argmin(0)[None], 0)[0]
         change = change._replace(coefficients=chosen)
     return change

@@ -66,6 +66,12 @@ class Change(NamedTuple):
     step: int
     offset: int
 
+    @property
+    def used(self) -> int:
+        """Coefficients up to the last that is not zero."""
+        nonzero = np.flatnonzero(self.coefficients)
+        return int(nonzero[-1]) + 1 if len(nonzero) else 0
+
 
 UNCHANGED = Change(np.zeros(0, np.int64), 0, 0)
 
@@ -94,31 +100,24 @@ def bits_by_size() -> np.ndarray:
 
 def change_bits(directions: Directions, change: Change) -> float:
     """About the bits that `encode_networks` takes; escapes at their least."""
-    used = np.flatnonzero(change.coefficients)
-    count = int(used[-1]) + 1 if len(used) else 0
-    return float(_taken(directions, change.coefficients[:count], np.array([change.offset]))[0])
+    return _taken(directions, change.coefficients[: change.used], change.offset)
 
 
 def best_offset(directions: Directions, change: Change) -> int:
     """The offset with which a change's coefficients take the fewest bits."""
-    return int(np.argmin(_taken(directions, change.coefficients, np.arange(OFFSET_RANGE))))
+    return min(range(OFFSET_RANGE), key=lambda offset: _taken(directions, change.coefficients, offset))
 
 
-def _taken(directions: Directions, coefficients: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Bits of coefficients under each of ``offsets``."""
+def _taken(directions: Directions, coefficients: np.ndarray, offset: int) -> float:
     sizes = np.minimum(np.abs(coefficients), REACHES[-1] + 1)
-    taken: np.ndarray = np.array(
-        [bits_by_size()[scales_of(directions, len(sizes), offset), sizes].sum() for offset in offsets.tolist()]
-    )
-    return taken
+    return float(bits_by_size()[scales_of(directions, len(sizes), offset), sizes].sum())
 
 
 def encode_networks(directions: Directions, change: Change) -> bytes:
     """The bytes of a change; zeros at its end are left out."""
     encoder = Encoder()
     coder = encoder.coder
-    used = np.flatnonzero(change.coefficients)
-    count = int(used[-1]) + 1 if len(used) else 0
+    count = change.used
     coder.encode(np.array([count], np.int32), model.Uniform(len(directions) + 1))
     if count:
         coder.encode(np.array([change.step], np.int32), _STEP)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nicc.arrays import digest
 from nicc.encoder.fitting import analysis_arrays, set_first_latents
 from nicc.errors import ModelError, needs
 from nicc.images import write_atomically
@@ -27,8 +26,8 @@ from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import Networks
 from nicc.training.config import DirectionsConfig
 from nicc.training.data import Photos
-from nicc.training.folder import earlier_versions, training_facts, write_parts
-from nicc.training.pyramid import card
+from nicc.training.folder import training_facts
+from nicc.training.pyramid import card, write_model
 from nicc.training.stage import CHECKPOINT, LogReport, Run, Stage, drive
 
 with needs("pyramid", "finding directions"):
@@ -170,18 +169,8 @@ def export(config: DirectionsConfig, checkpoint: Path, out: Path, photos: Photos
     if not isinstance(model, PyramidModel) or model.sha256 != saved["model"]:
         raise ModelError(f"{saved['model_folder']}: is not the model any more that the checkpoint is of")
     decoder = found_model(model, saved, config.count).arrays
-    encoder = {k: v.astype(np.float16) for k, v in analysis_arrays(model).items()}
-    architecture = model.architecture.to_dict()
-    description = {
-        "name": config.name,
-        "version": config.version,
-        "architecture": architecture,
-        "decoder_sha256": digest(decoder, architecture),
-        "encoder_sha256": digest(encoder, architecture),
-        "training": model.description["training"] | {"directions": training_facts(saved)},
-    }
-    description["earlier"] = earlier_versions(out, PyramidModel(description, decoder).fingerprint)
-    new = PyramidModel(description, decoder, out)
-    write_parts(out, description, decoder=decoder, encoder=encoder)
+    facts = {"name": config.name, "version": config.version, "architecture": model.architecture.to_dict()}
+    facts["training"] = model.description["training"] | {"directions": training_facts(saved)}
+    new = write_model(out, facts, decoder, analysis_arrays(model))
     write_atomically(out / "README.md", card(new, len(photos.images), data).encode())
     return new

@@ -201,21 +201,23 @@ def export(config: PyramidConfig, checkpoint: Path, out: Path, photos: Photos, d
     arch, values = config.architecture, {k: v.numpy() for k, v in saved["average"].items()}
     starts = [Networks(arch, values[f"networks.{n}"]).integers() for n in range(arch.starts)]
     decoder = {"starts": np.stack(starts).astype(np.int32)} | {k: v.numpy() for k, v in saved["directions"].items()}
-    encoder = {k: v.astype(np.float16) for k, v in part_of(values, "p.").items()}
-    architecture = arch.to_dict()
-    description = {
-        "name": config.name,
-        "version": config.version,
-        "architecture": architecture,
-        "decoder_sha256": digest(decoder, architecture),
-        "encoder_sha256": digest(encoder, architecture),
-        "training": training_facts(saved),
-    }
-    description["earlier"] = earlier_versions(out, PyramidModel(description, decoder).fingerprint)
-    model = PyramidModel(description, decoder, out)
-    write_parts(out, description, decoder=decoder, encoder=encoder)
+    facts = {"name": config.name, "version": config.version, "architecture": arch.to_dict()}
+    model = write_model(out, facts | {"training": training_facts(saved)}, decoder, part_of(values, "p."))
     write_atomically(out / "README.md", card(model, len(photos.images), data).encode())
     return model
+
+
+def write_model(
+    out: Path, facts: dict[str, Any], decoder: dict[str, np.ndarray], encoder: dict[str, np.ndarray]
+) -> PyramidModel:
+    """Writes a model's folder but for its card; ``facts`` are its description's but digests and earlier versions."""
+    encoder = {k: v.astype(np.float16) for k, v in encoder.items()}
+    architecture = facts["architecture"]
+    digests = {"decoder_sha256": digest(decoder, architecture), "encoder_sha256": digest(encoder, architecture)}
+    description = facts | digests
+    description["earlier"] = earlier_versions(out, PyramidModel(description, decoder).fingerprint)
+    write_parts(out, description, decoder=decoder, encoder=encoder)
+    return PyramidModel(description, decoder, out)
 
 
 def card(model: PyramidModel, image_count: int, data: list[Path]) -> str:

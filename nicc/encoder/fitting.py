@@ -1,4 +1,4 @@
-"""Encoding by a model whose decoder is fitted to the picture: needs Numba, and PyTorch for what people see."""
+"""Encoding by a model whose decoder is fitted to the picture: needs Numba."""
 
 from __future__ import annotations
 
@@ -77,11 +77,14 @@ class _Fitting:
 
     def __init__(self, model: PyramidModel, picture: Picture, options: Options, report: Report | None) -> None:
         from nicc.pyramid.encode import Fitter
+        from nicc.pyramid.strip import SquaredError
+        from nicc.pyramid.visual import VisualDistortion
 
         self.model, self.picture, self.options, self.report = model, picture, options, report
         self.objective = "mse" if options.tune == "psnr" else "visual"
         analyse = partial(set_first_latents, analysis_arrays(model))
-        self.fitter = Fitter(model, picture.pixels, options.seed, _distortion(self.objective), analyse)
+        distortion = SquaredError if self.objective == "mse" else partial(VisualDistortion, memory={})
+        self.fitter = Fitter(model, picture.pixels, options.seed, distortion, analyse)
 
     def at(self, rate_point: float) -> Result:
         """The picture at a real rate point; in fewer steps where that goes on from what was reached before."""
@@ -154,26 +157,3 @@ class Search:
             if a < b and not a <= moved <= b:
                 return (a + b) / 2
         return moved
-
-
-def _distortion(objective: str):  # type: ignore[no-untyped-def]
-    """The sum over pixels of what an objective weighs, and its gradient; see `nicc.pyramid.fit.Distortion`."""
-    from nicc.pyramid.fit import squared_error
-
-    if objective == "mse":
-        return squared_error
-    with needs("iterate", "the visual distortion"):
-        import torch
-
-        from nicc.encoder.visual import raw_difference, visual_distortion
-
-    def visual(original: np.ndarray, decoded: np.ndarray) -> tuple[float, np.ndarray]:
-        x = torch.from_numpy(original)[None] + 0.5
-        y = (torch.from_numpy(decoded)[None] + 0.5).requires_grad_()
-        mse = (x - y).square().mean((1, 2, 3)) * 255**2
-        total = visual_distortion(mse, raw_difference(x, y)).sum() * (original.shape[1] * original.shape[2])
-        total.backward()
-        assert y.grad is not None
-        return float(total.detach()), y.grad[0].numpy()
-
-    return visual

@@ -16,7 +16,7 @@ from nicc.errors import FormatError
 from nicc.pyramid.coding import REACHES, SYMBOL_LIMIT, IntegerNetwork
 from nicc.pyramid.decode import strip_bounds, symbols_checksum
 from nicc.pyramid.directions import QUARTER, STEPS, Directions
-from nicc.pyramid.fit import Cooling, Distortion, Fit, squared_error
+from nicc.pyramid.fit import Cooling, Fit
 from nicc.pyramid.layout import views
 from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import (
@@ -31,7 +31,7 @@ from nicc.pyramid.networks import (
     scales_of,
 )
 from nicc.pyramid.order import encode_grids
-from nicc.pyramid.strip import Strip
+from nicc.pyramid.strip import Distortion, SquaredError, Strip
 from nicc.threads import one_blas_thread
 
 FINENESS = 4.2
@@ -53,13 +53,16 @@ class Fitter:
         model: PyramidModel,
         pixels: np.ndarray,
         seed: int = 0,
-        distortion: Distortion = squared_error,
+        distortion: Callable[[np.ndarray], Distortion] = SquaredError,
         analyse: Callable[[Strip, int], None] | None = None,
     ) -> None:
-        """``pixels`` uint8 ``(h, w, 3)``; ``analyse`` sets a strip's first latents for a start, zero without it."""
+        """``pixels`` uint8 ``(h, w, 3)``; ``distortion`` as a `Strip` takes it.
+
+        ``analyse`` sets a strip's first latents for a start; they are zero without it.
+        """
         self.model, self.analyse = model, analyse
-        strips = [Strip(pixels[a:b]) for a, b in strip_bounds(len(pixels))]
-        self.fit = Fit(strips, Networks(model.architecture), distortion, seed)
+        strips = [Strip(pixels[a:b], distortion) for a, b in strip_bounds(len(pixels))]
+        self.fit = Fit(strips, Networks(model.architecture), seed)
         self.begun: int | None = None
         """The start, by its number, that networks and latents come from."""
         self.unchanged = False

@@ -18,8 +18,6 @@ from nicc.threads import one_blas_thread
 
 NOISE_POOL = 1 << 20
 """Normal numbers are drawn once; every step takes them from another of so many places on."""
-Distortion = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
-"""Of an original and a decoded image ``(3, h, w)`` around -0.5..0.5: the sum over pixels, and its gradient."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +53,11 @@ class Cooling:
         return t0 + (t1 - t0) * share, s0 + (s1 - s0) * share, rate, rate * risen
 
 
-def squared_error(original: np.ndarray, decoded: np.ndarray) -> tuple[float, np.ndarray]:
-    """Squared error (0..255 scale, mean of the colours) summed over pixels; unclipped, so that no gradient is lost."""
-    error = decoded - original
-    weight = np.float32(65025 / 3)
-    return float(np.vdot(error, error)) * float(weight), error * (2 * weight)
-
-
 class Fit:
     """Strips of one image that share networks; `run` may go on at another rate."""
 
-    def __init__(
-        self, strips: list[Strip], networks: Networks, distortion: Distortion = squared_error, seed: int = 0
-    ) -> None:
-        self.strips, self.networks, self.distortion = strips, networks, distortion
+    def __init__(self, strips: list[Strip], networks: Networks, seed: int = 0) -> None:
+        self.strips, self.networks = strips, networks
         self.rng = np.random.default_rng(seed)
         self.noise = self.rng.standard_normal(max(s.count for s in strips) + NOISE_POOL, np.float32)
         self.weight = 0.0
@@ -151,7 +140,7 @@ class Fit:
         else:
             begin = int(self.rng.integers(NOISE_POOL))
             kernels.soften(s.y, self.noise[begin : begin + s.count], noise, temperature, s.q, s.slope)
-        d, g = self.distortion(s.target, s.synthesise(self.networks, s.q))
+        d, g = s.distortion(s.synthesise(self.networks, s.q))
         s.synthesise_back(self.networks, g * np.float32(self.weight), gradient)
         return s.bits(self.networks, s.q, gradient), d
 
@@ -163,7 +152,7 @@ class Fit:
         for s in strips:
             q = np.rint(s.y)
             bits += s.bits(networks, q)
-            distortion += self.distortion(s.target, np.clip(s.synthesise(networks, q), -0.5, 0.5))[0]
+            distortion += s.distortion(np.clip(s.synthesise(networks, q), -0.5, 0.5))[0]
         return bits / pixels, distortion / pixels
 
     def _look(self) -> None:

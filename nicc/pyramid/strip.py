@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +20,21 @@ BETAS = (0.6, 0.98)
 """Of Adam on the latents: what a rounding does to the others changes at once, and gradients shrink by orders of
 magnitude, which a longer memory would not forget."""
 
+Distortion = Callable[[np.ndarray], tuple[float, np.ndarray]]
+"""Of a decoded image ``(3, h, w)`` around -0.5..0.5: the sum over pixels, and its gradient."""
+
+
+class SquaredError:
+    """To an original ``(3, h, w)``: 0..255 scale, mean of the colours; unclipped, so that no gradient is lost."""
+
+    def __init__(self, original: np.ndarray) -> None:
+        self.original = original
+
+    def __call__(self, decoded: np.ndarray) -> tuple[float, np.ndarray]:
+        error = decoded - self.original
+        weight = F(65025 / 3)
+        return float(np.vdot(error, error)) * float(weight), error * (2 * weight)
+
 
 def four_rows(a: np.ndarray) -> np.ndarray:
     return np.concatenate([a, np.zeros((4 - len(a), *a.shape[1:]), F)])
@@ -27,10 +43,11 @@ def four_rows(a: np.ndarray) -> np.ndarray:
 class Strip:
     """One strip of an image in fitting: its latents and the memory that a step works in."""
 
-    def __init__(self, pixels: np.ndarray) -> None:
-        """``pixels`` uint8 ``(h, w, 3)``."""
+    def __init__(self, pixels: np.ndarray, distortion: Callable[[np.ndarray], Distortion] = SquaredError) -> None:
+        """``pixels`` uint8 ``(h, w, 3)``; ``distortion`` is made of them as `target`, ``(3, h, w)`` in -0.5..0.5."""
         self.height, self.width, _ = pixels.shape
         self.target = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(F) / 255 - F(0.5)
+        self.distortion = distortion(self.target)
         self.shapes = grid_shapes(self.height, self.width)
         self.sizes = [h * w for h, w in self.shapes]
         self.count = sum(self.sizes)

@@ -175,7 +175,6 @@ def test_a_small_image_may_keep_the_starts_networks(photo, monkeypatch):
 
 
 def test_visual(photo):
-    pytest.importorskip("torch", reason="the visual distortion needs PyTorch")
     small = Picture(np.asarray(photo.resize((48, 32))))
     options = [Options(model="pyramid", tune=tune, quality=50, steps=25) for tune in (None, "psnr")]
     results = [encode_picture(small, o) for o in options]

@@ -173,7 +173,7 @@ def test_curvature_is_that_of_the_cost(config, photos, tmp_path):
     def cost(shift: float) -> float:
         fit.networks.flat[at] += np.float32(shift)
         bits = fit.strips[0].bits(fit.networks, fit.strips[0].y)
-        d, _ = fit.distortion(fit.strips[0].target, fit.strips[0].synthesise(fit.networks, fit.strips[0].y))
+        d, _ = fit.strips[0].distortion(fit.strips[0].synthesise(fit.networks, fit.strips[0].y))
         fit.networks.flat[at] -= np.float32(shift)
         return (bits + fit.weight * d) / fit.pixels
 

@@ -1,0 +1,55 @@
+"""The visual distortion in Numba against that in PyTorch, in double precision: value and gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="fitting needs Numba")
+torch = pytest.importorskip("torch", reason="the reference is PyTorch")
+
+from nicc.encoder.visual import raw_difference, visual_distortion  # noqa: E402
+from nicc.pyramid.visual import VisualDistortion  # noqa: E402
+
+
+def planes(photo, size) -> np.ndarray:
+    pixels = np.asarray(photo.resize((size[1], size[0])))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / 255 - np.float32(0.5)
+
+
+def doubled(image, grad=False):
+    return (torch.tensor(image, dtype=torch.float64)[None] + 0.5).requires_grad_(grad)
+
+
+@pytest.mark.parametrize("size", [(96, 131), (65, 64), (9, 200), (8, 8), (7, 30)], ids=str)
+@pytest.mark.parametrize("noise", [0.02, 0.2])
+def test_value_and_gradient(astronaut, size, noise, rng):
+    original = planes(astronaut, size)
+    decoded = (original + noise * rng.standard_normal(original.shape)).astype(np.float32)
+    decoded[:, 0, :3] += (0.6, -0.6, 0.6)  # what is clipped has no gradient but the squared error's
+    x, y = doubled(original), doubled(decoded, grad=True)
+    mse = (x - y).square().mean((1, 2, 3)) * 255**2
+    expected = visual_distortion(mse, raw_difference(x, y)).sum() * size[0] * size[1]
+    expected.backward()
+    found, gradient = VisualDistortion(original, {})(decoded)
+    assert found == pytest.approx(float(expected.detach()), rel=5e-4)
+    theirs = y.grad[0].numpy()
+    assert np.linalg.norm(gradient - theirs) < 5e-3 * np.linalg.norm(theirs)
+
+
+def test_strips_share_memory_and_nothing_else(astronaut, rng):
+    originals = [planes(astronaut, (40, 50)), planes(astronaut.transpose(0), (40, 50))]
+    decoded = [(o + 0.05 * rng.standard_normal(o.shape)).astype(np.float32) for o in originals]
+    apart = [VisualDistortion(o, {})(d)[0] for o, d in zip(originals, decoded, strict=True)]
+    memory: dict = {}
+    together = [VisualDistortion(o, memory) for o in originals]
+    for _ in range(2):
+        assert [t(d)[0] for t, d in zip(together, decoded, strict=True)] == apart
+    assert len(memory) == 3
+
+
+def test_an_equal_image_differs_by_nothing(astronaut):
+    original = planes(astronaut, (32, 48))
+    raw, gradient = VisualDistortion(original, {}).raw_difference(original)
+    assert raw == pytest.approx(0, abs=1e-3)
+    assert np.isfinite(gradient).all()

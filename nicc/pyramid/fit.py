@@ -26,7 +26,7 @@ class Cooling:
 
     begin: float = 0.0
     """Share of the way that is left out, at its hot end, where a fit goes on from what another has reached."""
-    latent_rate: float = 0.3
+    latent_rate: float = 0.4
     """Adam's first learning rate, in symbols."""
     network_rate: float = 0.6
     """That of the networks' coefficients, in standard deviations."""
@@ -34,7 +34,7 @@ class Cooling:
     """Share of the way in which the networks' rate rises from zero: first the latents come to fit the start."""
     last_rate: float = 0.005
     """The last learning rates against the first; between them half a cosine."""
-    temperature: tuple[float, float] = (0.5, 0.08)
+    temperature: tuple[float, float] = (0.5, 0.06)
     noise: tuple[float, float] = (0.16, 0.15)
     """Standard deviation of the noise between two soft roundings, in symbols."""
     rounded: float = 0.04

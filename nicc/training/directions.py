@@ -86,7 +86,7 @@ class DirectionFinder(Stage):
 
     def __init__(self, config: DirectionsConfig, run: Run) -> None:
         super().__init__(run, config.training)
-        self.s = config.training
+        self.s, self.count = config.training, config.count
         model = load_model(str(run.begin.resolve()) if run.begin else config.model)
         if not isinstance(model, PyramidModel):
             raise ModelError(f"model {model.name} is not fitted to images; directions are for those that are")
@@ -130,7 +130,7 @@ class DirectionFinder(Stage):
 
     def validate(self, images: Tensor) -> dict[str, Any]:
         """Cost of fits along the directions that are known so far, with the networks' bytes, at the middle start."""
-        model = found_model(self.model, self.state(), len(self.model.directions)) if self.curved else self.model
+        model = found_model(self.model, self.state(), self.count) if self.curved else self.model
         start = self.arch.starts // 2
         point = round(self.arch.start_point(start))
         weight, costs = self.arch.rate_lambda(point), []

@@ -40,7 +40,6 @@ CURVATURES = (1.0, 4.0)
 """Of the cost per pixel along the directions, that rounding is tried for."""
 SMALL = 1 << 13
 """Images of at most so many pixels are also fitted with the start's networks as they are."""
-ONLY_LATENTS = Cooling(network_rate=0.0)
 GOING_ON = 0.8
 """Where the cooling of a fit begins that goes on from another: from 0, 60 steps of one would spoil 150 of the other."""
 
@@ -90,11 +89,13 @@ class Fitter:
         try:
             if self.begins(rate_point):
                 self._begin(rate_point)
-                self.fit.run(weight, steps, Cooling(), report)
+                self.fit.run(weight, steps, Cooling.over(steps), report)
                 if self.fit.pixels <= SMALL:
                     self._try_unchanged(rate_point, weight, steps)
             else:
-                cooling = replace(ONLY_LATENTS if self.unchanged else Cooling(), begin=GOING_ON)
+                cooling = replace(Cooling.over(steps), begin=GOING_ON)
+                if self.unchanged:
+                    cooling = replace(cooling, network_rate=0.0)
                 self.fit.run(weight, steps, cooling, report)
         except KeyboardInterrupt:
             if not keep:
@@ -117,7 +118,7 @@ class Fitter:
         cost, fitted = self.cost(), self.fit.best
         self._begin(rate_point)
         try:
-            self.fit.run(weight, steps, ONLY_LATENTS)
+            self.fit.run(weight, steps, replace(Cooling.over(steps), network_rate=0.0))
         finally:
             self.unchanged = self.cost() < cost
             if not self.unchanged:

@@ -60,6 +60,16 @@ def test_more_steps_cost_less(photo):
     assert costs[1] < 0.9 * costs[0]
 
 
+def test_more_steps_end_colder():
+    assert Cooling.over(1) == Cooling.over(500) == Cooling()
+    coldest = [Cooling.over(steps).temperature[1] for steps in (500, 1000, 2000, 10000)]
+    assert coldest == sorted(coldest, reverse=True)
+    assert coldest[0] > coldest[1] > coldest[2] == coldest[3]
+    rates = [Cooling.over(steps).latent_rate for steps in (500, 1000, 2000)]
+    assert rates == sorted(rates)
+    assert rates[0] < rates[2]
+
+
 def test_the_schedule():
     cooling = Cooling(temperature=(0.5, 0.1), noise=(0.3, 0.1), rise=0.2, last_rate=0.02)
     assert cooling.at(0) == (0.5, 0.3, 1, 0)

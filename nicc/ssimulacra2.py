@@ -13,6 +13,8 @@ import numpy as np
 
 SCALES, SMALLEST = 6, 8
 C2 = 0.0009
+KNEE, SLOPE, OFFSET, EXPONENT = 0.04045, 12.92, 0.055, 2.4
+"""sRGB to linear light: up to the knee ``x / SLOPE``, above it ``((x + OFFSET) / (1 + OFFSET)) ** EXPONENT``."""
 BLUR_SIGMA, BLUR_REACH = 1.5, 5
 OPSIN = (
     (0.30, 0.622, 0.078),
@@ -20,6 +22,10 @@ OPSIN = (
     (0.24342268924547819, 0.20476744424496821, 0.5518098665095536),
 )
 OPSIN_BIAS = 0.0037930732552754493
+RED_GREEN = 7
+"""By which the difference of the first two cube roots is scaled, to be X."""
+POSITIVE = (0.42, 0.01, 0.55)
+"""Added to X, Y and B."""
 SUM_SCALE = 0.9562382616834844
 SCORE = (2.326765642916932, -0.020884521182843837, 6.248496625763138e-05)
 SCORE_POWER = 0.6276336467831387

@@ -18,11 +18,17 @@ from torch import Tensor
 from nicc.ssimulacra2 import (
     BLUR_REACH,
     C2,
+    EXPONENT,
+    KNEE,
     MSE_PER_RAW,
+    OFFSET,
     OPSIN,
     OPSIN_BIAS,
+    POSITIVE,
+    RED_GREEN,
     SCORE,
     SCORE_POWER,
+    SLOPE,
     SUM_SCALE,
     TINY,
     VISUAL_SHARE,
@@ -51,7 +57,7 @@ def _blur(x: Tensor) -> Tensor:
 
 def _linear(x: Tensor) -> Tensor:
     """sRGB 0..1 to linear light."""
-    return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
+    return torch.where(x <= KNEE, x / SLOPE, ((x.clamp_min(0.04) + OFFSET) / (1 + OFFSET)) ** EXPONENT)
 
 
 def _xyb(x: Tensor) -> Tensor:
@@ -60,7 +66,8 @@ def _xyb(x: Tensor) -> Tensor:
     m = mixed.clamp_min(1e-6).pow(1 / 3) - OPSIN_BIAS ** (1 / 3)
     red, green, blue = m.unbind(1)
     luma = (red + green) / 2
-    return torch.stack([(red - green) * 7 + 0.42, luma + 0.01, blue - luma + 0.55], 1)
+    x_to, y_to, b_to = POSITIVE
+    return torch.stack([(red - green) * RED_GREEN + x_to, luma + y_to, blue - luma + b_to], 1)
 
 
 def _means(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,19 +89,21 @@ class Fitter:
         try:
             if self.begins(rate_point):
                 self._begin(rate_point)
-                self.fit.run(weight, steps, Cooling.over(steps), report)
+                self.fit.run(weight, steps, self._cooling(steps), report)
                 if self.fit.pixels <= SMALL:
                     self._try_unchanged(rate_point, weight, steps)
             else:
-                cooling = replace(Cooling.over(steps), begin=GOING_ON)
-                if self.unchanged:
-                    cooling = replace(cooling, network_rate=0.0)
-                self.fit.run(weight, steps, cooling, report)
+                self.fit.run(weight, steps, replace(self._cooling(steps), begin=GOING_ON), report)
         except KeyboardInterrupt:
             if not keep:
                 raise
             return False
         return True
+
+    def _cooling(self, steps: int) -> Cooling:
+        """Of a fit of so many steps, of latents alone where the networks stay the start's."""
+        cooling = Cooling.over(steps)
+        return replace(cooling, network_rate=0.0) if self.unchanged else cooling
 
     def _begin(self, rate_point: int) -> None:
         """The start's networks and first latents."""
@@ -117,8 +119,9 @@ class Fitter:
         """Fits latents alone to the start's networks, which take no bytes, and keeps what costs less."""
         cost, fitted = self.cost(), self.fit.best
         self._begin(rate_point)
+        self.unchanged = True
         try:
-            self.fit.run(weight, steps, replace(Cooling.over(steps), network_rate=0.0))
+            self.fit.run(weight, steps, self._cooling(steps))
         finally:
             self.unchanged = self.cost() < cost
             if not self.unchanged:

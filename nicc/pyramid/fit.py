@@ -48,7 +48,8 @@ class Cooling:
     def over(cls, steps: int) -> Cooling:
         """That of so many steps: in 2000, latents do better by larger ones and colder at the end than in 500."""
         more = min(max(math.log(steps / 500) / math.log(4), 0.0), 1.0)
-        return cls(latent_rate=0.3 + 0.1 * more, temperature=(0.5, 0.08 - 0.02 * more))
+        hot, cold = cls.temperature
+        return cls(latent_rate=cls.latent_rate + 0.1 * more, temperature=(hot, cold - 0.02 * more))
 
     def at(self, share: float) -> tuple[float, float, float, float]:
         """Temperature, noise and the factors of the learning rates of latents and of networks."""

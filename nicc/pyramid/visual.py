@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from nicc.pyramid.kernels import visual as kernels
+from nicc.pyramid.strip import SquaredError
 from nicc.ssimulacra2 import MSE_PER_RAW, SUM_SCALE, TINY, VISUAL_SHARE, scales_of, weights_of
 
 F = np.float32
@@ -63,7 +66,7 @@ class VisualDistortion:
 
     def __init__(self, original: np.ndarray, memory: dict[tuple[int, ...], Memory]) -> None:
         """``memory`` by size: strips of an image share it."""
-        self.original = original
+        self.squared_error = SquaredError(original)
         _, height, width = original.shape
         scales = scales_of(height, width)
         self.weights = weights_of(scales) * SUM_SCALE
@@ -83,21 +86,21 @@ class VisualDistortion:
         if not self.scales:
             return 0.0, np.zeros_like(decoded)
         kernels.linear_light(decoded, self.scales[0].linear, self.slope)
-        for fine, coarse in zip(self.scales, self.scales[1:], strict=False):
+        pairs = list(pairwise(self.scales))
+        for fine, coarse in pairs:
             kernels.halve(fine.linear, coarse.linear)
         total = 0.0
         for i, scale in enumerate(self.scales):
             total += scale.difference(self.weights[:, i])
             kernels.opponent_back(scale.y, scale.grad, scale.linear)  # from here on the gradient for linear light
-        for coarse, fine in zip(self.scales[:0:-1], self.scales[-2::-1], strict=True):
+        for fine, coarse in reversed(pairs):
             kernels.halve_back(coarse.linear, fine.linear)
         return total, self.scales[0].linear * self.slope
 
     def __call__(self, decoded: np.ndarray) -> tuple[float, np.ndarray]:
         pixels = decoded[0].size
         raw, gradient = self.raw_difference(decoded)
-        error = decoded - self.original
-        squares = float(np.vdot(error, error)) * 65025 / 3
+        squares, into_squares = self.squared_error(decoded)
         gradient *= F(VISUAL_SHARE * MSE_PER_RAW * pixels)
-        gradient += error * F((1 - VISUAL_SHARE) * 2 * 65025 / 3)
+        gradient += into_squares * F(1 - VISUAL_SHARE)
         return (1 - VISUAL_SHARE) * squares + VISUAL_SHARE * MSE_PER_RAW * raw * pixels, gradient

@@ -118,7 +118,7 @@ class DirectionFinder(Stage):
         fit.begin(self.model.directions, Networks.of_integers(self.arch, self.model.starts[start]).flat)
         set_first_latents(self.analysis, fit.strips[0], start)
         weight = self.arch.rate_lambda(self.arch.start_point(start))
-        fit.run(weight, self.s.fit_steps, Cooling())
+        fit.run(weight, self.s.fit_steps, Cooling.over(self.s.fit_steps))
         bits, distortion = fit.measure()
         self.ended_at[start].append(torch.from_numpy(fit.networks.flat.copy()))
         if len(self.ended_at[start]) <= self.s.curvatures:

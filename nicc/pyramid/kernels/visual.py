@@ -11,16 +11,15 @@ import numba as nb
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
 
+from nicc import ssimulacra2 as metric
 from nicc.pyramid.kernels.blocks import OPTIONS
-from nicc.ssimulacra2 import BLUR_REACH, C2, OPSIN, OPSIN_BIAS, blur_taps
 
-TAPS = tuple(blur_taps()[BLUR_REACH:].astype(np.float32))
+TAPS = tuple(metric.blur_taps()[metric.BLUR_REACH :].astype(np.float32))
 """Of the Gaussian, from its middle outwards."""
-KNEE, SLOPE, OFFSET = 0.04045, 12.92, 0.055
-"""sRGB: below the knee linear."""
-MATRIX = tuple(tuple(np.float32(v) for v in row) for row in OPSIN)
-BIAS, ROOT_BIAS = np.float32(OPSIN_BIAS), np.float32(OPSIN_BIAS ** (1 / 3))
-BLUE, RED_GREEN = np.float32(0.55), np.float32(7)
+MATRIX = tuple(tuple(np.float32(v) for v in row) for row in metric.OPSIN)
+BIAS, ROOT_BIAS = np.float32(metric.OPSIN_BIAS), np.float32(metric.OPSIN_BIAS ** (1 / 3))
+SCALE_X = np.float32(metric.RED_GREEN)
+TO_X, TO_Y, TO_B = (np.float32(v) for v in metric.POSITIVE)
 
 
 def _power(exponent: float, lowest: float, highest: float) -> tuple[tuple[np.float32, ...], np.float32, np.float32]:
@@ -31,8 +30,10 @@ def _power(exponent: float, lowest: float, highest: float) -> tuple[tuple[np.flo
     return tuple(np.float32(c) for c in coefficients), np.float32(scale), np.float32(-1 - lowest * scale)
 
 
-LINEAR, LINEAR_SCALE, LINEAR_OFFSET = _power(0.8, math.sqrt((KNEE + OFFSET) / (1 + OFFSET)), 1.0)
-CUBE, CUBE_SCALE, CUBE_OFFSET = _power(4 / 3, OPSIN_BIAS**0.25, (1 + OPSIN_BIAS) ** 0.25)
+LINEAR, LINEAR_SCALE, LINEAR_OFFSET = _power(
+    2 * (metric.EXPONENT - 2), math.sqrt((metric.KNEE + metric.OFFSET) / (1 + metric.OFFSET)), 1.0
+)
+CUBE, CUBE_SCALE, CUBE_OFFSET = _power(4 / 3, metric.OPSIN_BIAS**0.25, (1 + metric.OPSIN_BIAS) ** 0.25)
 
 
 @nb.njit(**OPTIONS, inline="always")
@@ -58,11 +59,11 @@ def linear_light(image, linear, slope):  # type: ignore[no-untyped-def]
             for j in range(w):
                 v = of[j] + np.float32(0.5)
                 x = min(max(v, np.float32(0)), np.float32(1))
-                p = (max(x, np.float32(0.04)) + np.float32(OFFSET)) * np.float32(1 / (1 + OFFSET))
+                p = (max(x, np.float32(0.04)) + np.float32(metric.OFFSET)) * np.float32(1 / (1 + metric.OFFSET))
                 q = p * _horner(LINEAR, np.float32(math.sqrt(p)) * LINEAR_SCALE + LINEAR_OFFSET)  # p**1.4
-                low = x <= np.float32(KNEE)
-                to[j] = x * np.float32(1 / SLOPE) if low else p * q
-                d = np.float32(1 / SLOPE) if low else np.float32(2.4 / (1 + OFFSET)) * q
+                low = x <= np.float32(metric.KNEE)
+                to[j] = x * np.float32(1 / metric.SLOPE) if low else p * q
+                d = np.float32(1 / metric.SLOPE) if low else np.float32(metric.EXPONENT / (1 + metric.OFFSET)) * q
                 rise[j] = d if v == x else np.float32(0)
 
 
@@ -109,9 +110,9 @@ def opponent(linear, xyb):  # type: ignore[no-untyped-def]
             q = _cube_root(MATRIX[1][0] * r + MATRIX[1][1] * g + MATRIX[1][2] * b + BIAS) - ROOT_BIAS
             s = _cube_root(MATRIX[2][0] * r + MATRIX[2][1] * g + MATRIX[2][2] * b + BIAS) - ROOT_BIAS
             luma = np.float32(0.5) * (p + q)
-            xyb[0, y, j] = (p - q) * RED_GREEN + np.float32(0.42)
-            xyb[1, y, j] = luma + np.float32(0.01)
-            xyb[2, y, j] = s - luma + BLUE
+            xyb[0, y, j] = (p - q) * SCALE_X + TO_X
+            xyb[1, y, j] = luma + TO_Y
+            xyb[2, y, j] = s - luma + TO_B
 
 
 @nb.njit(**OPTIONS, inline="always")
@@ -126,10 +127,10 @@ def opponent_back(xyb, grad, out):  # type: ignore[no-untyped-def]
     h, w = xyb.shape[1:]
     for y in nb.prange(h):
         for j in range(w):
-            luma = xyb[1, y, j] - np.float32(0.01) + ROOT_BIAS
-            half = (xyb[0, y, j] - np.float32(0.42)) * np.float32(0.5 / 7)
-            third = xyb[2, y, j] - BLUE + luma
-            gx, gb = grad[0, y, j] * RED_GREEN, grad[2, y, j]
+            luma = xyb[1, y, j] - TO_Y + ROOT_BIAS
+            half = (xyb[0, y, j] - TO_X) * np.float32(0.5 / metric.RED_GREEN)
+            third = xyb[2, y, j] - TO_B + luma
+            gx, gb = grad[0, y, j] * SCALE_X, grad[2, y, j]
             gluma = np.float32(0.5) * (grad[1, y, j] - gb)
             p, q = _root_slope(gluma + gx, luma + half), _root_slope(gluma - gx, luma - half)
             s = _root_slope(gb, third)
@@ -184,8 +185,8 @@ def products_across(x, y, out):  # type: ignore[no-untyped-def]
     """Rows of y, y y and x y, blurred along: ``out`` ``(3, 3, h, w)``, products first."""
     planes, h, w = y.shape
     for row in nb.prange(h):
-        padded = np.zeros(w + 2 * BLUR_REACH, np.float32)
-        middle = padded[BLUR_REACH : BLUR_REACH + w]
+        padded = np.zeros(w + 2 * metric.BLUR_REACH, np.float32)
+        middle = padded[metric.BLUR_REACH : metric.BLUR_REACH + w]
         for i in range(planes):
             a, b = x[i, row], y[i, row]
             for j in range(w):
@@ -213,8 +214,8 @@ def down(across, out):  # type: ignore[no-untyped-def]
 def _maps(x, y, mx, my, vx, yy, xy):  # type: ignore[no-untyped-def]
     """Similarity's parts, and the edges of ``y`` against those of ``x``; ``vx`` is the variance of x."""
     similar = np.float32(1) - (mx - my) * (mx - my)
-    inverse = np.float32(1) / (vx + (yy - my * my) + np.float32(C2))
-    structure = (np.float32(2) * (xy - mx * my) + np.float32(C2)) * inverse
+    inverse = np.float32(1) / (vx + (yy - my * my) + np.float32(metric.C2))
+    structure = (np.float32(2) * (xy - mx * my) + np.float32(metric.C2)) * inverse
     sharp = np.float32(1) / (np.float32(1) + abs(x - mx))
     edges = (np.float32(1) + abs(y - my)) * sharp - np.float32(1)
     return similar, structure, inverse, sharp, edges
@@ -276,8 +277,8 @@ def products_back(x, y, down, grad):  # type: ignore[no-untyped-def]
     """Gradients of means, blurred down, are blurred along and go to y: added to ``grad``."""
     planes, h, w = y.shape
     for row in nb.prange(h):
-        padded = np.zeros(w + 2 * BLUR_REACH, np.float32)
-        middle = padded[BLUR_REACH : BLUR_REACH + w]
+        padded = np.zeros(w + 2 * metric.BLUR_REACH, np.float32)
+        middle = padded[metric.BLUR_REACH : metric.BLUR_REACH + w]
         found = np.zeros(w, np.float32)
         for i in range(planes):
             a, b, g = x[i, row], y[i, row], grad[i, row]

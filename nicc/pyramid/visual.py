@@ -11,9 +11,12 @@ import numpy as np
 
 from nicc.pyramid.kernels import visual as kernels
 from nicc.pyramid.strip import SquaredError
-from nicc.ssimulacra2 import MSE_PER_RAW, SUM_SCALE, TINY, VISUAL_SHARE, scales_of, weights_of
+from nicc.ssimulacra2 import MSE_PER_RAW, SUM_SCALE, TINY, scales_of, weights_of
 
 F = np.float32
+SHARE = 0.5
+"""Of the visual distortion beside the squared error; less than trained models have, since a fit would take what
+SSIMULACRA 2 does not see from Butteraugli and MS-SSIM (docs/pyramid.md)."""
 
 
 class Memory:
@@ -64,9 +67,9 @@ class Scale:
 class VisualDistortion:
     """Of an original ``(3, h, w)`` around -0.5..0.5: see `nicc.pyramid.strip.Distortion`."""
 
-    def __init__(self, original: np.ndarray, memory: dict[tuple[int, ...], Memory]) -> None:
+    def __init__(self, original: np.ndarray, memory: dict[tuple[int, ...], Memory], share: float = SHARE) -> None:
         """``memory`` by size: strips of an image share it."""
-        self.squared_error = SquaredError(original)
+        self.squared_error, self.share = SquaredError(original), share
         _, height, width = original.shape
         scales = scales_of(height, width)
         self.weights = weights_of(scales) * SUM_SCALE
@@ -101,6 +104,6 @@ class VisualDistortion:
         pixels = decoded[0].size
         raw, gradient = self.raw_difference(decoded)
         squares, into_squares = self.squared_error(decoded)
-        gradient *= F(VISUAL_SHARE * MSE_PER_RAW * pixels)
-        gradient += into_squares * F(1 - VISUAL_SHARE)
-        return (1 - VISUAL_SHARE) * squares + VISUAL_SHARE * MSE_PER_RAW * raw * pixels, gradient
+        gradient *= F(self.share * MSE_PER_RAW * pixels)
+        gradient += into_squares * F(1 - self.share)
+        return (1 - self.share) * squares + self.share * MSE_PER_RAW * raw * pixels, gradient

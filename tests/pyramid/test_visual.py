@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="the reference is PyTorch")
 
 from nicc.encoder.visual import raw_difference, visual_distortion  # noqa: E402
 from nicc.pyramid.visual import VisualDistortion  # noqa: E402
+from nicc.ssimulacra2 import VISUAL_SHARE  # noqa: E402
 
 
 def planes(photo, size) -> np.ndarray:
@@ -31,7 +32,7 @@ def test_value_and_gradient(astronaut, size, noise, rng):
     mse = (x - y).square().mean((1, 2, 3)) * 255**2
     expected = visual_distortion(mse, raw_difference(x, y)).sum() * size[0] * size[1]
     expected.backward()
-    found, gradient = VisualDistortion(original, {})(decoded)
+    found, gradient = VisualDistortion(original, {}, VISUAL_SHARE)(decoded)
     assert found == pytest.approx(float(expected.detach()), rel=5e-4)
     theirs = y.grad[0].numpy()
     assert np.linalg.norm(gradient - theirs) < 5e-3 * np.linalg.norm(theirs)

@@ -59,10 +59,7 @@ class Result:
     @cached_property
     def distortion(self) -> float:
         """What the model's objective weighs. Raises `NiccError` if that needs PyTorch and it is missing."""
-        objective = self.settings.objective
-        if objective is None and isinstance(self.model, Model):
-            objective = self.model.architecture.objective
-        if objective != "visual":
+        if not isinstance(self.model, Model) or self.model.architecture.objective != "visual":
             return self.mse
         with needs("iterate", "the visual distortion"):
             from nicc.encoder.visual import distortion_of

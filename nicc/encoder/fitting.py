@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from nicc.pyramid.model import PyramidModel
 from nicc.threads import one_blas_thread
 
 if TYPE_CHECKING:
+    from nicc.pyramid.encode import Fitter
     from nicc.pyramid.strip import Strip
 
 CORRECTIONS = 6
@@ -72,6 +74,27 @@ def set_first_latents(arrays: dict[str, np.ndarray], strip: Strip, start: int) -
         grid[:] = first[:h, :w, 0]
 
 
+@dataclass
+class FittedResult(Result):
+    """A fitted encoding, measured by the kernels that fit: without PyTorch."""
+
+    fitter: Fitter | None = None
+
+    @cached_property
+    def distortion(self) -> float:
+        """What the fit weighed."""
+        assert self.fitter
+        return self.fitter.distortion(self.decoded)
+
+    @cached_property
+    def ssimulacra2(self) -> float:
+        """In points, 100 for identical images."""
+        from nicc.pyramid.strip import planes
+        from nicc.pyramid.visual import VisualDistortion
+
+        return VisualDistortion(planes(self.picture.pixels), {}).score(planes(self.decoded))
+
+
 class _Fitting:
     """One picture, whose fit goes on from rate point to rate point while a target is searched."""
 
@@ -81,9 +104,8 @@ class _Fitting:
         from nicc.pyramid.visual import VisualDistortion
 
         self.model, self.picture, self.options, self.report = model, picture, options, report
-        self.objective = "mse" if options.tune == "psnr" else "visual"
         analyse = partial(set_first_latents, analysis_arrays(model))
-        distortion = SquaredError if self.objective == "mse" else partial(VisualDistortion, memory={})
+        distortion = SquaredError if options.tune == "psnr" else partial(VisualDistortion, memory={})
         self.fitter = Fitter(model, picture.pixels, options.seed, distortion, analyse)
 
     def at(self, rate_point: float) -> Result:
@@ -95,7 +117,7 @@ class _Fitting:
         weight = arch.rate_lambda(rate_point)
         height, width, _ = self.picture.pixels.shape
         header = Header(self.model.code, self.model.fingerprint, width, height, whole, 0.0, self.picture.grey)
-        settings = Settings(whole, Annealing(0), lagrangian=weight, objective=self.objective)
+        settings = Settings(whole, Annealing(0), lagrangian=weight)
 
         def told(step: int, bits: float, distortion: float) -> None:
             if self.report:
@@ -103,7 +125,7 @@ class _Fitting:
 
         complete = self.fitter.run(header.rate_point, weight, steps, told, self.options.keep_on_interrupt)
         container, estimated = self.fitter.container(header, self.picture.extras)
-        result = Result(self.model, self.picture, settings, Encoding(container, estimated))
+        result = FittedResult(self.model, self.picture, settings, Encoding(container, estimated), fitter=self.fitter)
         if not complete:
             result.notes = (INTERRUPTED,)
         return result

@@ -162,8 +162,6 @@ class Settings:
     beta: float = 0.0
     device: str = "cpu"
     lagrangian: float | None = None
-    objective: str | None = None
-    """What the distortion measures, where the model leaves the choice: ``mse`` or ``visual``."""
     keep_on_interrupt: bool = False
 
     def weight(self, arch: Architecture | PyramidArchitecture) -> float:

@@ -26,14 +26,13 @@ from nicc.ssimulacra2 import (
     OPSIN_BIAS,
     POSITIVE,
     RED_GREEN,
-    SCORE,
-    SCORE_POWER,
     SLOPE,
     SUM_SCALE,
     TINY,
     VISUAL_SHARE,
     blur_taps,
     scales_of,
+    score,
     weights_of,
 )
 
@@ -104,12 +103,6 @@ def raw_difference(original: Tensor, decoded: Tensor) -> Tensor:
 def decibels(mse: Tensor) -> Tensor:
     """PSNR in dB of mean squared errors on the 0..255 scale."""
     return 10 * torch.log10(255**2 / mse)
-
-
-def score(raw: Tensor) -> Tensor:
-    """SSIMULACRA 2 of a `raw_difference`: 100 for equal images, 70 high quality, below 0 very low."""
-    p = raw * (SCORE[0] + raw * (SCORE[1] + raw * SCORE[2]))
-    return 100 - 10 * p.clamp_min(TINY) ** SCORE_POWER
 
 
 def visual_distortion(mse: Tensor, raw: Tensor) -> Tensor:

@@ -36,6 +36,11 @@ class SquaredError:
         return float(np.vdot(error, error)) * float(weight), error * (2 * weight)
 
 
+def planes(pixels: np.ndarray) -> np.ndarray:
+    """uint8 ``(h, w, 3)`` as float32 ``(3, h, w)`` in -0.5..0.5."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(F) / 255 - F(0.5)
+
+
 def four_rows(a: np.ndarray) -> np.ndarray:
     return np.concatenate([a, np.zeros((4 - len(a), *a.shape[1:]), F)])
 
@@ -44,9 +49,9 @@ class Strip:
     """One strip of an image in fitting: its latents and the memory that a step works in."""
 
     def __init__(self, pixels: np.ndarray, distortion: Callable[[np.ndarray], Distortion] = SquaredError) -> None:
-        """``pixels`` uint8 ``(h, w, 3)``; ``distortion`` is made of them as `target`, ``(3, h, w)`` in -0.5..0.5."""
+        """``pixels`` uint8 ``(h, w, 3)``; ``distortion`` is made of their `planes`, `target`."""
         self.height, self.width, _ = pixels.shape
-        self.target = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(F) / 255 - F(0.5)
+        self.target = planes(pixels)
         self.distortion = distortion(self.target)
         self.shapes = grid_shapes(self.height, self.width)
         self.sizes = [h * w for h, w in self.shapes]

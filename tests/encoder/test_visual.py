@@ -11,7 +11,8 @@ from PIL import Image
 
 import nicc
 from nicc.bench.metrics import ssimulacra2
-from nicc.encoder.visual import raw_difference, score, visual_distortion
+from nicc.encoder.visual import raw_difference, visual_distortion
+from nicc.ssimulacra2 import score
 
 
 def tensor(image) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 import nicc
 from nicc.arrays import digest
+from nicc.bench.metrics import ssimulacra2
 from nicc.cli import app
 from nicc.container import pack, unpack
 from nicc.decoder.limits import memory_needed
@@ -190,6 +192,17 @@ def test_visual(photo):
     results = [encode_picture(small, o) for o in options]
     assert results[0].distortion != results[1].distortion
     assert results[0].ssimulacra2 > results[1].ssimulacra2
+    assert results[1].distortion == pytest.approx(results[1].mse, rel=1e-4)
+    assert results[0].ssimulacra2 == pytest.approx(ssimulacra2(small.pixels, results[0].decoded), abs=0.1)
+
+
+def test_visual_targets_need_no_pytorch(photo, monkeypatch):
+    choices = {"model": "pyramid", "tune": "visual", "sga_steps": 40, "lossless": False}
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "nicc.encoder.visual", None)
+    assert 1300 < len(nicc.encode(photo, target_size=1500, **choices)) <= 1500
+    decoded = np.asarray(nicc.decode(nicc.encode(photo, target_ssimulacra2=40, **choices)))
+    assert 39.9 <= ssimulacra2(np.asarray(photo), decoded) < 50
 
 
 @pytest.mark.parametrize(

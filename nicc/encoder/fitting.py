@@ -18,11 +18,11 @@ from nicc.encoder.transform import encoder_arrays_of
 from nicc.errors import ModelError, NiccError, needs
 from nicc.images import Picture, decibels
 from nicc.pyramid import analysis
+from nicc.pyramid.decode import strip_bounds
 from nicc.pyramid.model import PyramidModel
 from nicc.threads import one_blas_thread
 
 if TYPE_CHECKING:
-    from nicc.pyramid.encode import Fitter
     from nicc.pyramid.strip import Strip
 
 CORRECTIONS = 6
@@ -74,17 +74,27 @@ def set_first_latents(arrays: dict[str, np.ndarray], strip: Strip, start: int) -
         grid[:] = first[:h, :w, 0]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class FittedResult(Result):
     """A fitted encoding, measured by the kernels that fit: without PyTorch."""
 
-    fitter: Fitter | None = None
+    visual: bool
+    """Whether the fit weighed the visual distortion, and not the squared error."""
 
     @cached_property
     def distortion(self) -> float:
-        """What the fit weighed."""
-        assert self.fitter
-        return self.fitter.distortion(self.decoded)
+        """What the fit weighed, strip by strip."""
+        if not self.visual:
+            return self.mse
+        from nicc.pyramid.strip import planes
+        from nicc.pyramid.visual import Memory, VisualDistortion
+
+        original, decoded = self.picture.pixels, self.decoded
+        memory: dict[tuple[int, ...], Memory] = {}
+        total = 0.0
+        for a, b in strip_bounds(len(original)):
+            total += VisualDistortion(planes(original[a:b]), memory)(planes(decoded[a:b]))[0]
+        return total / original[..., 0].size
 
     @cached_property
     def ssimulacra2(self) -> float:
@@ -105,7 +115,8 @@ class _Fitting:
 
         self.model, self.picture, self.options, self.report = model, picture, options, report
         analyse = partial(set_first_latents, analysis_arrays(model))
-        distortion = SquaredError if options.tune == "psnr" else partial(VisualDistortion, memory={})
+        self.visual = options.tune != "psnr"
+        distortion = partial(VisualDistortion, memory={}) if self.visual else SquaredError
         self.fitter = Fitter(model, picture.pixels, options.seed, distortion, analyse)
 
     def at(self, rate_point: float) -> Result:
@@ -125,7 +136,7 @@ class _Fitting:
 
         complete = self.fitter.run(header.rate_point, weight, steps, told, self.options.keep_on_interrupt)
         container, estimated = self.fitter.container(header, self.picture.extras)
-        result = FittedResult(self.model, self.picture, settings, Encoding(container, estimated), fitter=self.fitter)
+        result = FittedResult(self.model, self.picture, settings, Encoding(container, estimated), visual=self.visual)
         if not complete:
             result.notes = (INTERRUPTED,)
         return result

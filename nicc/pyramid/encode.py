@@ -31,7 +31,7 @@ from nicc.pyramid.networks import (
     scales_of,
 )
 from nicc.pyramid.order import encode_grids
-from nicc.pyramid.strip import Distortion, SquaredError, Strip, planes
+from nicc.pyramid.strip import Distortion, SquaredError, Strip
 from nicc.threads import one_blas_thread
 
 FINENESS = 4.2
@@ -134,12 +134,6 @@ class Fitter:
         bits, distortion = self.fit.measure(networks)
         coded = 8 * len(encode_networks(self.model.directions, change))
         return coded + (bits + self.fit.weight * distortion) * self.fit.pixels
-
-    def distortion(self, decoded: np.ndarray) -> float:
-        """What the fit lowers beside bits, of decoded pixels, uint8 ``(h, w, 3)``: the mean over all."""
-        bounds = strip_bounds(len(decoded))
-        parts = (s.distortion(planes(decoded[a:b]))[0] for s, (a, b) in zip(self.fit.strips, bounds, strict=True))
-        return sum(parts) / self.fit.pixels
 
     def container(self, header: Header, extras: dict[int, bytes]) -> tuple[Container, float]:
         """The file of what is reached, and an estimate of the bits of its symbols."""

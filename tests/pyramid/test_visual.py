@@ -9,13 +9,13 @@ pytest.importorskip("numba", reason="fitting needs Numba")
 torch = pytest.importorskip("torch", reason="the reference is PyTorch")
 
 from nicc.encoder.visual import raw_difference, visual_distortion  # noqa: E402
+from nicc.pyramid import strip  # noqa: E402
 from nicc.pyramid.visual import VisualDistortion  # noqa: E402
 from nicc.ssimulacra2 import VISUAL_SHARE  # noqa: E402
 
 
 def planes(photo, size) -> np.ndarray:
-    pixels = np.asarray(photo.resize((size[1], size[0])))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / 255 - np.float32(0.5)
+    return strip.planes(np.asarray(photo.resize((size[1], size[0]))))
 
 
 def doubled(image, grad=False):

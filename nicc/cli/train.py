@@ -35,8 +35,8 @@ def train(
     config: str = typer.Argument(
         ...,
         metavar="CONFIG",
-        help="A TOML file, or two-layer-visual, two-layer, jpeg-like, pyramid, pyramid-directions, realism, "
-        "realism-visual, rectify.",
+        help="A TOML file, or two-layer-visual, two-layer, jpeg-like, pyramid, pyramid-family, pyramid-directions, "
+        "realism, realism-visual, rectify.",
     ),
     data: list[Path] = typer.Option(
         ...,
@@ -117,6 +117,10 @@ def _train(settings: AnyConfig, run: Run, report: LogReport) -> Path:
         from nicc.training import pyramid
 
         return pyramid.train(settings, run, report)
+    if isinstance(settings, config.FamilyConfig):
+        from nicc.training import family
+
+        return family.train(settings, run, report)
     if isinstance(settings, config.DirectionsConfig):
         from nicc.training import directions
 
@@ -137,6 +141,10 @@ def _export(settings: AnyConfig, checkpoint: Path, folder: Path, run: Run) -> No
         from nicc.training import pyramid
 
         pyramid.export(settings, checkpoint, folder, Photos(run.data, run.cache), run.data)
+    elif isinstance(settings, config.FamilyConfig):
+        from nicc.training import family
+
+        family.export(settings, checkpoint, folder, Photos(run.data, run.cache), run.data)
     elif isinstance(settings, config.DirectionsConfig):
         from nicc.training import directions
 
@@ -161,10 +169,15 @@ class _TrainBar(Bar):
     def report(self, entry: dict[str, Any], progress: float) -> None:
         if "validation" in entry:
             outcome = entry["validation"]
-            found = (
-                [f"log cost {outcome['cost']:.4f}"] if "bpp" in outcome["table"][0] else map(_shown, outcome["table"])
-            )
+            if "log_costs" in outcome:
+                found = [f"log costs {', '.join(f'{c:.3f}' for c in outcome['log_costs'])}"]
+            elif "bpp" in outcome["table"][0]:
+                found = [f"log cost {outcome['cost']:.4f}"]
+            else:
+                found = [_shown(row) for row in outcome["table"]]
             self.say(f"step {entry['step']}: validation {', '.join(found)}")
+        elif "finest" in entry:
+            self.say(f"step {entry['step']}: start {entry['start']:.0f}, log cost {entry['log_cost']:.3f}")
         elif "candidates" in entry:
             scores = ", ".join(f"alpha {c['alpha']:g}: {c['score']:.5f}" for c in entry["candidates"])
             self.say(f"step {entry['step']}: {scores}; goes on: {', '.join(f'{a:g}' for a in entry['kept'])}")

@@ -42,7 +42,7 @@ def strips(
     if checksum != container.symbol_checksum:
         raise FormatError("damaged: the symbol checksum does not match")
     arch = model.architecture
-    integers = decode_networks(model.directions, model.start(header.rate_point), container.networks)
+    integers = decode_networks(model.begins(header.rate_point), container.networks)
     network, net = IntegerNetwork(arch, views(integers, arch.shapes())), Networks.of_integers(arch, integers)
     for n, (top, bottom) in enumerate(bounds):
         if rows is None or (rows.start < bottom and rows.stop > top):

@@ -21,6 +21,7 @@ from nicc.pyramid.layout import views
 from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import (
     UNCHANGED,
+    Begin,
     Change,
     Networks,
     best_offset,
@@ -40,6 +41,8 @@ CURVATURES = (1.0, 4.0)
 """Of the cost per pixel along the directions, that rounding is tried for."""
 SMALL = 1 << 13
 """Images of at most so many pixels are also fitted with the start's networks as they are."""
+TRIED = 0.06
+"""Share of a fit's steps that tries a start of each family."""
 GOING_ON = 0.8
 """Where the cooling of a fit begins that goes on from another: from 0, 60 steps of one would spoil 150 of the other."""
 
@@ -57,13 +60,16 @@ class Fitter:
     ) -> None:
         """``pixels`` uint8 ``(h, w, 3)``; ``distortion`` as a `Strip` takes it.
 
-        ``analyse`` sets a strip's first latents for a start; they are zero without it.
+        ``analyse`` sets a strip's first latents for a start of the first family; they are zero without it, and for
+        every other family.
         """
         self.model, self.analyse = model, analyse
         strips = [Strip(pixels[a:b], distortion) for a, b in strip_bounds(len(pixels))]
         self.fit = Fit(strips, Networks(model.architecture), seed)
         self.begun: int | None = None
         """The start, by its number, that networks and latents come from."""
+        self.family = 0
+        """The family of this start."""
         self.unchanged = False
         """Whether the networks stay the start's, as the first fit of a small image found better."""
 
@@ -88,8 +94,9 @@ class Fitter:
         """
         try:
             if self.begins(rate_point):
+                tried = self._choose_family(rate_point, weight, steps, report)
                 self._begin(rate_point)
-                self.fit.run(weight, steps, self._cooling(steps), report)
+                self.fit.run(weight, steps - tried, self._cooling(steps - tried), later(report, tried))
                 if self.fit.pixels <= SMALL:
                     self._try_unchanged(rate_point, weight, steps)
             else:
@@ -100,6 +107,22 @@ class Fitter:
             return False
         return True
 
+    def _choose_family(
+        self, rate_point: int, weight: float, steps: int, report: Callable[[int, float, float], None] | None
+    ) -> int:
+        """Fits in a few steps from a start of every family, chooses the one of least cost, returns the steps taken."""
+        each = math.ceil(TRIED * steps)
+        families = range(len(self.model.families))
+        if len(families) == 1 or len(families) * each >= steps:
+            return 0
+        costs = []
+        for self.family in families:
+            self._begin(rate_point)
+            self.fit.run(weight, each, self._cooling(each), later(report, each * self.family))
+            costs.append(self.cost())
+        self.family = int(np.argmin(costs))
+        return len(families) * each
+
     def _cooling(self, steps: int) -> Cooling:
         """Of a fit of so many steps, of latents alone where the networks stay the start's."""
         cooling = Cooling.over(steps)
@@ -108,11 +131,12 @@ class Fitter:
     def _begin(self, rate_point: int) -> None:
         """The start's networks and first latents."""
         self.begun, self.unchanged = self.model.architecture.start_of(rate_point), False
-        self.start = self.model.start(rate_point)
-        self.fit.begin(self.model.directions, Networks.of_integers(self.model.architecture, self.start).flat)
+        self.choices = self.model.begins(rate_point)
+        begin = self.choices[self.family]
+        self.fit.begin(begin.directions, Networks.of_integers(self.model.architecture, begin.start).flat)
         for strip in self.fit.strips:
             strip.y[:] = 0
-            if self.analyse:
+            if self.analyse and not self.family:
                 self.analyse(strip, self.begun)
 
     def _try_unchanged(self, rate_point: int, weight: float, steps: int) -> None:
@@ -130,29 +154,35 @@ class Fitter:
 
     def cost(self) -> float:
         """Bits of networks and symbols and the weighed distortion, of networks as a file has them."""
-        change, networks = rounded(self.fit, self.start)
+        change, networks = rounded(self.fit, self.choices[self.family])
         bits, distortion = self.fit.measure(networks)
-        coded = 8 * len(encode_networks(self.model.directions, change))
+        coded = 8 * len(encode_networks(self.choices, self.family, change))
         return coded + (bits + self.fit.weight * distortion) * self.fit.pixels
 
     def container(self, header: Header, extras: dict[int, bytes]) -> tuple[Container, float]:
         """The file of what is reached, and an estimate of the bits of its symbols."""
-        change, networks = rounded(self.fit, self.start)
+        change, networks = rounded(self.fit, self.choices[self.family])
         bits, _ = self.fit.measure(networks)
-        return container_of(self.model, header, change, self.fit.symbols(), extras), bits * self.fit.pixels
+        container = container_of(self.model, header, self.family, change, self.fit.symbols(), extras)
+        return container, bits * self.fit.pixels
 
 
-def rounded(fit: Fit, start: np.ndarray) -> tuple[Change, Networks]:
+def later(report: Callable[[int, float, float], None] | None, steps: int) -> Callable[[int, float, float], None] | None:
+    """A report whose steps come after others."""
+    return report and (lambda step, bits, distortion: report(steps + step, bits, distortion))
+
+
+def rounded(fit: Fit, begin: Begin) -> tuple[Change, Networks]:
     """The fit's networks as a file has them: the change of least bits + weight * distortion, and what it gives.
 
-    ``start``: that of the fit in units of 2**-12. Along the directions the cost is curved alike, about 1 per pixel and
+    ``begin`` is that of the fit. Along the directions the cost is curved alike, about 1 per pixel and
     more at high rates: single coefficients are chosen by arithmetic, their step and the curvature by measurement.
     """
     arch, strips = fit.networks.arch, [fit.strips[len(fit.strips) // 2]]  # of a large image, one strip has to do
     wanted = fit.coefficients * fit.directions.deviations
 
     def measured(change: Change) -> tuple[float, Change, Networks]:
-        networks = Networks.of_integers(arch, changed(fit.directions, start, change))
+        networks = Networks.of_integers(arch, changed(begin, change))
         bits, distortion = fit.measure(networks, strips)
         coded = change_bits(fit.directions, change)
         return coded + (bits + fit.weight * distortion) * fit.pixels, change, networks
@@ -189,14 +219,15 @@ def _change(directions: Directions, wanted: np.ndarray, step: int, curvature: fl
 def container_of(
     model: PyramidModel,
     header: Header,
+    family: int,
     change: Change,
     symbols: list[list[np.ndarray]],
     extras: dict[int, bytes],
 ) -> Container:
-    """The file of networks with a change from their start, and of the symbols of every strip."""
-    arch = model.architecture
-    networks = encode_networks(model.directions, change)
-    integers = changed(model.directions, model.start(header.rate_point), change)
+    """The file of networks with a change from a family's start, and of the symbols of every strip."""
+    arch, begins = model.architecture, model.begins(header.rate_point)
+    networks = encode_networks(begins, family, change)
+    integers = changed(begins[family], change)
     network = IntegerNetwork(arch, views(integers, arch.shapes()))
     groups = []
     for grids in symbols:

@@ -25,6 +25,7 @@ STRIP_ROWS = 1024
 
 
 MOST_NEIGHBOURS = 20
+MOST_FAMILIES = 16
 
 
 def neighbour_offsets(count: int) -> list[tuple[int, int]]:
@@ -38,7 +39,8 @@ class PyramidArchitecture:
     """Sizes of the networks: positions and units of the context network, units of the pointwise synthesis.
 
     All three are multiples of 4. ``rate_points`` are those of the weights ``lambda_min`` to ``lambda_max`` of the
-    distortion, spaced evenly in their logarithm; ``starts`` of them, as evenly, have trained networks.
+    distortion, spaced evenly in their logarithm; ``starts`` of them, as evenly, have trained networks. There are
+    ``families`` of such starts, for different kinds of pictures.
     """
 
     neighbours: int = 16
@@ -46,6 +48,7 @@ class PyramidArchitecture:
     colour_hidden: int = 32
     rate_points: int = 101
     starts: int = 9
+    families: int = 1
     lambda_min: float = 0.0007
     lambda_max: float = 0.3
 
@@ -57,6 +60,8 @@ class PyramidArchitecture:
             2 <= self.starts <= self.rate_points <= LARGEST_RATE_POINT + 1 and 0 < self.lambda_min < self.lambda_max
         ):
             raise ModelError("architecture: at least two starts, no more than rate points, and rising lambda")
+        if not 1 <= self.families <= MOST_FAMILIES:
+            raise ModelError(f"architecture: 1 to {MOST_FAMILIES} families of starts")
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> PyramidArchitecture:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,12 +18,23 @@ from nicc.errors import ModelError
 from nicc.pyramid.coding import WEIGHT_LIMIT
 from nicc.pyramid.directions import ARRAYS, Directions
 from nicc.pyramid.layout import PyramidArchitecture
+from nicc.pyramid.networks import Begin
+
+
+class Family(NamedTuple):
+    """Starts for one kind of pictures, int64 ``(starts, parameters)`` in units of 2**-12, and their directions."""
+
+    starts: np.ndarray
+    directions: Directions
+
+    def arrays(self, n: int) -> dict[str, np.ndarray]:
+        """The arrays of a model that has this family as number ``n``."""
+        arrays = {"starts": self.starts.astype(np.int32)} | self.directions.arrays()
+        return {f"{n}.{name}": value for name, value in arrays.items()}
 
 
 class PyramidModel:
-    """What decoding needs: ``arrays`` has ``starts``, int32 ``(starts, parameters)`` in units of 2**-12, and those of
-    `nicc.pyramid.directions.Directions`.
-    """
+    """What decoding needs: ``arrays`` are those of its families, see `Family.arrays`."""
 
     has_realism = False
     realism_macs_per_pixel: float | None = None
@@ -44,17 +55,22 @@ class PyramidModel:
         self.earlier: dict[str, int] = description.get("earlier", {})
         """Versions by their fingerprints, in hex, whose files this one cannot read."""
         self.architecture = PyramidArchitecture.from_dict(description["architecture"])
-        starts = arrays.get("starts")
         shape = (self.architecture.starts, self.architecture.parameters())
-        if set(arrays) != {"starts", *ARRAYS} or starts is None or starts.dtype != np.int32 or starts.shape != shape:
-            raise ModelError(
-                f"model {self.name}: damaged: it must have the arrays {', '.join(('starts', *ARRAYS))}, "
-                f"starts int32 of shape {shape}"
-            )
+        names = {f"{n}.{name}" for n in range(self.architecture.families) for name in ("starts", *ARRAYS)}
+        if set(arrays) != names:
+            raise ModelError(f"model {self.name}: damaged: it must have the arrays {', '.join(sorted(names))}")
+        self.families = [self._family(n, shape) for n in range(self.architecture.families)]
+
+    def _family(self, n: int, shape: tuple[int, int]) -> Family:
+        """Raises `ModelError` for damaged arrays."""
+        arrays = {name: self.arrays[f"{n}.{name}"] for name in ("starts", *ARRAYS)}
+        starts = arrays["starts"]
+        if starts.dtype != np.int32 or starts.shape != shape:
+            raise ModelError(f"model {self.name}: damaged: starts must be int32 of shape {shape}")
         if np.abs(starts.astype(np.int64)).max() > WEIGHT_LIMIT:
             raise ModelError(f"model {self.name}: damaged: a parameter is out of bounds")
         try:
-            self.directions = Directions.of(arrays, shape[1])
+            return Family(starts.astype(np.int64), Directions.of(arrays, shape[1]))
         except ModelError as e:
             raise ModelError(f"model {self.name}: damaged: {e}") from None
 
@@ -67,15 +83,10 @@ class PyramidModel:
     def fingerprint(self) -> bytes:
         return bytes.fromhex(self.sha256)[:FINGERPRINT_BYTES]
 
-    @property
-    def starts(self) -> np.ndarray:
-        """The networks' starts, int64 ``(starts, parameters)`` in units of 2**-12."""
-        return self.arrays["starts"].astype(np.int64)
-
-    def start(self, rate_point: int) -> np.ndarray:
-        """The networks' start at a rate point."""
-        start: np.ndarray = self.starts[self.architecture.start_of(rate_point)]
-        return start
+    def begins(self, rate_point: int) -> list[Begin]:
+        """What networks at a rate point may differ from, by family."""
+        start = self.architecture.start_of(rate_point)
+        return [Begin(family.starts[start], family.directions) for family in self.families]
 
     def macs_per_pixel(self) -> dict[str, float]:
         """Multiply-accumulates per pixel at the receiver, by part, all grids present."""

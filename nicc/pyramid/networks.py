@@ -6,6 +6,7 @@ plus what coded coefficients of the model's directions add to it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -54,6 +55,13 @@ class Networks:
         """The nearest parameters that a file or a start can have, int64 in units of 2**-12."""
         nearest = np.rint(self.flat.astype(np.float64) * (1 << WEIGHT_BITS)).astype(np.int64)
         return np.clip(nearest, -WEIGHT_LIMIT, WEIGHT_LIMIT)
+
+
+class Begin(NamedTuple):
+    """What networks in a file may differ from: a start's parameters, int64 in units of 2**-12, and the directions."""
+
+    start: np.ndarray
+    directions: Directions
 
 
 class Change(NamedTuple):
@@ -113,11 +121,13 @@ def _taken(directions: Directions, coefficients: np.ndarray, offset: int) -> flo
     return float(bits_by_size()[scales_of(directions, len(sizes), offset), sizes].sum())
 
 
-def encode_networks(directions: Directions, change: Change) -> bytes:
-    """The bytes of a change; zeros at its end are left out."""
+def encode_networks(begins: Sequence[Begin], family: int, change: Change) -> bytes:
+    """The bytes of a change from one of ``begins``, those of the model's families; zeros at its end are left out."""
     encoder = Encoder()
     coder = encoder.coder
-    count = change.used
+    directions, count = begins[family].directions, change.used
+    if len(begins) > 1:
+        coder.encode(np.array([family], np.int32), model.Uniform(len(begins)))
     coder.encode(np.array([count], np.int32), model.Uniform(len(directions) + 1))
     if count:
         coder.encode(np.array([change.step], np.int32), _STEP)
@@ -126,11 +136,13 @@ def encode_networks(directions: Directions, change: Change) -> bytes:
     return stream_of(coder)
 
 
-def decode_networks(directions: Directions, start: np.ndarray, stream: bytes) -> np.ndarray:
+def decode_networks(begins: Sequence[Begin], stream: bytes) -> np.ndarray:
     """Parameters, int64, in units of 2**-12. Raises `FormatError` for bytes that mean none within bounds."""
     decoder = Decoder(stream)
     coder = decoder.coder
     try:
+        begin = begins[int(coder.decode(model.Uniform(len(begins)), 1)[0]) if len(begins) > 1 else 0]
+        directions = begin.directions
         count = int(coder.decode(model.Uniform(len(directions) + 1), 1)[0])
         change = UNCHANGED
         if count:
@@ -139,12 +151,12 @@ def decode_networks(directions: Directions, start: np.ndarray, stream: bytes) ->
             change = Change(decoder.read(_of_zero(scales)), step, offset)
     except AssertionError:
         raise FormatError("damaged: the coded networks are not valid") from None
-    return changed(directions, start, change)
+    return changed(begin, change)
 
 
-def changed(directions: Directions, start: np.ndarray, change: Change) -> np.ndarray:
+def changed(begin: Begin, change: Change) -> np.ndarray:
     """A start's parameters with a change. Raises `FormatError` if one is out of bounds."""
-    out: np.ndarray = start + directions.differences(change.coefficients, change.step)
+    out: np.ndarray = begin.start + begin.directions.differences(change.coefficients, change.step)
     if np.abs(out).max() > WEIGHT_LIMIT:
         raise FormatError("damaged: a parameter of the networks is out of bounds")
     return out

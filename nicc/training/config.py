@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from nicc.architecture import MAX_RECTIFIERS, Architecture
 from nicc.errors import ModelError
 from nicc.head import HeadArchitecture
-from nicc.pyramid.analysis import ALIGN
-from nicc.pyramid.layout import PyramidArchitecture
+from nicc.training.config_pyramid import DirectionsConfig, FamilyConfig, PyramidConfig
+from nicc.training.schedule import StageSchedule, refuse_unknown, schedule_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,25 +20,6 @@ else:
 
 DISTANCES = ("l2", "l1", "smooth-l1", "cosine")
 SHIPPED = Path(__file__).parent / "configs"
-
-
-@dataclass(frozen=True)
-class StageSchedule:
-    """What the schedules of all stages have. Learning rates fall by a cosine to ``final_rate`` of themselves."""
-
-    steps: int = 1000
-    batch: int = 8
-    crop: int = 256
-    """Side of the square training crops in pixels, a multiple of 64."""
-    drawn_share: float = 0.0
-    """Share of the crops that graphics are drawn over (`nicc.training.drawn`)."""
-    seed: int = 0
-    final_rate: float = 0.02
-    clip: float = 1.0
-    """Largest norm of a gradient."""
-    ema: float = 0.998
-    log_every: int = 20
-    validate_every: int = 500
 
 
 @dataclass(frozen=True)
@@ -129,12 +110,12 @@ class TrainingConfig:
     @classmethod
     def of(cls, raw: dict[str, Any]) -> TrainingConfig:
         """The configuration in a TOML file's tables."""
-        _refuse_unknown(raw, cls)
+        refuse_unknown(raw, cls)
         return cls(
             raw["name"],
             int(raw.get("version", 1)),
             Architecture.from_dict(raw.get("architecture", {})),
-            _schedule(CodecSchedule, raw),
+            schedule_of(CodecSchedule, raw),
         )
 
 
@@ -150,9 +131,9 @@ class RealismConfig:
     @classmethod
     def of(cls, raw: dict[str, Any]) -> RealismConfig:
         """The configuration in a TOML file's tables."""
-        _refuse_unknown(raw, cls)
+        refuse_unknown(raw, cls)
         head = HeadArchitecture.from_dict(raw.get("head", {}))
-        return cls(raw["name"], str(raw.get("model", "two-layer")), head, _schedule(RealismSchedule, raw))
+        return cls(raw["name"], str(raw.get("model", "two-layer")), head, schedule_of(RealismSchedule, raw))
 
 
 @dataclass(frozen=True)
@@ -168,9 +149,9 @@ class RectifyConfig:
     @classmethod
     def of(cls, raw: dict[str, Any]) -> RectifyConfig:
         """The configuration in a TOML file's tables."""
-        _refuse_unknown(raw, cls)
+        refuse_unknown(raw, cls)
         given = {k: int(raw[k]) for k in ("rectifiers", "width") if k in raw}
-        return cls(raw["name"], str(raw.get("model", "two-layer")), **given, training=_schedule(RectifySchedule, raw))
+        return cls(raw["name"], str(raw.get("model", "two-layer")), **given, training=schedule_of(RectifySchedule, raw))
 
     def __post_init__(self) -> None:
         if not 0 <= self.rectifiers <= MAX_RECTIFIERS or self.width < 1:
@@ -181,84 +162,15 @@ class RectifyConfig:
         return {"rectifiers": self.rectifiers, "width": self.width}
 
 
-@dataclass(frozen=True)
-class PyramidSchedule(StageSchedule):
-    """How to train what a pyramid's encoder begins with. Rates fall by a cosine to ``final_rate`` of themselves."""
-
-    steps: int = 20000
-    batch: int = 4
-    clip: float = 10.0
-    network_rate: float = 2e-3
-    """Learning rate of the starts' networks."""
-    rate: float = 1e-3
-    """Learning rate of the analysis' biases and outputs."""
-    matrix_rate: float = 4e-3
-    """Muon's, of the matrices of hidden layers."""
-
-    def __post_init__(self) -> None:
-        if self.crop % ALIGN:
-            raise ModelError(f"crop must be a multiple of {ALIGN}")
-
-
-@dataclass(frozen=True)
-class PyramidConfig:
-    """A model whose networks are fitted to every image, and how its starts are trained."""
-
-    name: str
-    version: int = 1
-    architecture: PyramidArchitecture = field(default_factory=PyramidArchitecture)
-    training: PyramidSchedule = field(default_factory=PyramidSchedule)
-
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> PyramidConfig:
-        """The configuration in a TOML file's tables."""
-        _refuse_unknown(raw, cls)
-        architecture = PyramidArchitecture.from_dict(raw.get("architecture", {}))
-        return cls(raw["name"], int(raw.get("version", 1)), architecture, _schedule(PyramidSchedule, raw))
-
-
-@dataclass(frozen=True)
-class DirectionsSchedule(StageSchedule):
-    """How many fits of ``fit_steps`` steps to make for directions, one a step, of every start in turn."""
-
-    steps: int = 360
-    batch: int = 1
-    validate_every: int = 1000
-    fit_steps: int = 300
-    curvatures: int = 2
-    """Fits of every start whose curvature is measured too, in about the time of five fits."""
-
-
-@dataclass(frozen=True)
-class DirectionsConfig:
-    """New directions for the pyramid of this name or folder."""
-
-    name: str
-    model: str = "pyramid"
-    version: int = 1
-    count: int = 768
-    """Directions."""
-    training: DirectionsSchedule = field(default_factory=DirectionsSchedule)
-
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> DirectionsConfig:
-        """The configuration in a TOML file's tables."""
-        _refuse_unknown(raw, cls)
-        given = {k: int(raw[k]) for k in ("version", "count") if k in raw}
-        if given.get("count", 1) < 1:
-            raise ModelError("count must be positive")
-        return cls(raw["name"], str(raw.get("model", "pyramid")), **given, training=_schedule(DirectionsSchedule, raw))
-
-
-AnyConfig = TrainingConfig | RealismConfig | RectifyConfig | PyramidConfig | DirectionsConfig
+AnyConfig = TrainingConfig | RealismConfig | RectifyConfig | PyramidConfig | FamilyConfig | DirectionsConfig
 STAGES: dict[str, type[AnyConfig]] = {
     "rate-distortion": TrainingConfig,
     "realism": RealismConfig,
     "rectify": RectifyConfig,
     "pyramid": PyramidConfig,
+    "pyramid-family": FamilyConfig,
     "pyramid-directions": DirectionsConfig,
 }
-T = TypeVar("T")
 
 
 def load_config(source: str) -> AnyConfig:
@@ -282,19 +194,3 @@ def load_config(source: str) -> AnyConfig:
         raise ModelError(f"{source}: not a TOML file: {e}") from None
     except ModelError as e:
         raise ModelError(f"{source}: {e}") from None
-
-
-def _refuse_unknown(raw: dict[str, Any], kind: type[AnyConfig]) -> None:
-    if unknown := set(raw) - {f.name for f in fields(kind)}:
-        raise ModelError(f"unknown entries {', '.join(sorted(unknown))}")
-    if "name" not in raw:
-        raise ModelError("no name")
-
-
-def _schedule(kind: type[T], raw: dict[str, Any]) -> T:
-    values = raw.get("training", {})
-    if unknown := set(values) - {f.name for f in fields(kind)}:  # type: ignore[arg-type]
-        raise ModelError(f"unknown entries {', '.join(sorted(unknown))}")
-    if values.get("crop", 64) % 64:
-        raise ModelError("crop must be a multiple of 64")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

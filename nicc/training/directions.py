@@ -10,6 +10,7 @@ coding of parameters, and a preconditioner learned in advance. Starts stay as th
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from nicc.errors import ModelError, needs
 from nicc.images import write_atomically
 from nicc.model import load_model
 from nicc.pyramid.directions import Directions
-from nicc.pyramid.model import PyramidModel
+from nicc.pyramid.model import Family, PyramidModel
 from nicc.pyramid.networks import Networks
-from nicc.training.config import DirectionsConfig
+from nicc.training.config_pyramid import DirectionsConfig
 from nicc.training.data import Photos
 from nicc.training.folder import training_facts
 from nicc.training.pyramid import card, write_model
@@ -86,18 +87,20 @@ class DirectionFinder(Stage):
 
     def __init__(self, config: DirectionsConfig, run: Run) -> None:
         super().__init__(run, config.training)
-        self.s, self.count = config.training, config.count
+        self.s, self.count, self.number = config.training, config.count, config.family
         model = load_model(str(run.begin.resolve()) if run.begin else config.model)
         if not isinstance(model, PyramidModel):
             raise ModelError(f"model {model.name} is not fitted to images; directions are for those that are")
+        if self.number >= len(model.families):
+            raise ModelError(f"model {model.name} has no family {self.number}")
         self.model, self.arch = model, model.architecture
         self.analysis = analysis_arrays(model)
         n = self.arch.parameters()
         self.ended_at: list[list[Tensor]] = [[] for _ in range(self.arch.starts)]
         self.curvature, self.curved = torch.zeros(n, n, dtype=torch.float64), 0
         if saved := self.saved():
-            if saved["model"] != model.sha256:
-                raise ModelError(f"{run.out / CHECKPOINT}: is of another model; train into another folder")
+            if saved["model"] != model.sha256 or saved["family"] != self.number:
+                raise ModelError(f"{run.out / CHECKPOINT}: is of another model or family; train into another folder")
             self.ended_at, self.curved = saved["ended_at"], saved["curved"]
             self.curvature = saved["curvature"]
         self.begin(saved)
@@ -105,6 +108,7 @@ class DirectionFinder(Stage):
     def state(self) -> dict[str, Any]:
         return {
             "model": self.model.sha256,
+            "family": self.number,
             "model_folder": str(self.model.folder),
             "ended_at": self.ended_at,
             "curvature": self.curvature,
@@ -115,10 +119,13 @@ class DirectionFinder(Stage):
         start = self.step % self.arch.starts
         [crop] = self.photos.crops(self.rng, 1, self.timing.crop)
         fit = Fit([Strip(crop)], Networks(self.arch), seed=self.step)
-        fit.begin(self.model.directions, Networks.of_integers(self.arch, self.model.starts[start]).flat)
-        set_first_latents(self.analysis, fit.strips[0], start)
+        family = self.model.families[self.number]
+        fit.begin(family.directions, Networks.of_integers(self.arch, family.starts[start]).flat)
+        if not self.number:
+            set_first_latents(self.analysis, fit.strips[0], start)
         weight = self.arch.rate_lambda(self.arch.start_point(start))
-        fit.run(weight, self.s.fit_steps, Cooling.over(self.s.fit_steps))
+        cooling = replace(Cooling.over(self.s.fit_steps), network_rate=self.s.network_rate)
+        fit.run(weight, self.s.fit_steps, cooling)
         bits, distortion = fit.measure()
         self.ended_at[start].append(torch.from_numpy(fit.networks.flat.copy()))
         if len(self.ended_at[start]) <= self.s.curvatures:
@@ -130,7 +137,7 @@ class DirectionFinder(Stage):
 
     def validate(self, images: Tensor) -> dict[str, Any]:
         """Cost of fits along the directions that are known so far, with the networks' bytes, at the middle start."""
-        model = found_model(self.model, self.state(), self.count) if self.curved else self.model
+        model = found_model(self.model, self.number, self.state(), self.count) if self.curved else self.model
         start = self.arch.starts // 2
         point = round(self.arch.start_point(start))
         weight, costs = self.arch.rate_lambda(point), []
@@ -142,17 +149,17 @@ class DirectionFinder(Stage):
         return {"cost": float(np.mean(costs)), "table": [{"rate_point": point, "bpp": 0.0}]}
 
 
-def found_model(model: PyramidModel, saved: dict[str, Any], count: int) -> PyramidModel:
-    """A model with the directions of a checkpoint."""
+def found_model(model: PyramidModel, number: int, saved: dict[str, Any], count: int) -> PyramidModel:
+    """A model with the directions of a checkpoint for the family of this number."""
     ways = [
         torch.stack(ends).numpy().astype(np.float64) - Networks.of_integers(model.architecture, start).flat
-        for ends, start in zip(saved["ended_at"], model.starts, strict=True)
+        for ends, start in zip(saved["ended_at"], model.families[number].starts, strict=True)
         if ends
     ]
     curvature = saved["curvature"].numpy() / saved["curved"]
     found = principal(curvature, np.concatenate(ways), min(count, model.architecture.parameters()))
-    arrays = {"starts": model.arrays["starts"]} | Directions.nearest(*found).arrays()
-    return PyramidModel(model.description, arrays, model.folder)
+    family = Family(model.families[number].starts, Directions.nearest(*found))
+    return PyramidModel(model.description, model.arrays | family.arrays(number), model.folder)
 
 
 def train(config: DirectionsConfig, run: Run, report: LogReport | None = None) -> Path:
@@ -168,9 +175,10 @@ def export(config: DirectionsConfig, checkpoint: Path, out: Path, photos: Photos
     model = load_model(saved["model_folder"])
     if not isinstance(model, PyramidModel) or model.sha256 != saved["model"]:
         raise ModelError(f"{saved['model_folder']}: is not the model any more that the checkpoint is of")
-    decoder = found_model(model, saved, config.count).arrays
+    decoder = found_model(model, saved["family"], saved, config.count).arrays
     facts = {"name": config.name, "version": config.version, "architecture": model.architecture.to_dict()}
-    facts["training"] = model.description["training"] | {"directions": training_facts(saved)}
+    stage = "directions" if not config.family else f"directions of family {config.family}"
+    facts["training"] = model.description["training"] | {stage: training_facts(saved)}
     new = write_model(out, facts, decoder, analysis_arrays(model))
     write_atomically(out / "README.md", card(new, len(photos.images), data).encode())
     return new

@@ -7,6 +7,7 @@ Numba computes the receiver's half with its gradients, PyTorch the analysis.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from nicc.pyramid.layout import GRIDS, PyramidArchitecture
 from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import Networks
 from nicc.training.card import licences
-from nicc.training.config import PyramidConfig
+from nicc.training.config_pyramid import PyramidConfig
 from nicc.training.data import Photos
 from nicc.training.folder import earlier_versions, training_facts, write_parts
 from nicc.training.optimizer import MuonAdam
@@ -38,6 +39,8 @@ with needs("pyramid", "training a pyramid"):
     from nicc.pyramid.strip import Strip
 
 BICUBIC_TAPS = (-0.0351562, -0.1054688, 0.2617188, 0.8789062)
+FIRST_STARTS = "0.starts"
+"""Name of the array of the starts that are trained together with the analysis."""
 TEMPERATURE, NOISE = (0.4, 0.15), (0.25, 0.15)
 """Of soft rounding, at the first step and at the last."""
 
@@ -87,14 +90,15 @@ class StartTrainer(Stage):
         self.module = Starts(self.arch, self.s.seed)
         self.optimizer = MuonAdam(self._groups(), betas=(0.9, 0.99))
         saved, average = self.saved(), None
-        self.directions = Directions.plain(self.arch.parameters()).arrays()
+        self.kept = {f"0.{k}": v for k, v in Directions.plain(self.arch.parameters()).arrays().items()}
+        """The model's arrays beside the starts of its first family, which are what is trained."""
         if saved:
             if saved["architecture"] != self.arch.to_dict():
                 raise ModelError(f"{run.out / CHECKPOINT}: has another architecture; train into another folder")
             self.module.load_state_dict(saved["module"])
             self.optimizer.load_state_dict(saved["optimizer"])
             average = saved["average"]
-            self.directions = {k: v.numpy() for k, v in saved["directions"].items()}
+            self.kept = {k: v.numpy() for k, v in saved["kept"].items()}
         elif run.begin:
             self._start_from(run.begin)
         self.average = Average(self.module, self.s.ema, average)
@@ -106,13 +110,13 @@ class StartTrainer(Stage):
     def _start_from(self, folder: Path) -> None:
         """Takes over a model's networks and analysis."""
         model = load_model(str(folder.resolve()))
-        if not isinstance(model, PyramidModel) or model.architecture != self.arch:
+        if not isinstance(model, PyramidModel) or replace(model.architecture, families=1) != self.arch:
             raise ModelError(f"{folder}: not a model of the configuration's architecture")
-        for networks, start in zip(self.module.networks, model.arrays["starts"], strict=True):
+        for networks, start in zip(self.module.networks, model.families[0].starts, strict=True):
             networks.copy_(torch.from_numpy(Networks.of_integers(self.arch, start).flat))
         for name, value in analysis_arrays(model).items():
             self.module.p[name].copy_(torch.from_numpy(value))
-        self.directions = model.directions.arrays()
+        self.kept = {k: v for k, v in model.arrays.items() if k != FIRST_STARTS}
         facts = model.description["training"]
         self.step, self.pixels, self.seconds = facts["step"], facts["pixels"], float(facts["seconds"])
 
@@ -131,7 +135,7 @@ class StartTrainer(Stage):
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.values,
-            "directions": {k: torch.from_numpy(v) for k, v in self.directions.items()},
+            "kept": {k: torch.from_numpy(v) for k, v in self.kept.items()},
         }
 
     def _latents(self, p: Any, x: Tensor, start: int) -> Tensor:
@@ -200,7 +204,8 @@ def export(config: PyramidConfig, checkpoint: Path, out: Path, photos: Photos, d
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     arch, values = config.architecture, {k: v.numpy() for k, v in saved["average"].items()}
     starts = [Networks(arch, values[f"networks.{n}"]).integers() for n in range(arch.starts)]
-    decoder = {"starts": np.stack(starts).astype(np.int32)} | {k: v.numpy() for k, v in saved["directions"].items()}
+    decoder = {FIRST_STARTS: np.stack(starts).astype(np.int32)} | {k: v.numpy() for k, v in saved["kept"].items()}
+    arch = replace(arch, families=len({name.split(".")[0] for name in decoder}))
     facts = {"name": config.name, "version": config.version, "architecture": arch.to_dict()}
     model = write_model(out, facts | {"training": training_facts(saved)}, decoder, part_of(values, "p."))
     write_atomically(out / "README.md", card(model, len(photos.images), data).encode())
@@ -223,10 +228,11 @@ def write_model(
 def card(model: PyramidModel, image_count: int, data: list[Path]) -> str:
     """The model's card, Markdown."""
     arch, facts, macs = model.architecture, model.description["training"], model.macs_per_pixel()
+    directions = " and ".join(str(len(f.directions)) for f in model.families)
     return f"""# {model.name}, version {model.version}
 
-{arch.starts} starts for networks that are fitted to every image, {arch.parameters()} parameters each, and an analysis \
-for first latents, {len(model.directions)} directions; \
+{arch.families} x {arch.starts} starts for networks that are fitted to every image, {arch.parameters()} parameters \
+each, and an analysis for first latents, {directions} directions; \
 rate points 0 to {arch.rate_points - 1}, lambda {arch.lambda_min:g} to {arch.lambda_max:g}. \
 Fingerprint `{model.fingerprint.hex()}`.
 

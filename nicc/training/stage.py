@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from nicc.errors import ImageError, ModelError
-from nicc.training.config import StageSchedule
 from nicc.training.data import Photos
 from nicc.training.drawn import draw_over
+from nicc.training.schedule import StageSchedule
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"

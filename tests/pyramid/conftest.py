@@ -8,7 +8,7 @@ import pytest
 from nicc.arrays import digest
 from nicc.pyramid.directions import Directions
 from nicc.pyramid.layout import PyramidArchitecture
-from nicc.pyramid.model import PyramidModel
+from nicc.pyramid.model import Family, PyramidModel
 
 ARCH = PyramidArchitecture(8, 8, 8, rate_points=11, starts=2)
 
@@ -28,6 +28,6 @@ def directions(rng) -> Directions:
 @pytest.fixture
 def small(rng, directions) -> PyramidModel:
     starts = rng.normal(0, 600, (ARCH.starts, ARCH.parameters())).astype(np.int32)
-    arrays = {"starts": starts} | directions.arrays()
+    arrays = Family(starts, directions).arrays(0)
     description = {"name": "small", "version": 1, "architecture": ARCH.to_dict()}
     return PyramidModel({**description, "decoder_sha256": digest(arrays, ARCH.to_dict())}, arrays)

@@ -16,6 +16,7 @@ from nicc.pyramid.directions import Directions
 from nicc.pyramid.layout import GRIDS, REACH, grid_shapes, neighbour_offsets, views
 from nicc.pyramid.networks import (
     UNCHANGED,
+    Begin,
     Change,
     best_offset,
     change_bits,
@@ -142,13 +143,23 @@ def test_networks_round_trip(step, rng, directions):
     coefficients = np.rint(rng.laplace(0, directions.deviations)).astype(np.int64)
     coefficients[3], coefficients[-4:] = 300, 0  # beyond what has a probability of its own; left out
     change = Change(coefficients, step, 140)
-    stream = encode_networks(directions, change)
-    found = decode_networks(directions, start, stream)
-    np.testing.assert_array_equal(found, changed(directions, start, change))
+    begins = [Begin(start, directions)]
+    stream = encode_networks(begins, 0, change)
+    found = decode_networks(begins, stream)
+    np.testing.assert_array_equal(found, changed(begins[0], change))
     assert 8 * len(stream) == pytest.approx(change_bits(directions, change) + 20, abs=40)
     assert (found != start).any() or step == 15
-    assert len(encode_networks(directions, UNCHANGED)) <= 4
-    np.testing.assert_array_equal(decode_networks(directions, start, encode_networks(directions, UNCHANGED)), start)
+    assert len(encode_networks(begins, 0, UNCHANGED)) <= 4
+    np.testing.assert_array_equal(decode_networks(begins, encode_networks(begins, 0, UNCHANGED)), start)
+
+
+def test_networks_say_which_family_they_are_of(rng, directions):
+    others = Directions.plain(ARCH.parameters())  # of another number
+    begins = [Begin(rng.integers(-9, 9, ARCH.parameters()), d) for d in (directions, others, directions)]
+    for family, begin in enumerate(begins):
+        change = Change(rng.integers(-9, 10, len(begin.directions)), 2, 128)
+        found = decode_networks(begins, encode_networks(begins, family, change))
+        np.testing.assert_array_equal(found, changed(begin, change))
 
 
 def test_directions_add_up_in_whole_numbers(rng, directions):
@@ -167,7 +178,7 @@ def test_directions_add_up_in_whole_numbers(rng, directions):
 
 def test_the_best_offset_is_the_one_of_fewest_bits(rng, directions):
     change = Change(rng.integers(-9, 10, len(directions)), 2, 0)
-    sizes = [len(encode_networks(directions, change._replace(offset=o))) for o in range(256)]
+    sizes = [len(encode_networks([Begin(np.zeros(0), directions)], 0, change._replace(offset=o))) for o in range(256)]
     assert sizes[best_offset(directions, change)] <= min(sizes) + 1
 
 
@@ -185,7 +196,8 @@ def test_damaged_directions_are_refused(directions):
 def test_damaged_networks_are_refused_or_bounded(data):
     start = np.zeros(ARCH.parameters(), np.int64)
     try:
-        found = decode_networks(Directions.plain(ARCH.parameters()), start, data)
+        begin = Begin(start, Directions.plain(ARCH.parameters()))
+        found = decode_networks([begin, begin, begin], data)
     except FormatError:
         return
     assert np.abs(found).max() <= coding.WEIGHT_LIMIT

@@ -40,7 +40,7 @@ def facts(data: bytes) -> dict:
     container = unpack(data)
     model, header = model_for(container), container.header
     arch = model.architecture
-    integers = decode_networks(model.directions, model.start(header.rate_point), container.networks)
+    integers = decode_networks(model.begins(header.rate_point), container.networks)
     network = IntegerNetwork(arch, views(integers, arch.shapes()))
     grids = [
         grid

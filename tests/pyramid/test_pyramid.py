@@ -100,9 +100,9 @@ def test_networks_in_whole_steps_cost_little(rate_point, photo):
     fitter = Fitter(model, np.asarray(photo))
     fitter.run(rate_point, weight, 60)
     bits, distortion = fitter.fit.measure()
-    change, networks = rounded(fitter.fit, fitter.start)
+    change, networks = rounded(fitter.fit, fitter.choices[fitter.family])
     b, d = fitter.fit.measure(networks)
-    spent = 8 * len(encode_networks(model.directions, change)) / fitter.fit.pixels
+    spent = 8 * len(encode_networks(fitter.choices, fitter.family, change)) / fitter.fit.pixels
     assert b + weight * d + spent < bits + weight * distortion + 0.8
 
 
@@ -181,7 +181,7 @@ def test_a_small_image_may_keep_the_starts_networks(photo, monkeypatch):
 
     with_it = fitted()
     assert with_it.unchanged
-    assert not rounded(with_it.fit, with_it.start)[0].coefficients.any()
+    assert not rounded(with_it.fit, with_it.choices[with_it.family])[0].coefficients.any()
     monkeypatch.setattr("nicc.pyramid.encode.SMALL", 0)
     assert with_it.cost() < fitted().cost()
 

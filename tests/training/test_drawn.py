@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from nicc.training.config import StageSchedule
 from nicc.training.drawn import draw_over
+from nicc.training.schedule import StageSchedule
 from nicc.training.stage import Stage
 
 

@@ -15,11 +15,12 @@ from nicc.errors import ModelError
 from nicc.model import load_model, read_part
 from nicc.pyramid import analysis
 from nicc.training.config import load_config
+from nicc.training.config_pyramid import FamilyConfig, FamilySchedule
 from nicc.training.stage import Run
 from tests.training.conftest import entries
 
 pytest.importorskip("numba", reason="fitting needs Numba")
-from nicc.training import directions, pyramid
+from nicc.training import directions, family, pyramid
 from nicc.training.data import Photos
 
 TINY = """
@@ -48,7 +49,9 @@ def config(tmp_path):
 
 
 def test_shipped_configuration():
-    assert load_config("pyramid").architecture == load_model("pyramid").architecture
+    arch = load_model("pyramid").architecture
+    assert load_config("pyramid").architecture == replace(arch, families=1)
+    assert load_config("pyramid-directions").family < arch.families
 
 
 def test_crops_must_fit_the_coarsest_grid(tmp_path):
@@ -74,7 +77,7 @@ def test_it_learns_resumes_exports_and_is_used(config, photos, tmp_path, astrona
     assert torch.load(checkpoint, weights_only=True)["step"] == 62
 
     model = pyramid.export(config, checkpoint, tmp_path / "tiny", Photos([photos]), [photos])
-    assert "3 starts" in (tmp_path / "tiny" / "README.md").read_text()
+    assert "1 x 3 starts" in (tmp_path / "tiny" / "README.md").read_text()
     assert model.description["training"]["pixels"] == 62 * 2 * 128 * 128
     monkeypatch.setenv("NICC_MODELS", str(tmp_path))
     photo = astronaut.resize((60, 40))
@@ -87,16 +90,16 @@ def test_it_learns_resumes_exports_and_is_used(config, photos, tmp_path, astrona
     checkpoint = directions.train(replace(finder, training=quick), run)
     assert len([e for e in entries(run.out) if "validation" in e]) == 2
     better = directions.export(finder, checkpoint, tmp_path / "better", Photos([photos]), [photos])
-    assert len(better.directions) == 50
-    np.testing.assert_array_equal(better.starts, model.starts)
-    deviations = better.directions.deviations
+    assert len(better.families[0].directions) == 50
+    np.testing.assert_array_equal(better.families[0].starts, model.families[0].starts)
+    deviations = better.families[0].directions.deviations
     assert (np.diff(deviations) <= 0).all()
     options = {"tune": "psnr", "sga_steps": 60, "quality": 60, "lossless": False}
     sizes = [len(nicc.encode(photo, model=name, **options)) for name in ("tiny", "better")]
     assert sizes[1] < sizes[0]
 
     other = pyramid.StartTrainer(config, Run([photos], tmp_path / "other", begin=tmp_path / "tiny"))
-    for networks, start in zip(other.module.networks, model.arrays["starts"], strict=True):
+    for networks, start in zip(other.module.networks, model.families[0].starts, strict=True):
         np.testing.assert_allclose(networks.detach().numpy(), start / 4096, rtol=1e-6)
     for name, value in read_part(tmp_path / "tiny", model.description, "encoder").items():
         np.testing.assert_array_equal(other.module.p[name].detach().numpy(), value.astype(np.float32))
@@ -107,6 +110,53 @@ def test_it_learns_resumes_exports_and_is_used(config, photos, tmp_path, astrona
     assert newer.earlier == {model.fingerprint.hex(): 1}
     with pytest.raises(ModelError, match="not a model of the configuration"):
         pyramid.train(load_config("pyramid"), Run([photos], tmp_path / "third", begin=tmp_path / "tiny"))
+
+
+def test_a_further_family(config, photos, tmp_path, astronaut, monkeypatch):
+    """It is trained start by start, goes on after a stop, joins the model and gets directions."""
+    monkeypatch.setattr("nicc.training.stage.VALIDATION_CROP", 256)
+    monkeypatch.setattr(family, "CHECK_STEPS", 5)
+    validation = tmp_path / "validation"
+    validation.mkdir()
+    astronaut.crop((0, 0, 400, 400)).save(validation / "a.png")
+    start = pyramid.StartTrainer(config, Run([photos], tmp_path / "start"))
+    start.save()
+    model = pyramid.export(config, start.run.out / "checkpoint.pt", tmp_path / "tiny", Photos([photos]), [photos])
+
+    quick = FamilySchedule(steps=60, batch=2, crop=64, validate_every=36, log_every=12)
+    settings = FamilyConfig("tiny", version=2, training=quick)
+    run = Run([photos], tmp_path / "family", validation=validation, begin=tmp_path / "tiny")
+    with pytest.raises(ModelError, match="time-budget"):
+        family.train(settings, replace(run, time_budget=9.0))
+    checkpoint = family.train(settings, run)
+    found = [e for e in entries(run.out) if "log_cost" in e]
+    assert [e["start"] for e in found] == [1, 2, 0]
+    assert [e["step"] for e in found] == [36, 48, 60]
+    losses = [e["loss"] for e in entries(run.out) if "loss" in e]
+    assert losses[2] < losses[0] - 0.5
+    assert found[1]["psnr"] > found[0]["psnr"] > found[2]["psnr"]
+    checks = [e["validation"]["log_costs"] for e in entries(run.out) if "validation" in e]
+    assert [len(c) for c in checks] == [0, 1, 1]
+
+    saved = torch.load(checkpoint, weights_only=True)
+    del saved["trained"][0]
+    torch.save(saved | {"step": 55}, checkpoint)
+    with pytest.raises(ModelError, match="only 2 of 3 starts"):
+        family.export(settings, checkpoint, tmp_path / "tiny2", Photos([photos]), [photos])
+    family.train(settings, replace(run, resume=True))
+    assert torch.load(checkpoint, weights_only=True)["step"] == 60
+
+    both = family.export(settings, checkpoint, tmp_path / "tiny2", Photos([photos]), [photos])
+    assert len(both.families) == 2
+    np.testing.assert_array_equal(both.families[0].starts, model.families[0].starts)
+    finder = replace(load_config("pyramid-directions"), name="tiny2", count=50, family=1)
+    finder = replace(finder, training=replace(finder.training, steps=6, crop=128, fit_steps=20, curvatures=1))
+    checkpoint = directions.train(finder, Run([photos], tmp_path / "found", begin=tmp_path / "tiny2"))
+    both = directions.export(finder, checkpoint, tmp_path / "tiny2", Photos([photos]), [photos])
+    np.testing.assert_array_equal(both.families[0].directions.rows, model.families[0].directions.rows)
+    assert len(both.families[1].directions) == 50
+    with pytest.raises(ModelError, match="no family 2"):
+        directions.train(replace(finder, family=2), Run([photos], tmp_path / "third", begin=tmp_path / "tiny2"))
 
 
 def test_numpy_and_pytorch_find_the_same_latents():

@@ -1,0 +1,65 @@
+"""Families of starts: the encoder tries each and keeps the better one, files say which."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nicc
+from nicc.container import unpack
+from nicc.encoder.fitting import analysis_arrays
+from nicc.errors import ModelError
+from nicc.model import load_model
+from nicc.pyramid.directions import Directions
+from nicc.pyramid.layout import PyramidArchitecture
+from nicc.pyramid.model import Family, PyramidModel
+from nicc.pyramid.networks import decode_networks
+from nicc.training.pyramid import write_model
+
+pytest.importorskip("numba", reason="fitting needs Numba")
+from nicc.pyramid.encode import Fitter
+
+
+@pytest.fixture
+def photo(coffee) -> Image.Image:
+    return coffee.resize((96, 64))
+
+
+def model_of(tmp_path, rng, good: int) -> PyramidModel:
+    """The shipped model's first family as number ``good`` of two; the other has starts at random."""
+    shipped = load_model("pyramid")
+    arch = PyramidArchitecture(families=2)
+    wild = Family(rng.integers(-2000, 2000, (arch.starts, arch.parameters())), Directions.plain(arch.parameters()))
+    arrays = shipped.families[0].arrays(good) | wild.arrays(1 - good)
+    facts = {"name": "two", "version": 1, "architecture": arch.to_dict(), "training": shipped.description["training"]}
+    return write_model(tmp_path / "two", facts, arrays, analysis_arrays(shipped))
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_the_better_family_is_chosen_and_decoded(good, photo, tmp_path, rng, monkeypatch):
+    model = model_of(tmp_path, rng, good)
+    steps = []
+    fitter = Fitter(model, np.asarray(photo))
+    fitter.run(50, 0.02, 60, lambda step, *_: steps.append(step))
+    assert fitter.family == good
+    assert steps == list(range(1, 61))
+    monkeypatch.setenv("NICC_MODELS", str(tmp_path))
+    data = nicc.encode(photo, model="two", tune="psnr", sga_steps=60, quality=50, lossless=False)
+    container = unpack(data)
+    begins = model.begins(container.header.rate_point)
+    away = [np.abs(decode_networks(begins, container.networks) - b.start).mean() for b in begins]
+    assert np.argmin(away) == good
+    error = np.asarray(nicc.decode(data), float) - np.asarray(photo)
+    assert np.abs(error).mean() < 12
+
+
+def test_too_few_steps_are_all_the_first_family_s(photo, tmp_path, rng):
+    fitter = Fitter(model_of(tmp_path, rng, 1), np.asarray(photo))
+    fitter.run(50, 0.02, 2)
+    assert fitter.family == 0
+
+
+def test_architectures_have_at_least_one_family():
+    with pytest.raises(ModelError, match="families"):
+        PyramidArchitecture(families=0)

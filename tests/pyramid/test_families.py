@@ -41,23 +41,25 @@ def test_the_better_family_is_chosen_and_decoded(good, photo, tmp_path, rng, mon
     model = model_of(tmp_path, rng, good)
     steps = []
     fitter = Fitter(model, np.asarray(photo))
-    fitter.run(50, 0.02, 60, lambda step, *_: steps.append(step))
+    fitter.run(20, 0.002, 60, lambda step, *_: steps.append(step))
     assert fitter.family == good
     assert steps == list(range(1, 61))
     monkeypatch.setenv("NICC_MODELS", str(tmp_path))
-    data = nicc.encode(photo, model="two", tune="psnr", sga_steps=60, quality=50, lossless=False)
+    data = nicc.encode(photo, model="two", tune="psnr", sga_steps=60, quality=20, lossless=False)
     container = unpack(data)
     begins = model.begins(container.header.rate_point)
     away = [np.abs(decode_networks(begins, container.networks) - b.start).mean() for b in begins]
     assert np.argmin(away) == good
     error = np.asarray(nicc.decode(data), float) - np.asarray(photo)
-    assert np.abs(error).mean() < 12
+    assert np.abs(error).mean() < 16
 
 
-def test_too_few_steps_are_all_the_first_family_s(photo, tmp_path, rng):
+def test_few_steps_and_high_rates_are_the_first_family_s(photo, tmp_path, rng):
     fitter = Fitter(model_of(tmp_path, rng, 1), np.asarray(photo))
-    fitter.run(50, 0.02, 2)
-    assert fitter.family == 0
+    for rate_point, steps in ((20, 2), (20, 60), (70, 60)):
+        fitter.run(rate_point, 0.002, steps)
+        assert fitter.family == (steps == 60 and rate_point == 20)
+        fitter.begun = None
 
 
 def test_architectures_have_at_least_one_family():

@@ -15,6 +15,7 @@ CASES = [
     ("coffee", (160, 120), 45),
     ("chelsea", (33, 70), 90),
     ("astronaut", (20, 1100), 35),
+    ("chelsea", (160, 110), 10),
 ]
 """Photograph, size, quality."""
 

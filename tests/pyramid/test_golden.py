@@ -57,6 +57,15 @@ def facts(data: bytes) -> dict:
 def test_there_are_golden_files():
     assert len(FILES) >= 4
     assert max(len(unpack(f.read_bytes()).groups) for f in FILES) == 2  # strips
+    assert {nearest_family(f.read_bytes()) for f in FILES} == {0, 1}
+
+
+def nearest_family(data: bytes) -> int:
+    """The family whose start a file's networks are nearest to."""
+    container = unpack(data)
+    begins = model_for(container).begins(container.header.rate_point)
+    networks = decode_networks(begins, container.networks)
+    return int(np.argmin([np.abs(networks - b.start).mean() for b in begins]))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

@@ -66,7 +66,10 @@ class FamilyTrainer(Stage):
         self.model = base_model(config, run)
         self.arch = self.model.architecture
         self.order = [*range(FIRST, self.arch.starts), *range(FIRST - 1, -1, -1)]
-        self.part = self.s.steps // (self.arch.starts - 1 + FIRST_PARTS)
+        parts = self.arch.starts - 1 + FIRST_PARTS
+        if self.s.steps % parts:
+            raise ModelError(f"the steps of a family must be a multiple of {parts}")
+        self.part = self.s.steps // parts
         self.trained: dict[int, Tensor] = {}
         if saved := self.saved():
             if saved["model"] != self.model.sha256:
@@ -79,7 +82,7 @@ class FamilyTrainer(Stage):
         networks = Networks(self.arch, untrained(self.arch, np.random.default_rng(self.s.seed)).flat)
         self.fit = Fit([Strip(crop) for crop in crops], networks, seed=self.s.seed + self.rank)
         self.hot = True
-        if self.trained:
+        if 0 < len(self.trained) < self.arch.starts:
             self._go_on(self.order[len(self.trained)])
 
     def _step_of(self, index: int) -> int:

@@ -126,6 +126,8 @@ def test_a_further_family(config, photos, tmp_path, astronaut, monkeypatch):
     quick = FamilySchedule(steps=60, batch=2, crop=64, validate_every=36, log_every=12)
     settings = FamilyConfig("tiny", version=2, training=quick)
     run = Run([photos], tmp_path / "family", validation=validation, begin=tmp_path / "tiny")
+    with pytest.raises(ModelError, match="multiple of 5"):
+        family.train(replace(settings, training=replace(quick, steps=61)), run)
     with pytest.raises(ModelError, match="time-budget"):
         family.train(settings, replace(run, time_budget=9.0))
     checkpoint = family.train(settings, run)
@@ -143,7 +145,8 @@ def test_a_further_family(config, photos, tmp_path, astronaut, monkeypatch):
     torch.save(saved | {"step": 55}, checkpoint)
     with pytest.raises(ModelError, match="only 2 of 3 starts"):
         family.export(settings, checkpoint, tmp_path / "tiny2", Photos([photos]), [photos])
-    family.train(settings, replace(run, resume=True))
+    for _ in range(2):  # the second time, nothing is left to do
+        family.train(settings, replace(run, resume=True))
     assert torch.load(checkpoint, weights_only=True)["step"] == 60
 
     both = family.export(settings, checkpoint, tmp_path / "tiny2", Photos([photos]), [photos])

@@ -43,7 +43,9 @@ SMALL = 1 << 13
 """Images of at most so many pixels are also fitted with the start's networks as they are."""
 TRIED = 0.06
 """Share of a fit's steps that tries a start of each family."""
-TRIED_STARTS = 3
+LEAST_TRIED = 60
+"""Steps that such a trial must have: fewer say little of where a fit ends, and cost more than the choice brings."""
+TRIED_STARTS = 2
 """Of the lowest so many starts, every family is tried. Above, others than the first do not pay: docs/pyramid.md."""
 GOING_ON = 0.8
 """Where the cooling of a fit begins that goes on from another: from 0, 60 steps of one would spoil 150 of the other."""
@@ -117,7 +119,7 @@ class Fitter:
         families = range(len(self.model.families))
         low = self.model.architecture.start_of(rate_point) < TRIED_STARTS
         self.family = 0
-        if not low or len(families) == 1 or len(families) * each >= steps:
+        if not low or len(families) == 1 or each < LEAST_TRIED:
             return 0
         costs = []
         for self.family in families:

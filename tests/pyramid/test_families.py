@@ -38,14 +38,15 @@ def model_of(tmp_path, rng, good: int) -> PyramidModel:
 
 @pytest.mark.parametrize("good", [0, 1])
 def test_the_better_family_is_chosen_and_decoded(good, photo, tmp_path, rng, monkeypatch):
+    monkeypatch.setattr("nicc.pyramid.encode.LEAST_TRIED", 4)
     model = model_of(tmp_path, rng, good)
     steps = []
     fitter = Fitter(model, np.asarray(photo))
-    fitter.run(20, 0.002, 60, lambda step, *_: steps.append(step))
+    fitter.run(15, 0.002, 60, lambda step, *_: steps.append(step))
     assert fitter.family == good
     assert steps == list(range(1, 61))
     monkeypatch.setenv("NICC_MODELS", str(tmp_path))
-    data = nicc.encode(photo, model="two", tune="psnr", sga_steps=60, quality=20, lossless=False)
+    data = nicc.encode(photo, model="two", tune="psnr", sga_steps=60, quality=15, lossless=False)
     container = unpack(data)
     begins = model.begins(container.header.rate_point)
     away = [np.abs(decode_networks(begins, container.networks) - b.start).mean() for b in begins]
@@ -54,11 +55,12 @@ def test_the_better_family_is_chosen_and_decoded(good, photo, tmp_path, rng, mon
     assert np.abs(error).mean() < 16
 
 
-def test_few_steps_and_high_rates_are_the_first_family_s(photo, tmp_path, rng):
+def test_few_steps_and_high_rates_are_the_first_family_s(photo, tmp_path, rng, monkeypatch):
+    monkeypatch.setattr("nicc.pyramid.encode.LEAST_TRIED", 4)
     fitter = Fitter(model_of(tmp_path, rng, 1), np.asarray(photo))
-    for rate_point, steps in ((20, 2), (20, 60), (70, 60)):
+    for rate_point, steps in ((15, 50), (15, 60), (70, 60)):
         fitter.run(rate_point, 0.002, steps)
-        assert fitter.family == (steps == 60 and rate_point == 20)
+        assert fitter.family == (steps == 60 and rate_point == 15)
         fitter.begun = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,10 @@ from nicc.errors import NiccError
 from nicc.model import load_transform
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from nicc.training.config import AnyConfig
+    from nicc.training.config_pyramid import DirectionsConfig, FamilyConfig, PyramidConfig
     from nicc.training.stage import LogReport, Run
 
 
@@ -105,6 +109,14 @@ def train(
         typer.echo(f"model: {export_to}", err=True)
 
 
+def _pyramid_stage(settings: PyramidConfig | FamilyConfig | DirectionsConfig) -> ModuleType:
+    """The module of a stage of pyramids: these need Numba, and are called alike."""
+    from nicc.training import config
+
+    names = {config.PyramidConfig: "pyramid", config.FamilyConfig: "family", config.DirectionsConfig: "directions"}
+    return import_module(f"nicc.training.{names[type(settings)]}")
+
+
 def _train(settings: AnyConfig, run: Run, report: LogReport) -> Path:
     """Runs the stage of a configuration; returns the checkpoint."""
     from nicc.training import config, rate_distortion, realism, rectify
@@ -113,19 +125,10 @@ def _train(settings: AnyConfig, run: Run, report: LogReport) -> Path:
         return realism.train(settings, run, report)
     if isinstance(settings, config.RectifyConfig):
         return rectify.train(settings, run, report)
-    if isinstance(settings, config.PyramidConfig):
-        from nicc.training import pyramid
-
-        return pyramid.train(settings, run, report)
-    if isinstance(settings, config.FamilyConfig):
-        from nicc.training import family
-
-        return family.train(settings, run, report)
-    if isinstance(settings, config.DirectionsConfig):
-        from nicc.training import directions
-
-        return directions.train(settings, run, report)
-    return rate_distortion.train(settings, run, report)
+    if isinstance(settings, config.TrainingConfig):
+        return rate_distortion.train(settings, run, report)
+    trained: Path = _pyramid_stage(settings).train(settings, run, report)
+    return trained
 
 
 def _export(settings: AnyConfig, checkpoint: Path, folder: Path, run: Run) -> None:
@@ -137,22 +140,12 @@ def _export(settings: AnyConfig, checkpoint: Path, folder: Path, run: Run) -> No
         realism.export(checkpoint, load_transform(str(folder)))
     elif isinstance(settings, config.RectifyConfig):
         rectify.export(checkpoint, load_transform(str(folder)))
-    elif isinstance(settings, config.PyramidConfig):
-        from nicc.training import pyramid
-
-        pyramid.export(settings, checkpoint, folder, Photos(run.data, run.cache), run.data)
-    elif isinstance(settings, config.FamilyConfig):
-        from nicc.training import family
-
-        family.export(settings, checkpoint, folder, Photos(run.data, run.cache), run.data)
-    elif isinstance(settings, config.DirectionsConfig):
-        from nicc.training import directions
-
-        directions.export(settings, checkpoint, folder, Photos(run.data, run.cache), run.data)
-    else:
+    elif isinstance(settings, config.TrainingConfig):
         from nicc.training.export import export
 
         export(checkpoint, folder, Photos(run.data, run.cache), run.data, run.validation)
+    else:
+        _pyramid_stage(settings).export(settings, checkpoint, folder, Photos(run.data, run.cache), run.data)
 
 
 def _shown(row: dict[str, Any]) -> str:

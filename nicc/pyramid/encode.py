@@ -16,7 +16,7 @@ from nicc.errors import FormatError
 from nicc.pyramid.coding import REACHES, SYMBOL_LIMIT, IntegerNetwork
 from nicc.pyramid.decode import strip_bounds, symbols_checksum
 from nicc.pyramid.directions import QUARTER, STEPS, Directions
-from nicc.pyramid.fit import Cooling, Fit
+from nicc.pyramid.fit import Cooling, Fit, StepReport
 from nicc.pyramid.layout import views
 from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import (
@@ -91,7 +91,7 @@ class Fitter:
         rate_point: int,
         weight: float,
         steps: int,
-        report: Callable[[int, float, float], None] | None = None,
+        report: StepReport | None = None,
         keep: bool = False,
     ) -> bool:
         """Fits for some steps; ``weight`` is that of the distortion against bits per pixel.
@@ -113,9 +113,7 @@ class Fitter:
             return False
         return True
 
-    def _choose_family(
-        self, rate_point: int, weight: float, steps: int, report: Callable[[int, float, float], None] | None
-    ) -> int:
+    def _choose_family(self, rate_point: int, weight: float, steps: int, report: StepReport | None) -> int:
         """Fits in a few steps from a start of every family, chooses the one of least cost, returns the steps taken."""
         each = math.ceil(TRIED * steps)
         families = range(len(self.model.families))
@@ -175,7 +173,7 @@ class Fitter:
         return container, bits * self.fit.pixels
 
 
-def later(report: Callable[[int, float, float], None] | None, steps: int) -> Callable[[int, float, float], None] | None:
+def later(report: StepReport | None, steps: int) -> StepReport | None:
     """A report whose steps come after others."""
     return report and (lambda step, bits, distortion: report(steps + step, bits, distortion))
 

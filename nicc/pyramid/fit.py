@@ -16,6 +16,8 @@ from nicc.pyramid.optimizer import Momentum
 from nicc.pyramid.strip import Strip
 from nicc.threads import one_blas_thread
 
+StepReport = Callable[[int, float, float], None]
+"""Called after every step with its number from 1, bits and distortion per pixel."""
 NOISE_POOL = 1 << 20
 """Normal numbers are drawn once; every step takes them from another of so many places on."""
 
@@ -88,7 +90,7 @@ class Fit:
         weight: float,
         steps: int,
         cooling: Cooling,
-        report: Callable[[int, float, float], None] | None = None,
+        report: StepReport | None = None,
     ) -> None:
         """Fits; networks and latents are then those of the least cost that was measured, also after an interrupt.
 
@@ -106,7 +108,7 @@ class Fit:
         self,
         steps: int,
         cooling: Cooling,
-        report: Callable[[int, float, float], None] | None,
+        report: StepReport | None,
     ) -> None:
         momentum = Momentum(self.directions, self.coefficients, len(self.strips))
         last = steps - round(cooling.rounded * steps)

@@ -89,6 +89,10 @@ class PyramidArchitecture:
         """The real rate point whose networks a start is."""
         return start / (self.starts - 1) * (self.rate_points - 1)
 
+    def start_lambda(self, start: int) -> float:
+        """Weight of the distortion against bits per pixel at a start."""
+        return self.rate_lambda(self.start_point(start))
+
     def macs_per_pixel(self) -> dict[str, float]:
         """Multiply-accumulates per pixel at the receiver, by part."""
         n, h, s = self.neighbours, self.context_hidden, self.colour_hidden

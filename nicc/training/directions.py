@@ -20,15 +20,13 @@ from torch import Tensor
 
 from nicc.encoder.fitting import analysis_arrays, set_first_latents
 from nicc.errors import ModelError, needs
-from nicc.images import write_atomically
-from nicc.model import load_model
 from nicc.pyramid.directions import Directions
 from nicc.pyramid.model import Family, PyramidModel
 from nicc.pyramid.networks import Networks
 from nicc.training.config_pyramid import DirectionsConfig
 from nicc.training.data import Photos
 from nicc.training.folder import training_facts
-from nicc.training.pyramid import card, write_model
+from nicc.training.pyramid import model_of_checkpoint, model_to_extend, write_with_card
 from nicc.training.stage import CHECKPOINT, LogReport, Run, Stage, drive
 
 with needs("pyramid", "finding directions"):
@@ -88,9 +86,7 @@ class DirectionFinder(Stage):
     def __init__(self, config: DirectionsConfig, run: Run) -> None:
         super().__init__(run, config.training)
         self.s, self.count, self.number = config.training, config.count, config.family
-        model = load_model(str(run.begin.resolve()) if run.begin else config.model)
-        if not isinstance(model, PyramidModel):
-            raise ModelError(f"model {model.name} is not fitted to images; directions are for those that are")
+        model = model_to_extend(config.model, run, "directions")
         if self.number >= len(model.families):
             raise ModelError(f"model {model.name} has no family {self.number}")
         self.model, self.arch = model, model.architecture
@@ -123,7 +119,7 @@ class DirectionFinder(Stage):
         fit.begin(family.directions, Networks.of_integers(self.arch, family.starts[start]).flat)
         if not self.number:
             set_first_latents(self.analysis, fit.strips[0], start)
-        weight = self.arch.rate_lambda(self.arch.start_point(start))
+        weight = self.arch.start_lambda(start)
         cooling = replace(Cooling.over(self.s.fit_steps), network_rate=self.s.network_rate)
         fit.run(weight, self.s.fit_steps, cooling)
         bits, distortion = fit.measure()
@@ -137,7 +133,7 @@ class DirectionFinder(Stage):
 
     def validate(self, images: Tensor) -> dict[str, Any]:
         """Cost of fits along the directions that are known so far, with the networks' bytes, at the middle start."""
-        model = found_model(self.model, self.number, self.state(), self.count) if self.curved else self.model
+        model = found_model(self.model, self.state(), self.count) if self.curved else self.model
         start = self.arch.starts // 2
         point = round(self.arch.start_point(start))
         weight, costs = self.arch.rate_lambda(point), []
@@ -149,8 +145,9 @@ class DirectionFinder(Stage):
         return {"cost": float(np.mean(costs)), "table": [{"rate_point": point, "bpp": 0.0}]}
 
 
-def found_model(model: PyramidModel, number: int, saved: dict[str, Any], count: int) -> PyramidModel:
-    """A model with the directions of a checkpoint for the family of this number."""
+def found_model(model: PyramidModel, saved: dict[str, Any], count: int) -> PyramidModel:
+    """A model with the directions of a checkpoint for the family that it is of."""
+    number = saved["family"]
     ways = [
         torch.stack(ends).numpy().astype(np.float64) - Networks.of_integers(model.architecture, start).flat
         for ends, start in zip(saved["ended_at"], model.families[number].starts, strict=True)
@@ -172,13 +169,9 @@ def export(config: DirectionsConfig, checkpoint: Path, out: Path, photos: Photos
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if not saved["curved"]:
         raise ModelError(f"{checkpoint}: has no curvature yet; go on with --resume")
-    model = load_model(saved["model_folder"])
-    if not isinstance(model, PyramidModel) or model.sha256 != saved["model"]:
-        raise ModelError(f"{saved['model_folder']}: is not the model any more that the checkpoint is of")
-    decoder = found_model(model, saved["family"], saved, config.count).arrays
+    model = model_of_checkpoint(saved)
+    decoder = found_model(model, saved, config.count).arrays
     facts = {"name": config.name, "version": config.version, "architecture": model.architecture.to_dict()}
-    stage = "directions" if not config.family else f"directions of family {config.family}"
+    stage = f"directions of family {saved['family']}" if saved["family"] else "directions"
     facts["training"] = model.description["training"] | {stage: training_facts(saved)}
-    new = write_model(out, facts, decoder, analysis_arrays(model))
-    write_atomically(out / "README.md", card(new, len(photos.images), data).encode())
-    return new
+    return write_with_card(out, facts, decoder, analysis_arrays(model), photos, data)

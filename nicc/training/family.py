@@ -21,15 +21,14 @@ from torch import Tensor
 
 from nicc.encoder.fitting import analysis_arrays
 from nicc.errors import ModelError, needs
-from nicc.images import decibels, write_atomically
-from nicc.model import load_model
+from nicc.images import decibels
 from nicc.pyramid.directions import Directions
 from nicc.pyramid.model import Family, PyramidModel
 from nicc.pyramid.networks import Networks
 from nicc.training.config_pyramid import FamilyConfig
 from nicc.training.data import Photos
 from nicc.training.folder import training_facts
-from nicc.training.pyramid import card, untrained, write_model
+from nicc.training.pyramid import model_of_checkpoint, model_to_extend, untrained, write_with_card
 from nicc.training.stage import CHECKPOINT, LogReport, Run, Stage, drive
 
 with needs("pyramid", "training a pyramid"):
@@ -63,7 +62,7 @@ class FamilyTrainer(Stage):
         if run.time_budget:
             raise ModelError("the schedule of a family is in steps; leave --time-budget out")
         self.s = config.training
-        self.model = base_model(config, run)
+        self.model = model_to_extend(config.model, run, "families of starts")
         self.arch = self.model.architecture
         self.order = [*range(FIRST, self.arch.starts), *range(FIRST - 1, -1, -1)]
         parts = self.arch.starts - 1 + FIRST_PARTS
@@ -109,7 +108,7 @@ class FamilyTrainer(Stage):
         steps = self._step_of(index + 1) - begun
         cooling = Cooling.over(steps) if self.hot else replace(Cooling.over(steps), begin=self.s.begin)
         temperature, noise, rate, network_rate = cooling.at((self.step - begun) / steps)
-        weight = self.weight(start)
+        weight = self.arch.start_lambda(start)
         self.fit.weight = weight
         total, results = np.zeros_like(self.fit.networks.flat), []
         for n, strip in enumerate(self.fit.strips):
@@ -120,7 +119,11 @@ class FamilyTrainer(Stage):
             self.costs[n] = self.costs[n] + (1 - SMOOTHING) * (cost - self.costs[n]) if self.costs[n] else cost
             total += gradient.flat / np.float32(self.costs[n])
             results.append((math.log(cost), bits / self.s.crop**2))
-        self._move(total, self.s.network_rate * network_rate)
+        self.networks.grad = torch.from_numpy(total)
+        if self.world > 1:
+            dist.all_reduce(self.networks.grad)
+        self.set_rates(self.optimizer, network_rate)
+        self.optimizer.step()
         self.step += 1
         self.pixels += self.s.batch * self.s.crop**2 * self.world
         if self.step == begun + steps:
@@ -134,31 +137,18 @@ class FamilyTrainer(Stage):
     def _restart(self) -> None:
         """Forgets the moments of all gradients."""
         self.costs = np.zeros(len(self.fit.strips))
-        self.moves, self.m, self.v = 0, *(np.zeros_like(self.fit.networks.flat) for _ in range(2))
+        self.networks = torch.from_numpy(self.fit.networks.flat)  # of the same memory
+        group = {"params": [self.networks], "base": self.s.network_rate}
+        self.optimizer = torch.optim.Adam([group], betas=BETAS)
         for strip in self.fit.strips:
             strip.restart()
-
-    def _move(self, gradient: np.ndarray, rate: float) -> None:
-        """A step of Adam on the networks."""
-        if self.world > 1:
-            shared = torch.from_numpy(gradient)
-            dist.all_reduce(shared)
-        self.moves += 1
-        self.m += (1 - BETAS[0]) * (gradient - self.m)
-        self.v += (1 - BETAS[1]) * (gradient * gradient - self.v)
-        root = np.sqrt(self.v / (1 - BETAS[1] ** self.moves)) + 1e-8
-        self.fit.networks.flat -= np.float32(rate / (1 - BETAS[0] ** self.moves)) * self.m / root
-
-    def weight(self, start: int) -> float:
-        """Lambda at a start."""
-        return self.arch.rate_lambda(self.arch.start_point(start))
 
     def _measured(self, start: int) -> dict[str, Any]:
         """What the crops cost with rounded latents, to log, and how full the finest grid is."""
         outcomes = np.array([self.fit.measure(strips=[s]) for s in self.fit.strips])
         finest = [np.rint(s.grids(s.y)[0]) for s in self.fit.strips]
         row = {"start": start, "bpp": outcomes[:, 0].mean(), "psnr": np.mean([decibels(d) for d in outcomes[:, 1]])}
-        row["log_cost"] = np.log(outcomes @ (1, self.weight(start))).mean()
+        row["log_cost"] = np.log(outcomes @ (1, self.arch.start_lambda(start))).mean()
         row["finest"] = np.mean([np.mean(g != np.median(g)) for g in finest])
         return {k: round(float(v), 4) for k, v in row.items()}
 
@@ -167,7 +157,7 @@ class FamilyTrainer(Stage):
         if not self.trained:
             return {"log_costs": []}
         start = self.order[len(self.trained) - 1]
-        weight, costs = self.weight(start), []
+        weight, costs = self.arch.start_lambda(start), []
         plain = Directions.plain(self.arch.parameters())
         for x in images[:CHECKED, :, : self.s.crop, : self.s.crop]:
             fit = Fit([Strip((x.permute(1, 2, 0) * 255).byte().numpy())], Networks(self.arch))
@@ -178,14 +168,6 @@ class FamilyTrainer(Stage):
         return {"start": start, "log_costs": costs}
 
 
-def base_model(config: FamilyConfig, run: Run) -> PyramidModel:
-    """The model that the family is for. Raises `ModelError`."""
-    model = load_model(str(run.begin.resolve()) if run.begin else config.model)
-    if not isinstance(model, PyramidModel):
-        raise ModelError(f"model {model.name} is not fitted to images; families of starts are for those that are")
-    return model
-
-
 def train(config: FamilyConfig, run: Run, report: LogReport | None = None) -> Path:
     """Trains a family of starts and returns the checkpoint, see `nicc.training.stage.drive`."""
     return drive(FamilyTrainer(config, run), report)
@@ -194,9 +176,7 @@ def train(config: FamilyConfig, run: Run, report: LogReport | None = None) -> Pa
 def export(config: FamilyConfig, checkpoint: Path, out: Path, photos: Photos, data: list[Path]) -> PyramidModel:
     """Writes a model's folder with the family that was trained behind those that it had, and its card."""
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model = load_model(saved["model_folder"])
-    if not isinstance(model, PyramidModel) or model.sha256 != saved["model"]:
-        raise ModelError(f"{saved['model_folder']}: is not the model any more that the checkpoint is of")
+    model = model_of_checkpoint(saved)
     arch = model.architecture
     if len(saved["trained"]) < arch.starts:
         raise ModelError(f"{checkpoint}: only {len(saved['trained'])} of {arch.starts} starts; go on with --resume")
@@ -205,6 +185,4 @@ def export(config: FamilyConfig, checkpoint: Path, out: Path, photos: Photos, da
     facts: dict[str, Any] = {"name": config.name, "version": config.version}
     facts["architecture"] = replace(arch, families=arch.families + 1).to_dict()
     facts["training"] = model.description["training"] | {"family": training_facts(saved)}
-    new = write_model(out, facts, decoder, analysis_arrays(model))
-    write_atomically(out / "README.md", card(new, len(photos.images), data).encode())
-    return new
+    return write_with_card(out, facts, decoder, analysis_arrays(model), photos, data)

@@ -147,7 +147,7 @@ class StartTrainer(Stage):
         self.set_rates(self.optimizer, self.decay * self.warmth)
         temperature, noise = (a + (b - a) * min(self.progress, 1) for a, b in (TEMPERATURE, NOISE))
         start = int(self.rng.integers(self.arch.starts))
-        weight = self.weight(start)
+        weight = self.arch.start_lambda(start)
         x = self.crops()
         y = self._latents(self.module.p, x, start)
         networks = self.module.networks[start]
@@ -170,10 +170,6 @@ class StartTrainer(Stage):
         self.average.update(self.module, self.step - self.first_step)
         return {"loss": math.log(cost), "bpp": bits / pixel_count, "gradient": float(norm)}
 
-    def weight(self, start: int) -> float:
-        """Lambda at a start."""
-        return self.arch.rate_lambda(self.arch.start_point(start))
-
     @torch.no_grad()
     def validate(self, images: Tensor) -> dict[str, Any]:
         """Rates and PSNR of rounded first latents, and the mean logarithm of the cost, over every second start."""
@@ -182,7 +178,7 @@ class StartTrainer(Stage):
         strips = [Strip((x.permute(1, 2, 0) * 255).byte().numpy()) for x in images]
         table, costs = [], []
         for start in range(0, self.arch.starts, 2):
-            networks, weight = Networks(self.arch, values[f"networks.{start}"].numpy()), self.weight(start)
+            networks, weight = Networks(self.arch, values[f"networks.{start}"].numpy()), self.arch.start_lambda(start)
             outcomes = []
             for x, strip in zip(images, strips, strict=True):
                 strip.y[:] = self._latents(p, x[None], start)[0].numpy()
@@ -207,7 +203,39 @@ def export(config: PyramidConfig, checkpoint: Path, out: Path, photos: Photos, d
     decoder = {FIRST_STARTS: np.stack(starts).astype(np.int32)} | {k: v.numpy() for k, v in saved["kept"].items()}
     arch = replace(arch, families=len({name.split(".")[0] for name in decoder}))
     facts = {"name": config.name, "version": config.version, "architecture": arch.to_dict()}
-    model = write_model(out, facts | {"training": training_facts(saved)}, decoder, part_of(values, "p."))
+    facts["training"] = training_facts(saved)
+    return write_with_card(out, facts, decoder, part_of(values, "p."), photos, data)
+
+
+def model_to_extend(source: str, run: Run, lacking: str) -> PyramidModel:
+    """The model that a run begins with, ``source`` where it names none; ``lacking`` is what others have no use for.
+
+    Raises `ModelError` for a model that is not fitted to images.
+    """
+    model = load_model(str(run.begin.resolve()) if run.begin else source)
+    if not isinstance(model, PyramidModel):
+        raise ModelError(f"model {model.name} is not fitted to images; {lacking} are for those that are")
+    return model
+
+
+def model_of_checkpoint(saved: dict[str, Any]) -> PyramidModel:
+    """The model that a checkpoint extends. Raises `ModelError` if it has changed since."""
+    model = load_model(saved["model_folder"])
+    if not isinstance(model, PyramidModel) or model.sha256 != saved["model"]:
+        raise ModelError(f"{saved['model_folder']}: is not the model any more that the checkpoint is of")
+    return model
+
+
+def write_with_card(
+    out: Path,
+    facts: dict[str, Any],
+    decoder: dict[str, np.ndarray],
+    encoder: dict[str, np.ndarray],
+    photos: Photos,
+    data: list[Path],
+) -> PyramidModel:
+    """Writes a model's folder, as `write_model` does, and its card."""
+    model = write_model(out, facts, decoder, encoder)
     write_atomically(out / "README.md", card(model, len(photos.images), data).encode())
     return model
 

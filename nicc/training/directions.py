@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,16 +134,23 @@ class DirectionFinder(Stage):
 
     def validate(self, images: Tensor) -> dict[str, Any]:
         """Cost of fits along the directions that are known so far, with the networks' bytes, at the middle start."""
-        model = found_model(self.model, self.state(), self.count) if self.curved else self.model
+        model = alone(found_model(self.model, self.state(), self.count) if self.curved else self.model, self.number)
+        analyse = None if self.number else partial(set_first_latents, self.analysis)
         start = self.arch.starts // 2
         point = round(self.arch.start_point(start))
         weight, costs = self.arch.rate_lambda(point), []
         for x in images[:CHECKED]:
             pixels = (x.permute(1, 2, 0) * 255).byte().numpy()
-            fitter = Fitter(model, pixels, analyse=lambda s, n: set_first_latents(self.analysis, s, n))
+            fitter = Fitter(model, pixels, analyse=analyse)
             fitter.run(point, weight, self.s.fit_steps)
             costs.append(math.log(fitter.cost() / fitter.fit.pixels))
         return {"cost": float(np.mean(costs)), "table": [{"rate_point": point, "bpp": 0.0}]}
+
+
+def alone(model: PyramidModel, number: int) -> PyramidModel:
+    """A model of one family of another's, whose fits are of that family."""
+    description = model.description | {"architecture": replace(model.architecture, families=1).to_dict()}
+    return PyramidModel(description, model.families[number].arrays(0), model.folder)
 
 
 def found_model(model: PyramidModel, saved: dict[str, Any], count: int) -> PyramidModel:

@@ -16,7 +16,7 @@ from nicc.model import load_model, read_part
 from nicc.pyramid import analysis
 from nicc.training.config import load_config
 from nicc.training.config_pyramid import FamilyConfig, FamilySchedule
-from nicc.training.stage import Run
+from nicc.training.stage import Run, validation_images
 from tests.training.conftest import entries
 
 pytest.importorskip("numba", reason="fitting needs Numba")
@@ -154,7 +154,14 @@ def test_a_further_family(config, photos, tmp_path, astronaut, monkeypatch):
     np.testing.assert_array_equal(both.families[0].starts, model.families[0].starts)
     finder = replace(load_config("pyramid-directions"), name="tiny2", count=50, family=1)
     finder = replace(finder, training=replace(finder.training, steps=6, crop=128, fit_steps=20, curvatures=1))
-    checkpoint = directions.train(finder, Run([photos], tmp_path / "found", begin=tmp_path / "tiny2"))
+    run = Run([photos], tmp_path / "found", validation=validation, begin=tmp_path / "tiny2")
+    checkpoint = directions.train(finder, run)
+    images = validation_images(validation)
+    others = (
+        directions.DirectionFinder(replace(finder, family=n), replace(run, out=tmp_path / f"{n}")) for n in (0, 1)
+    )
+    costs = [finder_of.validate(images)["cost"] for finder_of in others]
+    assert abs(costs[0] - costs[1]) > 0.1  # each validates fits of its own family
     both = directions.export(finder, checkpoint, tmp_path / "tiny2", Photos([photos]), [photos])
     np.testing.assert_array_equal(both.families[0].directions.rows, model.families[0].directions.rows)
     assert len(both.families[1].directions) == 50

@@ -42,10 +42,12 @@ CURVATURES = (1.0, 4.0)
 SMALL = 1 << 13
 """Images of at most so many pixels are also fitted with the start's networks as they are."""
 TRIED = 0.06
-"""Share of a fit's steps that tries a start of each family."""
-LEAST_TRIED = 60
-"""Steps that such a trial must have: fewer say little of where a fit ends, and cost more than the choice brings."""
-HANDICAP = 0.93
+"""Share of a fit's work that goes into trying a start of each family."""
+TRIED_PIXELS = 1 << 16
+"""Pixels of the sample that starts are tried on; of large images a sixth, but at most 16 times as many."""
+LEAST_TRIED, MOST_TRIED = 60, 150
+"""Steps of such a trial: fewer say little of where a fit ends, more cost more than they bring."""
+HANDICAP = 0.84
 """By which trials' costs of other families than the first are multiplied: without an analysis, they are behind."""
 TRIED_STARTS = 2
 """Of the lowest so many starts, every family is tried. Above, others than the first do not pay: docs/pyramid.md."""
@@ -69,7 +71,8 @@ class Fitter:
         ``analyse`` sets a strip's first latents for a start of the first family; they are zero without it, and for
         every other family.
         """
-        self.model, self.analyse = model, analyse
+        self.model, self.seed, self.distortion, self.analyse = model, seed, distortion, analyse
+        self.sample = sample_of(pixels)
         strips = [Strip(pixels[a:b], distortion) for a, b in strip_bounds(len(pixels))]
         self.fit = Fit(strips, Networks(model.architecture), seed)
         self.begun: int | None = None
@@ -100,9 +103,15 @@ class Fitter:
         """
         try:
             if self.begins(rate_point):
-                tried = self._choose_family(rate_point, weight, steps, report)
+                tried = self._choose_family(rate_point, weight, steps)
                 self._begin(rate_point)
-                self.fit.run(weight, steps - tried, self._cooling(steps - tried), later(report, tried))
+                rest = steps - tried
+
+                def later(step: int, bits: float, distortion: float) -> None:
+                    if report:
+                        report(tried + step, bits, distortion)
+
+                self.fit.run(weight, rest, self._cooling(rest), later)
                 if self.fit.pixels <= SMALL:
                     self._try_unchanged(rate_point, weight, steps)
             else:
@@ -113,21 +122,29 @@ class Fitter:
             return False
         return True
 
-    def _choose_family(self, rate_point: int, weight: float, steps: int, report: StepReport | None) -> int:
-        """Fits in a few steps from a start of every family, chooses the one of least cost, returns the steps taken."""
-        each = math.ceil(TRIED * steps)
+    def _choose_family(self, rate_point: int, weight: float, steps: int) -> int:
+        """Fits a sample of the image from a start of every family and chooses the one of least cost.
+
+        Returns how many steps of the whole image these took, of ``steps`` that are to be taken in all.
+        """
         families = range(len(self.model.families))
         low = self.model.architecture.start_of(rate_point) < TRIED_STARTS
+        share = len(families) * self.sample[..., 0].size / self.fit.pixels
+        each = min(math.floor(TRIED * steps / share), MOST_TRIED)
         self.family = 0
         if not low or len(families) == 1 or each < LEAST_TRIED:
             return 0
-        costs = []
-        for self.family in families:
-            self._begin(rate_point)
-            self.fit.run(weight, each, self._cooling(each), later(report, each * self.family))
-            costs.append(self.cost() * (HANDICAP if self.family else 1.0))
+        costs = [self.trial(n, rate_point, weight, each) * (HANDICAP if n else 1.0) for n in families]
         self.family = int(np.argmin(costs))
-        return len(families) * each
+        return math.ceil(share * each)
+
+    def trial(self, family: int, rate_point: int, weight: float, steps: int) -> float:
+        """Bits, without networks', + weight * distortion per pixel of the sample, fitted from a family's start."""
+        fitter = Fitter(self.model, self.sample, self.seed, self.distortion, self.analyse)
+        fitter.family = family
+        fitter._begin(rate_point)
+        fitter.fit.run(weight, steps, self._cooling(steps))
+        return fitter.fit.best[0]
 
     def _cooling(self, steps: int) -> Cooling:
         """Of a fit of so many steps, of latents alone where the networks stay the start's."""
@@ -173,9 +190,15 @@ class Fitter:
         return container, bits * self.fit.pixels
 
 
-def later(report: StepReport | None, steps: int) -> StepReport | None:
-    """A report whose steps come after others."""
-    return report and (lambda step, bits, distortion: report(steps + step, bits, distortion))
+def sample_of(pixels: np.ndarray) -> np.ndarray:
+    """The middle squares of an image's quarters beside each other, about a sixth of it; the whole of a small image."""
+    height, width, _ = pixels.shape
+    least = math.isqrt(TRIED_PIXELS) // 2
+    side = min(max(round(math.sqrt(height * width / 24) / 64) * 64, least), 4 * least)
+    if min(height, width) < 2 * side:
+        return pixels
+    tops, lefts = ([n // 4 - side // 2, n - n // 4 - side // 2] for n in (height, width))
+    return np.concatenate([np.concatenate([pixels[y : y + side, x : x + side] for x in lefts], 1) for y in tops])
 
 
 def rounded(fit: Fit, begin: Begin) -> tuple[Change, Networks]:

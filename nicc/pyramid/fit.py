@@ -79,9 +79,10 @@ class Fit:
         self.directions, self.start = directions, start.astype(np.float32)
         self.coefficients = np.zeros(len(directions), np.float32)
         """Of the directions, in their standard deviations."""
-        self._set_networks()
+        self.set_networks()
 
-    def _set_networks(self) -> None:
+    def set_networks(self) -> None:
+        """Makes the networks what start and coefficients say."""
         self.networks.flat[:] = self.start + self.coefficients @ self.directions.matrix
 
     @one_blas_thread()
@@ -131,7 +132,7 @@ class Fit:
                 if step < last:
                     s.move(cooling.latent_rate * latent_factor)
                 momentum.step(gradient.flat, cooling.network_rate * network_factor)
-                self._set_networks()
+                self.set_networks()
             if step + 1 in looks:
                 self._look()
             if report:
@@ -173,7 +174,7 @@ class Fit:
         """Networks and latents are those of `best`."""
         if math.isfinite(self.best[0]):
             self.coefficients[:] = self.best[1]
-            self._set_networks()
+            self.set_networks()
             for s, y in zip(self.strips, self.best[2], strict=True):
                 s.y[:] = y
 

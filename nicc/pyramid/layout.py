@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,17 @@ class PyramidArchitecture:
         return self.lambda_min * math.exp(span * rate_point / (self.rate_points - 1))
 
     def start_of(self, rate_point: int) -> int:
-        """The start that networks at a rate point differ from."""
-        return round(rate_point / (self.rate_points - 1) * (self.starts - 1))
+        """The start that networks at a rate point differ from.
+
+        In the upper half of the rates it is the nearest; in the lower half that of the next lower rate, or the lowest
+        itself: there, fits from networks of a lower rate end better than from those of a higher one (docs/pyramid.md).
+        """
+        place = Fraction(rate_point * (self.starts - 1), self.rate_points - 1)
+        return round(place) if 2 * place > self.starts - 1 else max(math.ceil(place) - 1, 0)
+
+    def points_of(self, start: int) -> list[int]:
+        """The rate points whose networks differ from a start."""
+        return [point for point in range(self.rate_points) if self.start_of(point) == start]
 
     def start_point(self, start: int) -> float:
         """The real rate point whose networks a start is."""

@@ -52,7 +52,9 @@ class FamilySchedule(StageSchedule):
     """How to train a family of starts. ``batch`` are the crops that its networks are fitted to, all in every step."""
 
     steps: int = 3300
-    """Steps in all: three parts for the first start, one for each of the others."""
+    """Steps in all: three parts for the first start of a new family, one for each of the others."""
+    starts: int | None = None
+    """The lowest so many starts are trained, all of them without it; those of a new family are all."""
     batch: int = 12
     validate_every: int = 300
     candidates: int = 2
@@ -65,19 +67,23 @@ class FamilySchedule(StageSchedule):
 
 @dataclass(frozen=True)
 class FamilyConfig:
-    """Another family of starts for the pyramid of this name or folder."""
+    """A family of starts for the pyramid of this name or folder."""
 
     name: str
     model: str = "pyramid"
     version: int = 1
+    family: int | None = None
+    """The family that is trained on; without it, another one."""
     training: FamilySchedule = field(default_factory=FamilySchedule)
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> FamilyConfig:
         """The configuration in a TOML file's tables."""
         refuse_unknown(raw, cls)
-        version = int(raw.get("version", 1))
-        return cls(raw["name"], str(raw.get("model", "pyramid")), version, schedule_of(FamilySchedule, raw))
+        version, family = int(raw.get("version", 1)), raw.get("family")
+        if family is not None and (not isinstance(family, int) or family < 0):
+            raise ModelError("family must be a number from 0")
+        return cls(raw["name"], str(raw.get("model", "pyramid")), version, family, schedule_of(FamilySchedule, raw))
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ class DirectionsSchedule(StageSchedule):
     """How many fits of ``fit_steps`` steps to make for directions, one a step, of every start in turn."""
 
     steps: int = 360
+    starts: int | None = None
+    """Fits are of the lowest so many starts, of all of them without it."""
     batch: int = 1
     validate_every: int = 1000
     fit_steps: int = 300

@@ -82,7 +82,10 @@ def curvature_of(fit: Fit) -> np.ndarray:
 
 
 class DirectionFinder(Stage):
-    """State of one run: where fits ended, by start, and the sum of curvatures. A step is one fit."""
+    """State of one run: where fits ended, by start, and the sum of curvatures. A step is one fit.
+
+    Fits are of the rate points that their start is for.
+    """
 
     def __init__(self, config: DirectionsConfig, run: Run) -> None:
         super().__init__(run, config.training)
@@ -112,15 +115,20 @@ class DirectionFinder(Stage):
             "curved": self.curved,
         }
 
+    def _point(self, start: int, share: float) -> int:
+        """One of the rate points that a start is for; its own, if it is for none."""
+        points = self.arch.points_of(start) or [round(self.arch.start_point(start))]
+        return points[int(share * len(points))]
+
     def train_step(self) -> dict[str, float]:
-        start = self.step % self.arch.starts
+        start = self.step % min(self.s.starts or self.arch.starts, self.arch.starts)
         [crop] = self.photos.crops(self.rng, 1, self.timing.crop)
         fit = Fit([Strip(crop)], Networks(self.arch), seed=self.step)
         family = self.model.families[self.number]
         fit.begin(family.directions, Networks.of_integers(self.arch, family.starts[start]).flat)
         if not self.number:
             set_first_latents(self.analysis, fit.strips[0], start)
-        weight = self.arch.start_lambda(start)
+        weight = self.arch.rate_lambda(self._point(start, self.rng.random()))
         cooling = replace(Cooling.over(self.s.fit_steps), network_rate=self.s.network_rate)
         fit.run(weight, self.s.fit_steps, cooling)
         bits, distortion = fit.measure()
@@ -137,7 +145,7 @@ class DirectionFinder(Stage):
         model = alone(found_model(self.model, self.state(), self.count) if self.curved else self.model, self.number)
         analyse = None if self.number else partial(set_first_latents, self.analysis)
         start = self.arch.starts // 2
-        point = round(self.arch.start_point(start))
+        point = self._point(start, 0.5)
         weight, costs = self.arch.rate_lambda(point), []
         for x in images[:CHECKED]:
             pixels = (x.permute(1, 2, 0) * 255).byte().numpy()

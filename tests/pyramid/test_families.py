@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,15 +37,21 @@ def model_of(tmp_path, rng, good: int) -> PyramidModel:
     return write_model(tmp_path / "two", facts, arrays, analysis_arrays(shipped))
 
 
+def try_early(monkeypatch) -> None:
+    """Families are tried in fits of 30 steps already, and on small images."""
+    monkeypatch.setattr("nicc.pyramid.encode.LEAST_TRIED", 12)
+    monkeypatch.setattr("nicc.pyramid.encode.TRIED", 0.4)
+
+
 @pytest.mark.parametrize("good", [0, 1])
 def test_the_better_family_is_chosen_and_decoded(good, photo, tmp_path, rng, monkeypatch):
-    monkeypatch.setattr("nicc.pyramid.encode.LEAST_TRIED", 4)
+    try_early(monkeypatch)
     model = model_of(tmp_path, rng, good)
     steps = []
     fitter = Fitter(model, np.asarray(photo))
     fitter.run(15, 0.002, 60, lambda step, *_: steps.append(step))
     assert fitter.family == good
-    assert steps == list(range(1, 61))
+    assert steps == list(range(25, 61))  # after twelve of each family
     monkeypatch.setenv("NICC_MODELS", str(tmp_path))
     data = nicc.encode(photo, model="two", tune="psnr", sga_steps=60, quality=15, lossless=False)
     assert nearest_family(data) == good
@@ -52,7 +60,7 @@ def test_the_better_family_is_chosen_and_decoded(good, photo, tmp_path, rng, mon
 
 
 def test_few_steps_and_high_rates_are_the_first_family_s(photo, tmp_path, rng, monkeypatch):
-    monkeypatch.setattr("nicc.pyramid.encode.LEAST_TRIED", 4)
+    try_early(monkeypatch)
     fitter = Fitter(model_of(tmp_path, rng, 1), np.asarray(photo))
     for rate_point, steps in ((15, 50), (15, 60), (70, 60)):
         fitter.run(rate_point, 0.002, steps)
@@ -63,3 +71,12 @@ def test_few_steps_and_high_rates_are_the_first_family_s(photo, tmp_path, rng, m
 def test_architectures_have_at_least_one_family():
     with pytest.raises(ModelError, match="families"):
         PyramidArchitecture(families=0)
+
+
+def test_the_start_of_a_rate_point():
+    arch = PyramidArchitecture()
+    starts = {0: 0, 12: 0, 13: 1, 25: 1, 26: 2, 50: 3, 51: 4, 56: 4, 57: 5, 68: 5, 69: 6, 100: 8}
+    assert {point: arch.start_of(point) for point in starts} == starts
+    points = [arch.points_of(n) for n in range(arch.starts)]
+    assert all(points)
+    assert sorted(itertools.chain(*points)) == list(range(arch.rate_points))

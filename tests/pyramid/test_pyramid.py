@@ -83,12 +83,12 @@ def test_the_schedule():
 
 def test_going_on_spoils_nothing(photo):
     fitter = Fitter(load_model("pyramid"), np.asarray(photo))
-    weights = [fitter.model.architecture.rate_lambda(p) for p in (50, 51)]
-    fitter.run(50, weights[0], 80)
+    weights = [fitter.model.architecture.rate_lambda(p) for p in (51, 52)]
+    fitter.run(51, weights[0], 80)
     bits, distortion = fitter.fit.measure()
-    assert not fitter.begins(51)
+    assert not fitter.begins(52)
     assert fitter.begins(90)
-    fitter.run(51, weights[1], 16)
+    fitter.run(52, weights[1], 16)
     again, then = fitter.fit.measure()
     assert again + weights[1] * then < 1.02 * (bits + weights[1] * distortion)
 

@@ -11,6 +11,7 @@ import torch
 import nicc
 from nicc.decoder import ops as arrays
 from nicc.encoder import ops as tensors
+from nicc.encoder.fitting import analysis_arrays
 from nicc.errors import ModelError
 from nicc.model import load_model, read_part
 from nicc.pyramid import analysis
@@ -167,6 +168,35 @@ def test_a_further_family(config, photos, tmp_path, astronaut, monkeypatch):
     assert len(both.families[1].directions) == 50
     with pytest.raises(ModelError, match="no family 2"):
         directions.train(replace(finder, family=2), Run([photos], tmp_path / "third", begin=tmp_path / "tiny2"))
+
+
+def test_a_family_is_trained_on(config, photos, tmp_path):
+    start = pyramid.StartTrainer(config, Run([photos], tmp_path / "start"))
+    start.save()
+    model = pyramid.export(config, start.run.out / "checkpoint.pt", tmp_path / "one", Photos([photos]), [photos])
+    facts = model.description | {"architecture": replace(model.architecture, families=2).to_dict()}
+    known = model.families[0]
+    pyramid.write_model(tmp_path / "two", facts, known.arrays(0) | known.arrays(1), analysis_arrays(model))
+
+    quick = FamilySchedule(steps=48, batch=2, crop=64, log_every=12, starts=2)
+    settings = FamilyConfig("tiny", version=2, family=1, training=quick)
+    run = Run([photos], tmp_path / "run", begin=tmp_path / "two")
+    with pytest.raises(ModelError, match="no family 2"):
+        family.train(replace(settings, family=2), run)
+    for wrong in (replace(settings, training=replace(quick, starts=1)), replace(settings, family=None)):
+        with pytest.raises(ModelError, match="starts must be"):
+            family.train(wrong, run)
+    checkpoint = family.train(settings, run)
+    assert [e["start"] for e in entries(run.out) if "log_cost" in e] == [1, 0]
+    losses = [e["loss"] for e in entries(run.out) if "loss" in e]
+    assert losses[1] < losses[0]
+    with pytest.raises(ModelError, match="another model or family"):
+        family.train(replace(settings, family=0), replace(run, resume=True))
+    trained = family.export(settings, checkpoint, tmp_path / "three", Photos([photos]), [photos])
+    moved = [np.any(a != b) for a, b in zip(trained.families[1].starts, known.starts, strict=True)]
+    assert moved == [True, True, False]
+    np.testing.assert_array_equal(trained.families[1].directions.rows, known.directions.rows)
+    np.testing.assert_array_equal(trained.families[0].starts, known.starts)
 
 
 def test_numpy_and_pytorch_find_the_same_latents():

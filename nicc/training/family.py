@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nicc.encoder.fitting import analysis_arrays, set_first_latents
+from nicc.encoder.fitting import analysis_arrays
 from nicc.errors import ModelError, needs
 from nicc.images import decibels
 from nicc.pyramid.directions import Directions
@@ -35,7 +34,6 @@ from nicc.training.pyramid import model_of_checkpoint, model_to_extend, untraine
 from nicc.training.stage import CHECKPOINT, LogReport, Run, Stage, drive
 
 with needs("pyramid", "training a pyramid"):
-    from nicc.pyramid.encode import Fitter
     from nicc.pyramid.fit import Cooling, Fit
     from nicc.pyramid.optimizer import PULL, Momentum
     from nicc.pyramid.strip import Strip
@@ -92,8 +90,7 @@ class FamilyTrainer(Stage):
             saved["step"] = self._step_of(len(self.trained))  # latents are not kept: a start begins anew
         self.begin(saved)
         drawn = self.photos.crops(self.rng, self.s.candidates * self.s.batch, self.s.crop)
-        number = self.number
-        crops = smoothest(drawn, self.s.batch) if number is None else self._gaining(drawn, number)
+        crops = smoothest(drawn, self.s.batch)
         seed = self.s.seed + self.rank * self.s.batch
         self.fits = [Fit([Strip(crop)], Networks(self.arch), seed + n) for n, crop in enumerate(crops)]
         if self.known is None:
@@ -105,19 +102,6 @@ class FamilyTrainer(Stage):
         self._begin_anew()
         if 0 < len(self.trained) < len(self.order):
             self._go_on(self.order[len(self.trained)])
-
-    def _gaining(self, crops: np.ndarray, number: int) -> np.ndarray:
-        """Those ``batch`` of the crops to which family ``number`` fits best, against the first one, in short fits."""
-        if self.s.candidates == 1:
-            return crops
-        analyse = partial(set_first_latents, analysis_arrays(self.model))
-        weight, point = self.arch.start_lambda(FIRST), self.arch.points_of(FIRST)[0]
-        gains = []
-        for crop in crops:
-            fitter = Fitter(self.model, crop, analyse=analyse)
-            costs = [fitter.trial(n, point, weight, CHECK_STEPS) for n in (0, number)]
-            gains.append(math.log(costs[1] / costs[0]))
-        return crops[np.sort(np.argsort(gains, kind="stable")[: self.s.batch])]
 
     def _step_of(self, index: int) -> int:
         """The step at which the start begins that is trained as number ``index``."""

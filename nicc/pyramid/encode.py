@@ -43,8 +43,8 @@ SMALL = 1 << 13
 """Images of at most so many pixels are also fitted with the start's networks as they are."""
 TRIED = 0.06
 """Share of a fit's work that goes into trying a start of each family."""
-TRIED_PIXELS = 1 << 16
-"""Pixels of the sample that starts are tried on; of large images a sixth, but at most 16 times as many."""
+SQUARES = (128, 512)
+"""Least and largest side of the squares that starts are tried on, four of them; in between, a sixth of the image."""
 LEAST_TRIED, MOST_TRIED = 60, 150
 """Steps of such a trial: fewer say little of where a fit ends, more cost more than they bring."""
 HANDICAP = 0.84
@@ -71,8 +71,7 @@ class Fitter:
         ``analyse`` sets a strip's first latents for a start of the first family; they are zero without it, and for
         every other family.
         """
-        self.model, self.seed, self.distortion, self.analyse = model, seed, distortion, analyse
-        self.sample = sample_of(pixels)
+        self.model, self.pixels, self.seed, self.distortion, self.analyse = model, pixels, seed, distortion, analyse
         strips = [Strip(pixels[a:b], distortion) for a, b in strip_bounds(len(pixels))]
         self.fit = Fit(strips, Networks(model.architecture), seed)
         self.begun: int | None = None
@@ -103,15 +102,9 @@ class Fitter:
         """
         try:
             if self.begins(rate_point):
+                self._begin(rate_point)  # an interrupted trial leaves this
                 tried = self._choose_family(rate_point, weight, steps)
-                self._begin(rate_point)
-                rest = steps - tried
-
-                def later(step: int, bits: float, distortion: float) -> None:
-                    if report:
-                        report(tried + step, bits, distortion)
-
-                self.fit.run(weight, rest, self._cooling(rest), later)
+                self.fit.run(weight, steps - tried, self._cooling(steps - tried), later(report, tried))
                 if self.fit.pixels <= SMALL:
                     self._try_unchanged(rate_point, weight, steps)
             else:
@@ -123,26 +116,27 @@ class Fitter:
         return True
 
     def _choose_family(self, rate_point: int, weight: float, steps: int) -> int:
-        """Fits a sample of the image from a start of every family and chooses the one of least cost.
+        """Fits a sample of the image from a start of every family, and begins anew from the one of least cost.
 
         Returns how many steps of the whole image these took, of ``steps`` that are to be taken in all.
         """
         families = range(len(self.model.families))
-        low = self.model.architecture.start_of(rate_point) < TRIED_STARTS
-        share = len(families) * self.sample[..., 0].size / self.fit.pixels
-        each = min(math.floor(TRIED * steps / share), MOST_TRIED)
-        self.family = 0
-        if not low or len(families) == 1 or each < LEAST_TRIED:
+        if self.begun is None or self.begun >= TRIED_STARTS or len(families) == 1:
             return 0
-        costs = [self.trial(n, rate_point, weight, each) * (HANDICAP if n else 1.0) for n in families]
-        self.family = int(np.argmin(costs))
+        sample = sample_of(self.pixels)
+        share = len(families) * sample[..., 0].size / self.fit.pixels
+        each = min(math.floor(TRIED * steps / share), MOST_TRIED)
+        if each < LEAST_TRIED:
+            return 0
+        costs = [self._trial(sample, n, rate_point, weight, each) * (HANDICAP if n else 1.0) for n in families]
+        if best := int(np.argmin(costs)):
+            self._begin(rate_point, best)
         return math.ceil(share * each)
 
-    def trial(self, family: int, rate_point: int, weight: float, steps: int) -> float:
+    def _trial(self, sample: np.ndarray, family: int, rate_point: int, weight: float, steps: int) -> float:
         """Bits, without networks', + weight * distortion per pixel of the sample, fitted from a family's start."""
-        fitter = Fitter(self.model, self.sample, self.seed, self.distortion, self.analyse)
-        fitter.family = family
-        fitter._begin(rate_point)
+        fitter = Fitter(self.model, sample, self.seed, self.distortion, self.analyse)
+        fitter._begin(rate_point, family)
         fitter.fit.run(weight, steps, self._cooling(steps))
         return fitter.fit.best[0]
 
@@ -151,8 +145,9 @@ class Fitter:
         cooling = Cooling.over(steps)
         return replace(cooling, network_rate=0.0) if self.unchanged else cooling
 
-    def _begin(self, rate_point: int) -> None:
-        """The start's networks and first latents."""
+    def _begin(self, rate_point: int, family: int = 0) -> None:
+        """The networks and first latents of a family's start."""
+        self.family = family
         self.begun, self.unchanged = self.model.architecture.start_of(rate_point), False
         self.choices = self.model.begins(rate_point)
         begin = self.choices[self.family]
@@ -165,7 +160,7 @@ class Fitter:
     def _try_unchanged(self, rate_point: int, weight: float, steps: int) -> None:
         """Fits latents alone to the start's networks, which take no bytes, and keeps what costs less."""
         cost, fitted = self.cost(), self.fit.best
-        self._begin(rate_point)
+        self._begin(rate_point, self.family)
         self.unchanged = True
         try:
             self.fit.run(weight, steps, self._cooling(steps))
@@ -190,11 +185,16 @@ class Fitter:
         return container, bits * self.fit.pixels
 
 
+def later(report: StepReport | None, steps: int) -> StepReport | None:
+    """A report whose steps come after others."""
+    return report and (lambda step, bits, distortion: report(steps + step, bits, distortion))
+
+
 def sample_of(pixels: np.ndarray) -> np.ndarray:
     """The middle squares of an image's quarters beside each other, about a sixth of it; the whole of a small image."""
     height, width, _ = pixels.shape
-    least = math.isqrt(TRIED_PIXELS) // 2
-    side = min(max(round(math.sqrt(height * width / 24) / 64) * 64, least), 4 * least)
+    least, most = SQUARES
+    side = min(max(round(math.sqrt(height * width / 24) / 64) * 64, least), most)
     if min(height, width) < 2 * side:
         return pixels
     tops, lefts = ([n // 4 - side // 2, n - n // 4 - side // 2] for n in (height, width))

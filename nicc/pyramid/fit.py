@@ -75,8 +75,11 @@ class Fit:
         """The least cost per pixel that the last run measured, with its coefficients and latents."""
 
     def begin(self, directions: Directions, start: np.ndarray) -> None:
-        """The networks are a start, parameters ``start``, from which a run moves them along ``directions``."""
-        self.directions, self.start = directions, start.astype(np.float32)
+        """The networks are a start, parameters ``start``, from which a run moves them along ``directions``.
+
+        A float32 ``start`` is not copied: fits may share one that changes, see `set_networks`.
+        """
+        self.directions, self.start = directions, start.astype(np.float32, copy=False)
         self.coefficients = np.zeros(len(directions), np.float32)
         """Of the directions, in their standard deviations."""
         self.set_networks()

@@ -83,6 +83,12 @@ class PyramidModel:
     def fingerprint(self) -> bytes:
         return bytes.fromhex(self.sha256)[:FINGERPRINT_BYTES]
 
+    def family(self, number: int) -> Family:
+        """Raises `ModelError` for a number that no family has."""
+        if number >= len(self.families):
+            raise ModelError(f"model {self.name} has no family {number}")
+        return self.families[number]
+
     def begins(self, rate_point: int) -> list[Begin]:
         """What networks at a rate point may differ from, by family."""
         start = self.architecture.start_of(rate_point)

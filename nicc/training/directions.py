@@ -91,8 +91,7 @@ class DirectionFinder(Stage):
         super().__init__(run, config.training)
         self.s, self.count, self.number = config.training, config.count, config.family
         model = model_to_extend(config.model, run, "directions")
-        if self.number >= len(model.families):
-            raise ModelError(f"model {model.name} has no family {self.number}")
+        self.family = model.family(self.number)
         self.model, self.arch = model, model.architecture
         self.analysis = analysis_arrays(model)
         n = self.arch.parameters()
@@ -124,8 +123,7 @@ class DirectionFinder(Stage):
         start = self.step % min(self.s.starts or self.arch.starts, self.arch.starts)
         [crop] = self.photos.crops(self.rng, 1, self.timing.crop)
         fit = Fit([Strip(crop)], Networks(self.arch), seed=self.step)
-        family = self.model.families[self.number]
-        fit.begin(family.directions, Networks.of_integers(self.arch, family.starts[start]).flat)
+        fit.begin(self.family.directions, Networks.of_integers(self.arch, self.family.starts[start]).flat)
         if not self.number:
             set_first_latents(self.analysis, fit.strips[0], start)
         weight = self.arch.rate_lambda(self._point(start, self.rng.random()))

@@ -45,9 +45,9 @@ FIRST_PARTS = 3
 BETAS = (0.9, 0.95)
 """Of Adam on the networks."""
 CHECKED, CHECK_STEPS = 4, 150
-"""Validation images that are fitted, by networks that are free parameter by parameter, and in how many steps."""
+"""Validation images that are fitted, and in how many steps."""
 FREE_RATE = 0.1
-"""That of networks without directions, see `nicc.pyramid.fit.Cooling`."""
+"""Rate of networks that have no directions yet, see `nicc.pyramid.fit.Cooling`."""
 SMOOTHING = 0.9
 """Decay of the costs of crops, by which their gradients are divided: all crops weigh alike."""
 
@@ -69,9 +69,7 @@ class FamilyTrainer(Stage):
         self.s, self.number = config.training, config.family
         self.model = model_to_extend(config.model, run, "families of starts")
         self.arch = self.model.architecture
-        if self.number is not None and self.number >= len(self.model.families):
-            raise ModelError(f"model {self.model.name} has no family {self.number}")
-        self.known = None if self.number is None else self.model.families[self.number]
+        self.known = None if self.number is None else self.model.family(self.number)
         self.directions = self.known.directions if self.known else Directions.plain(self.arch.parameters())
         highest = self.s.starts or self.arch.starts
         if not FIRST < highest <= self.arch.starts or (self.known is None and highest < self.arch.starts):
@@ -112,7 +110,6 @@ class FamilyTrainer(Stage):
         self.hot = True
         for fit in self.fits:
             fit.begin(self.directions, self.start)
-            fit.start = self.start  # of the same memory
             fit.strips[0].y[:] = 0
 
     def _go_on(self, start: int) -> None:
@@ -209,7 +206,7 @@ def train(config: FamilyConfig, run: Run, report: LogReport | None = None) -> Pa
 
 
 def export(config: FamilyConfig, checkpoint: Path, out: Path, photos: Photos, data: list[Path]) -> PyramidModel:
-    """Writes a model's folder with the family that was trained behind those that it had, and its card."""
+    """Writes a model's folder with the family that was trained, a new one behind those that it had, and its card."""
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = model_of_checkpoint(saved)
     arch = model.architecture

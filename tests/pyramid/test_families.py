@@ -19,7 +19,7 @@ from nicc.training.pyramid import write_model
 from tests.pyramid.test_golden import nearest_family
 
 pytest.importorskip("numba", reason="fitting needs Numba")
-from nicc.pyramid.encode import Fitter
+from nicc.pyramid.encode import Fitter, sample_of
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def model_of(tmp_path, rng, good: int) -> PyramidModel:
 
 
 def try_early(monkeypatch) -> None:
-    """Families are tried in fits of 30 steps already, and on small images."""
+    """Families are tried in fits of 60 steps already, and on small images."""
     monkeypatch.setattr("nicc.pyramid.encode.LEAST_TRIED", 12)
     monkeypatch.setattr("nicc.pyramid.encode.TRIED", 0.4)
 
@@ -66,6 +66,32 @@ def test_few_steps_and_high_rates_are_the_first_family_s(photo, tmp_path, rng, m
         fitter.run(rate_point, 0.002, steps)
         assert fitter.family == (steps == 60 and rate_point == 15)
         fitter.begun = None
+
+
+def test_an_interrupted_trial_leaves_what_can_be_kept(photo, tmp_path, rng, monkeypatch):
+    try_early(monkeypatch)
+    fitter = Fitter(model_of(tmp_path, rng, 1), np.asarray(photo))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fitter, "_trial", interrupted)
+    assert not fitter.run(15, 0.002, 60, keep=True)
+    assert fitter.family == 0
+    assert 0 < fitter.cost() < 24 * photo.width * photo.height
+    with pytest.raises(KeyboardInterrupt):
+        Fitter(fitter.model, np.asarray(photo)).run(15, 0.002, 60)
+
+
+def test_a_sample_is_the_middles_of_the_quarters():
+    y, x = np.mgrid[:512, :768]
+    pixels = np.stack([y // 2, x // 3, y % 2], -1).astype(np.uint8)
+    sample = sample_of(pixels)
+    assert sample.shape == (256, 256, 3)
+    np.testing.assert_array_equal(sample[:128, :128], pixels[64:192, 128:256])
+    np.testing.assert_array_equal(sample[128:, 128:], pixels[320:448, 512:640])
+    assert sample_of(pixels[:200]).shape == (200, 768, 3)  # the whole
+    assert sample_of(np.zeros((3000, 6000, 3), np.uint8)).shape == (1024, 1024, 3)
 
 
 def test_architectures_have_at_least_one_family():

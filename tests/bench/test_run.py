@@ -134,6 +134,8 @@ def test_interrupt_leaves_what_is_finished(folder, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # interrupts are ignored in all that a shell without job control starts in the background, tests too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - nothing else is called
     )
     deadline = time.monotonic() + 120
     kept = out / MEASUREMENTS

@@ -72,6 +72,14 @@ FORMATS = {
         "avif",
         mime="image/avif",
     ),
+    "avif-444-slowest": Format(
+        "AVIF",
+        "libavif 4:4:4, speed 0, tuned for PSNR",
+        (20, 30, 40, 50, 60, 70, 80, 88),
+        {"subsampling": "4:4:4", "speed": 0, "advanced": {"tune": "psnr"}},
+        "avif",
+        mime="image/avif",
+    ),
     "avif-420": Format(
         "AVIF",
         "libavif 4:2:0, speed 6",

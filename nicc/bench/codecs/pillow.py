@@ -29,6 +29,12 @@ class Format:
     mime: str | None = None
 
 
+def _avif(description: str, subsampling: str = "4:4:4", **options: Any) -> Format:
+    """AVIF in eight qualities; ``options`` are Pillow's."""
+    qualities = (20, 30, 40, 50, 60, 70, 80, 88)
+    return Format("AVIF", description, qualities, {"subsampling": subsampling, **options}, "avif", mime="image/avif")
+
+
 FORMATS = {
     "jpeg": Format(
         "JPEG",
@@ -56,38 +62,10 @@ FORMATS = {
         feature="webp",
         mime="image/webp",
     ),
-    "avif-444": Format(
-        "AVIF",
-        "libavif 4:4:4, speed 6",
-        (20, 30, 40, 50, 60, 70, 80, 88),
-        {"subsampling": "4:4:4", "speed": 6},
-        "avif",
-        mime="image/avif",
-    ),
-    "avif-444-best": Format(
-        "AVIF",
-        "libavif 4:4:4, speed 3, tuned for SSIMULACRA 2",
-        (20, 30, 40, 50, 60, 70, 80, 88),
-        {"subsampling": "4:4:4", "speed": 3, "advanced": {"tune": "ssimulacra2"}},
-        "avif",
-        mime="image/avif",
-    ),
-    "avif-444-slowest": Format(
-        "AVIF",
-        "libavif 4:4:4, speed 0, tuned for PSNR",
-        (20, 30, 40, 50, 60, 70, 80, 88),
-        {"subsampling": "4:4:4", "speed": 0, "advanced": {"tune": "psnr"}},
-        "avif",
-        mime="image/avif",
-    ),
-    "avif-420": Format(
-        "AVIF",
-        "libavif 4:2:0, speed 6",
-        (20, 30, 40, 50, 60, 70, 80, 88),
-        {"subsampling": "4:2:0", "speed": 6},
-        "avif",
-        mime="image/avif",
-    ),
+    "avif-444": _avif("libavif 4:4:4, speed 6", speed=6),
+    "avif-444-best": _avif("libavif 4:4:4, speed 3, tuned for SSIMULACRA 2", speed=3, advanced={"tune": "ssimulacra2"}),
+    "avif-444-slowest": _avif("libavif 4:4:4, speed 0, tuned for PSNR", speed=0, advanced={"tune": "psnr"}),
+    "avif-420": _avif("libavif 4:2:0, speed 6", subsampling="4:2:0", speed=6),
     "jpeg2000": Format(
         "JPEG2000",
         "OpenJPEG 9/7; quality is minus the compression ratio",

@@ -41,13 +41,13 @@ CURVATURES = (1.0, 4.0)
 """Of the cost per pixel along the directions, that rounding is tried for."""
 SMALL = 1 << 13
 """Images of at most so many pixels are also fitted with the start's networks as they are."""
-TRIED = 0.06
+TRIED = 0.03
 """Share of a fit's work that goes into trying a start of each family."""
-SQUARES = (128, 512)
-"""Least and largest side of the squares that starts are tried on, four of them; in between, a sixth of the image."""
-LEAST_TRIED, MOST_TRIED = 60, 150
+SQUARES = (64, 256)
+"""Least and largest side of the squares that starts are tried on; in between, all four are 1/24 of the image."""
+LEAST_TRIED, MOST_TRIED = 140, 300
 """Steps of such a trial: fewer say little of where a fit ends, more cost more than they bring."""
-HANDICAP = 0.94
+HANDICAP = 0.95
 """By which trials' costs of other families than the first are multiplied: they gain more in the steps that follow."""
 TRIED_STARTS = 2
 """Of the lowest so many starts, every family is tried. Above, others than the first do not pay: docs/pyramid.md."""
@@ -194,10 +194,10 @@ def later(report: StepReport | None, steps: int) -> StepReport | None:
 
 
 def sample_of(pixels: np.ndarray) -> np.ndarray:
-    """The middle squares of an image's quarters beside each other, about a sixth of it; the whole of a small image."""
+    """The middle squares of an image's quarters beside each other; the whole of a small image."""
     height, width, _ = pixels.shape
     least, most = SQUARES
-    side = min(max(round(math.sqrt(height * width / 24) / 64) * 64, least), most)
+    side = min(max(round(math.sqrt(height * width / 96) / 16) * 16, least), most)
     if min(height, width) < 2 * side:
         return pixels
     tops, lefts = ([n // 4 - side // 2, n - n // 4 - side // 2] for n in (height, width))

@@ -64,7 +64,8 @@ FORMATS = {
     ),
     "avif-444": _avif("libavif 4:4:4, speed 6", speed=6),
     "avif-444-best": _avif("libavif 4:4:4, speed 3, tuned for SSIMULACRA 2", speed=3, advanced={"tune": "ssimulacra2"}),
-    "avif-444-slowest": _avif("libavif 4:4:4, speed 0, tuned for PSNR", speed=0, advanced={"tune": "psnr"}),
+    "avif-444-slowest": _avif("libavif 4:4:4, speed 0", speed=0),
+    "avif-444-slowest-psnr": _avif("libavif 4:4:4, speed 0, tuned for PSNR", speed=0, advanced={"tune": "psnr"}),
     "avif-420": _avif("libavif 4:2:0, speed 6", subsampling="4:2:0", speed=6),
     "jpeg2000": Format(
         "JPEG2000",

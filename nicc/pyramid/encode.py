@@ -45,7 +45,7 @@ TRIED = 0.03
 """Share of a fit's work that goes into trying a start of each family."""
 SQUARES = (64, 256)
 """Least and largest side of the squares that starts are tried on; in between, all four are 1/24 of the image."""
-LEAST_TRIED, MOST_TRIED = 140, 300
+LEAST_TRIED, MOST_TRIED = 120, 300
 """Steps of such a trial: fewer say little of where a fit ends, more cost more than they bring."""
 HANDICAP = 0.95
 """By which trials' costs of other families than the first are multiplied: they gain more in the steps that follow."""

@@ -47,8 +47,8 @@ SQUARES = (64, 256)
 """Least and largest side of the squares that starts are tried on; in between, all four are 1/24 of the image."""
 LEAST_TRIED, MOST_TRIED = 120, 300
 """Steps of such a trial: fewer say little of where a fit ends, more cost more than they bring."""
-HANDICAP = 0.95
-"""By which trials' costs of other families than the first are multiplied: they gain more in the steps that follow."""
+LATER = 9.0
+"""By this over a trial's steps are other families than the first taken to be better than it says: they gain later."""
 TRIED_STARTS = 2
 """Of the lowest so many starts, every family is tried. Above, others than the first do not pay: docs/pyramid.md."""
 GOING_ON = 0.8
@@ -128,7 +128,7 @@ class Fitter:
         each = min(math.floor(TRIED * steps / share), MOST_TRIED)
         if each < LEAST_TRIED:
             return 0
-        costs = [self._trial(sample, n, rate_point, weight, each) * (HANDICAP if n else 1.0) for n in families]
+        costs = [self._trial(sample, n, rate_point, weight, each) * (1 - LATER / each if n else 1.0) for n in families]
         if best := int(np.argmin(costs)):
             self._begin(rate_point, best)
         return math.ceil(share * each)

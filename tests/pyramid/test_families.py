@@ -40,6 +40,7 @@ def model_of(tmp_path, rng, good: int) -> PyramidModel:
 def try_early(monkeypatch) -> None:
     """Families are tried in fits of 60 steps already, and on small images."""
     monkeypatch.setattr("nicc.pyramid.encode.LEAST_TRIED", 12)
+    monkeypatch.setattr("nicc.pyramid.encode.LATER", 0.0)
     monkeypatch.setattr("nicc.pyramid.encode.TRIED", 0.4)
 
 

@@ -32,7 +32,7 @@ from nicc.pyramid.networks import (
     scales_of,
 )
 from nicc.pyramid.order import encode_grids
-from nicc.pyramid.strip import Distortion, SquaredError, Strip
+from nicc.pyramid.strip import Distortion, Memory, SquaredError, Strip
 from nicc.threads import one_blas_thread
 
 FINENESS = 4.2
@@ -72,7 +72,8 @@ class Fitter:
         every other family.
         """
         self.model, self.pixels, self.seed, self.distortion, self.analyse = model, pixels, seed, distortion, analyse
-        strips = [Strip(pixels[a:b], distortion) for a, b in strip_bounds(len(pixels))]
+        memory: dict[tuple[int, int], Memory] = {}
+        strips = [Strip(pixels[a:b], distortion, memory) for a, b in strip_bounds(len(pixels))]
         self.fit = Fit(strips, Networks(model.architecture), seed)
         self.begun: int | None = None
         """The start, by its number, that networks and latents come from."""

@@ -146,16 +146,17 @@ class Fit:
     ) -> tuple[float, float]:
         """Bits and distortion of a strip's softly rounded latents, or of rounded ones.
 
-        Adds the gradients for the networks to ``gradient``; those for the latents are ``s.gq * s.slope``.
+        Adds the gradients for the networks to ``gradient``; those for the latents are `Memory.gq` * `Memory.slope`.
         """
+        q = s.memory.q
         if rounded:
-            np.copyto(s.q, s.y)
+            np.copyto(q, s.y)
         else:
             begin = int(self.rng.integers(NOISE_POOL))
-            kernels.soften(s.y, self.noise[begin : begin + s.count], noise, temperature, s.q, s.slope)
-        d, g = s.distortion(s.synthesise(self.networks, s.q))
+            kernels.soften(s.y, self.noise[begin : begin + s.count], noise, temperature, q, s.memory.slope)
+        d, g = s.distortion(s.synthesise(self.networks, q))
         s.synthesise_back(self.networks, g * np.float32(self.weight), gradient)
-        return s.bits(self.networks, s.q, gradient), d
+        return s.bits(self.networks, q, gradient), d
 
     def measure(self, networks: Networks | None = None, strips: list[Strip] | None = None) -> tuple[float, float]:
         """Bits and distortion per pixel of rounded latents, of all strips or some."""

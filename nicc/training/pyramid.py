@@ -161,7 +161,7 @@ class StartTrainer(Stage):
             strip.y[:] = y[n].detach().numpy()
             b, d = self.fit.gradients(strip, gradient, temperature, noise)
             bits, distortion = bits + b, distortion + d
-            into_y[n] = torch.from_numpy(strip.gq * strip.slope)
+            into_y[n] = torch.from_numpy(strip.memory.gq * strip.memory.slope)
         pixel_count = x[:, 0].numel()
         cost = (bits + weight * distortion) / pixel_count
         # its gradient is that of the logarithm of the cost

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from nicc.pyramid.directions import Directions
 from nicc.pyramid.layout import PyramidArchitecture
 from nicc.pyramid.networks import Networks
 from nicc.pyramid.render import render
@@ -17,6 +18,7 @@ pytest.importorskip("numba", reason="fitting needs Numba")
 torch = pytest.importorskip("torch", reason="the reference is PyTorch")
 
 from nicc.pyramid import kernels  # noqa: E402
+from nicc.pyramid.fit import Cooling, Fit  # noqa: E402
 from nicc.pyramid.strip import Strip  # noqa: E402
 from tests.pyramid import reference  # noqa: E402
 
@@ -50,7 +52,7 @@ def test_values_and_gradients(size, rng):
     (expected_bits + WEIGHT * (expected - torch.tensor(strip.target)).square().sum()).backward()
     close(image, expected)
     assert bits == pytest.approx(float(expected_bits.detach()), rel=1e-5)
-    for k, grid in enumerate(strip.grids(strip.gq)):
+    for k, grid in enumerate(strip.grids(strip.memory.gq)):
         close(grid, grids[k].grad)
     for name, tensor in net.items():
         close(gradients[name], tensor.grad)
@@ -63,9 +65,23 @@ def test_a_second_step_starts_from_nothing(rng):
         gradients = Networks(ARCH)
         strip.synthesise_back(networks, strip.synthesise(networks, q) - strip.target, gradients)
         strip.bits(networks, q, gradients)
-        found.append((gradients.flat.copy(), strip.gq.copy()))
+        found.append((gradients.flat.copy(), strip.memory.gq.copy()))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+def test_strips_share_memory_and_nothing_else(rng):
+    images = rng.integers(0, 256, (2, 20, 30, 3)).astype(np.uint8)
+    start = rng.normal(0, 0.15, ARCH.parameters())
+    found = []
+    for memory in ({}, None):
+        fit = Fit([Strip(image, memory=memory) for image in images], Networks(ARCH))
+        fit.begin(Directions.plain(ARCH.parameters()), start)
+        fit.run(0.01, 5, Cooling())
+        found.append([fit.coefficients, *(s.y for s in fit.strips)])
+    assert fit.strips[0].memory is not fit.strips[1].memory
+    for shared, apart in zip(*found, strict=True):
+        np.testing.assert_array_equal(shared, apart)
 
 
 def test_soft_rounding(rng):

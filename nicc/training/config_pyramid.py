@@ -94,7 +94,7 @@ class DirectionsSchedule(StageSchedule):
     starts: int | None = None
     """Fits are of the lowest so many starts, of all of them without it."""
     batch: int = 1
-    validate_every: int = 1000
+    validate_every: int = 90
     fit_steps: int = 300
     network_rate: float = 0.6
     """Of the fits, see `nicc.pyramid.fit.Cooling`; 0.1 for a family that has no directions yet."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from nicc.encoder.fitting import analysis_arrays, set_first_latents
@@ -84,7 +85,8 @@ def curvature_of(fit: Fit) -> np.ndarray:
 class DirectionFinder(Stage):
     """State of one run: where fits ended, by start, and the sum of curvatures. A step is one fit.
 
-    Fits are of the rate points that their start is for.
+    Fits are of the rate points that their start is for. With ``torchrun``, every process makes fits of its own; their
+    ends come together where a checkpoint is saved.
     """
 
     def __init__(self, config: DirectionsConfig, run: Run) -> None:
@@ -94,15 +96,35 @@ class DirectionFinder(Stage):
         self.family = model.family(self.number)
         self.model, self.arch = model, model.architecture
         self.analysis = analysis_arrays(model)
-        n = self.arch.parameters()
-        self.ended_at: list[list[Tensor]] = [[] for _ in range(self.arch.starts)]
-        self.curvature, self.curved = torch.zeros(n, n, dtype=torch.float64), 0
+        self._forget()
         if saved := self.saved():
             if saved["model"] != model.sha256 or saved["family"] != self.number:
                 raise ModelError(f"{run.out / CHECKPOINT}: is of another model or family; train into another folder")
-            self.ended_at, self.curved = saved["ended_at"], saved["curved"]
-            self.curvature = saved["curvature"]
+            if not self.rank:
+                self._add(saved)
         self.begin(saved)
+
+    def _forget(self) -> None:
+        n = self.arch.parameters()
+        self.ended_at: list[list[Tensor]] = [[] for _ in range(self.arch.starts)]
+        self.curvature, self.curved = torch.zeros(n, n, dtype=torch.float64), 0
+
+    def _add(self, found: dict[str, Any]) -> None:
+        """What another process, or this one before, has found: its `state`."""
+        for here, there in zip(self.ended_at, found["ended_at"], strict=True):
+            here.extend(there)
+        self.curvature += found["curvature"]
+        self.curved += found["curved"]
+
+    def save(self) -> None:
+        if self.world > 1:
+            others: list[Any] | None = None if self.rank else [None] * self.world
+            dist.gather_object(self.state(), others)
+            for found in others[1:] if others else []:
+                self._add(found)
+            if self.rank:
+                self._forget()  # the first has it
+        super().save()
 
     def state(self) -> dict[str, Any]:
         return {
@@ -120,9 +142,10 @@ class DirectionFinder(Stage):
         return points[int(share * len(points))]
 
     def train_step(self) -> dict[str, float]:
-        start = self.step % min(self.s.starts or self.arch.starts, self.arch.starts)
+        number, starts = self.step + self.rank, min(self.s.starts or self.arch.starts, self.arch.starts)
+        start = number % starts
         [crop] = self.photos.crops(self.rng, 1, self.timing.crop)
-        fit = Fit([Strip(crop)], Networks(self.arch), seed=self.step)
+        fit = Fit([Strip(crop)], Networks(self.arch), seed=number)
         fit.begin(self.family.directions, Networks.of_integers(self.arch, self.family.starts[start]).flat)
         if not self.number:
             set_first_latents(self.analysis, fit.strips[0], start)
@@ -131,11 +154,11 @@ class DirectionFinder(Stage):
         fit.run(weight, self.s.fit_steps, cooling)
         bits, distortion = fit.measure()
         self.ended_at[start].append(torch.from_numpy(fit.networks.flat.copy()))
-        if len(self.ended_at[start]) <= self.s.curvatures:
+        if number < self.s.curvatures * starts:
             self.curvature += torch.from_numpy(curvature_of(fit))
             self.curved += 1
-        self.step += 1
-        self.pixels += self.timing.crop**2 * self.s.fit_steps
+        self.step += self.world
+        self.pixels += self.timing.crop**2 * self.s.fit_steps * self.world
         return {"loss": math.log(bits + weight * distortion), "bpp": bits}
 
     def validate(self, images: Tensor) -> dict[str, Any]:

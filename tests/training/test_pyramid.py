@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +20,7 @@ from nicc.pyramid import analysis
 from nicc.training.config import load_config
 from nicc.training.config_pyramid import FamilyConfig, FamilySchedule
 from nicc.training.stage import Run, validation_images
+from tests.conftest import ROOT
 from tests.training.conftest import entries
 
 pytest.importorskip("numba", reason="fitting needs Numba")
@@ -270,3 +273,29 @@ def test_curvature_is_that_of_the_cost(config, photos, tmp_path):
     expected = (cost(0.05) - 2 * cost(0.0) + cost(-0.05)) / 0.05**2
     assert found[at, at] == pytest.approx(expected, rel=0.02)
     np.testing.assert_allclose(found, found.T)
+
+
+def test_processes_put_their_fits_together(config, photos, tmp_path):
+    """And one goes on alone where two have stopped."""
+    trainer = pyramid.StartTrainer(config, Run([photos], tmp_path / "starts"))
+    trainer.save()
+    checkpoint = tmp_path / "starts" / "checkpoint.pt"
+    pyramid.export(config, checkpoint, tmp_path / "tiny", Photos([photos]), [photos])
+    schedule = "steps = 4\nbatch = 1\ncrop = 64\nfit_steps = 3\ncurvatures = 1\nvalidate_every = 1000"
+    toml = tmp_path / "directions.toml"
+    toml.write_text(f'stage = "pyramid-directions"\nname = "tiny"\nmodel = "{tmp_path}/tiny"\n[training]\n{schedule}\n')
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
+    train = ("nicc", "train", str(toml), "--data", str(photos), "--out", str(tmp_path / "run"), "--quiet")
+    subprocess.run([sys.executable, *launch, *train], cwd=ROOT, check=True, capture_output=True)
+    first = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert [len(ends) for ends in first["ended_at"]] == [2, 1, 1]
+    assert (first["curved"], first["step"], first["pixels"]) == (3, 4, 4 * 3 * 64 * 64)
+
+    finder = load_config(str(toml))
+    more = replace(finder, training=replace(finder.training, steps=6))
+    last = torch.load(directions.train(more, Run([photos], tmp_path / "run", resume=True)), weights_only=True)
+    assert [len(ends) for ends in last["ended_at"]] == [2, 2, 2]
+    assert (last["curved"], last["step"], last["pixels"]) == (3, 6, 6 * 3 * 64 * 64)
+    ends = torch.stack([end for some in last["ended_at"] for end in some])
+    assert len(torch.unique(ends, dim=0)) == 6
+    assert torch.equal(first["ended_at"][0][1], last["ended_at"][0][1])

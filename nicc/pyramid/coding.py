@@ -25,8 +25,9 @@ WEIGHT_LIMIT = (1 << 16) - 1
 HIDDEN_LIMIT = float(1 << 21)
 SYMBOL_LIMIT = 511
 ONE = float(1 << WEIGHT_BITS)
-OFFSETS = 16
-"""Means are known to 1/16 of a symbol."""
+OFFSET_BITS = 5
+OFFSETS = 1 << OFFSET_BITS
+"""Means are known to 1/32 of a symbol."""
 SCALES = 121
 SCALES_PER_NAT = 12
 SCALE_RANGE = 5
@@ -37,9 +38,9 @@ REACHES = (8, 32, 128)
 CLASS_ENDS = (56, 73, SCALES)
 """Scales below these belong to a class."""
 UNITS = np.array([OFFSETS / ONE, SCALES_PER_NAT / ONE])
-"""Sixteenths of a symbol, and numbers of scales, in the network's two outputs: mean, logarithm of the scale."""
+"""Offsets of the mean, and numbers of scales, in the network's two outputs: mean, logarithm of the scale."""
 ZEROS = np.array([OFFSETS // 2 + 0.5, SCALE_RANGE * SCALES_PER_NAT + 0.5])
-"""Added to them before the floor: sixteenths begin at -1/2, scales at exp(-5)."""
+"""Added to them before the floor: offsets begin at -1/2, scales at exp(-5)."""
 LEAST = np.array([OFFSETS // 2 - OFFSETS * SYMBOL_LIMIT, 0.0])
 MOST = np.array([OFFSETS // 2 + OFFSETS * SYMBOL_LIMIT, SCALES - 1.0])
 
@@ -49,7 +50,7 @@ RAW = model.Uniform(2 * SYMBOL_LIMIT + 2)
 
 
 class Prediction(NamedTuple):
-    """How symbols are distributed: whole part of the mean, offset 0..15 in 1/16 from -1/2, scale 0..120."""
+    """How symbols are distributed: whole part of the mean, offset 0..31 in 1/32 from -1/2, scale 0..120."""
 
     mean: np.ndarray
     offset: np.ndarray
@@ -59,21 +60,21 @@ class Prediction(NamedTuple):
 class Tables:
     """Probabilities of the symbols around a mean, by scale and offset, from integers alone.
 
-    The Laplace distribution of scale b has the mass exp(-n / (16 b)) / 2 beyond n/16; its powers are multiplied up in
+    The Laplace distribution of scale b has the mass exp(-n / (32 b)) / 2 beyond n/32; its powers are multiplied up in
     fixed point, 32 bits after the point, from 121 correctly rounded numbers, so every machine has the same tables.
     """
 
     def __init__(self) -> None:
         ratios = np.array([_ratio(s) for s in range(SCALES)], np.uint64)
         count = OFFSETS * (REACHES[-1] + 1) + 1
-        beyond = np.empty((count, SCALES), np.uint64)  # mass beyond n/16, by n
+        beyond = np.empty((count, SCALES), np.uint64)  # mass beyond n/32, by n
         beyond[0] = 1 << (MASS_BITS - 1)
         for n in range(1, count):
             beyond[n] = (beyond[n - 1] * ratios) >> np.uint64(MASS_BITS)
         self.by_class = []
         begin = 0
         for reach, end in zip(REACHES, CLASS_ENDS, strict=True):
-            edges = OFFSETS * np.arange(-reach, reach + 2)[None] - OFFSETS // 2  # in 1/16 of a symbol, from the mean
+            edges = OFFSETS * np.arange(-reach, reach + 2)[None] - OFFSETS // 2  # in 1/32 of a symbol, from the mean
             edges = edges - (np.arange(OFFSETS) - OFFSETS // 2)[:, None]
             tail = beyond[np.abs(edges), begin:end].astype(np.int64)
             below = np.where(edges[..., None] < 0, tail, (1 << MASS_BITS) - tail)
@@ -102,7 +103,7 @@ def by_class(p: Prediction) -> Iterator[tuple[int, Prediction, Any]]:
 
 
 def _ratio(scale: int) -> int:
-    """exp(-1 / (16 b)) in units of 2**-32, for b = exp(scale / 12 - 5); correctly rounded by `decimal`."""
+    """exp(-1 / (32 b)) in units of 2**-32, for b = exp(scale / 12 - 5); correctly rounded by `decimal`."""
     with localcontext() as context:
         context.prec = 40
         b = (Decimal(scale) / SCALES_PER_NAT - SCALE_RANGE).exp()
@@ -148,8 +149,8 @@ class IntegerNetwork:
         np.floor(out, out=out)
         np.maximum(out, LEAST, out=out)
         np.minimum(out, MOST, out=out)
-        sixteenths, scale = out.astype(np.int64).T
-        return Prediction(sixteenths >> 4, sixteenths & 15, scale)
+        mean, scale = out.astype(np.int64).T
+        return Prediction(mean >> OFFSET_BITS, mean & (OFFSETS - 1), scale)
 
 
 class Encoder:

@@ -104,19 +104,19 @@ def test_predictions_are_those_of_whole_numbers(rng):
             ]
             out = [dot(p["out"][o], second) + (base[n + o] + dot(p["skip"][o], near)) * one for o in range(2)]
             mean = (Fraction(out[0] * coding.OFFSETS, one * one) + Fraction(1, 2)).__floor__()
-            mean = min(max(mean, -16 * coding.SYMBOL_LIMIT), 16 * coding.SYMBOL_LIMIT) + 8
+            mean = min(max(mean, -32 * coding.SYMBOL_LIMIT), 32 * coding.SYMBOL_LIMIT) + 16
             scale = (Fraction(out[1] * 12, one * one) + 60 + Fraction(1, 2)).__floor__()
             i = y * w + x
-            expected = (mean >> 4, mean & 15, min(max(scale, 0), coding.SCALES - 1))
+            expected = (mean >> 5, mean & 31, min(max(scale, 0), coding.SCALES - 1))
             assert (found.mean[i], found.offset[i], found.scale[i]) == expected
 
 
 def test_probabilities_are_laplace():
     for scale in (10, 60, 70, 100):
-        for offset in (0, 8, 15):
+        for offset in (0, 16, 31):
             [(kind, p, _)] = by_class(Prediction(*(np.array([v]) for v in (0, offset, scale))))
             table, reach = tables().of(p, kind)
-            b, mean = np.exp(scale / 12 - 5), (offset - 8) / 16
+            b, mean = np.exp(scale / 12 - 5), (offset - 16) / 32
             edges = np.arange(-reach, reach + 2) - 0.5 - mean
             tail = 0.5 * np.exp(-np.abs(edges) / b)
             expected = np.diff(np.where(edges < 0, tail, 1 - tail))

@@ -102,7 +102,7 @@ class Strip:
         self.m[:], self.v[:], self.steps = 0, 0, 0
 
     def move(self, rate: float) -> None:
-        """A step of Adam on the latents, by the gradients in `gq`."""
+        """A step of Adam on the latents, by the gradients in `Memory.gq`."""
         self.steps += 1
         kernels.adam(self.y, self.memory.gq, self.memory.slope, self.m, self.v, rate, self.steps, BETAS)
 
@@ -137,7 +137,7 @@ class Strip:
         return memory.image
 
     def synthesise_back(self, net: Networks, g: np.ndarray, grads: Networks) -> None:
-        """Adds the gradients for ``g`` ``(3, h, w)`` to the networks', writes those of the latents to `gq`."""
+        """Adds the gradients for ``g`` ``(3, h, w)`` to the networks', writes those of the latents to `Memory.gq`."""
         memory = self.memory
         gh = self._filter_back(memory.second, g, "filter2", net, grads)
         gh *= memory.second[:, 1:-1, 1:-1] > 0
@@ -180,7 +180,7 @@ class Strip:
         return fold(memory.gfiltered)
 
     def bits(self, net: Networks, q: np.ndarray, grads: Networks | None = None) -> float:
-        """Bits of latents; adds their gradients to `gq` and the networks'."""
+        """Bits of latents; adds their gradients to `Memory.gq` and the networks'."""
         grads = grads or Networks(net.arch)
         for k, (grid, (_, w)) in enumerate(zip(self.grids(q), self.shapes, strict=True)):
             self.memory.padded[k][REACH:, REACH : REACH + w] = grid

@@ -90,9 +90,8 @@ class Strip:
             memory[size] = Memory(*size)
         self.memory = memory[size]
         self.shapes = self.memory.shapes
-        self.sizes = [h * w for h, w in self.shapes]
-        self.count = sum(self.sizes)
-        starts = np.cumsum([0, *self.sizes])
+        self.count = len(self.memory.q)
+        starts = np.cumsum([0, *(h * w for h, w in self.shapes)])
         self.slices = [slice(a, b) for a, b in itertools.pairwise(starts)]
         self.y = np.zeros(self.count, F)
         self.m, self.v, self.steps = np.zeros(self.count, F), np.zeros(self.count, F), 0

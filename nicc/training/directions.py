@@ -142,10 +142,10 @@ class DirectionFinder(Stage):
         return points[int(share * len(points))]
 
     def train_step(self) -> dict[str, float]:
-        number, starts = self.step + self.rank, min(self.s.starts or self.arch.starts, self.arch.starts)
-        start = number % starts
+        index, starts = self.step + self.rank, min(self.s.starts or self.arch.starts, self.arch.starts)
+        start = index % starts
         [crop] = self.photos.crops(self.rng, 1, self.timing.crop)
-        fit = Fit([Strip(crop)], Networks(self.arch), seed=number)
+        fit = Fit([Strip(crop)], Networks(self.arch), seed=index)
         fit.begin(self.family.directions, Networks.of_integers(self.arch, self.family.starts[start]).flat)
         if not self.number:
             set_first_latents(self.analysis, fit.strips[0], start)
@@ -154,7 +154,7 @@ class DirectionFinder(Stage):
         fit.run(weight, self.s.fit_steps, cooling)
         bits, distortion = fit.measure()
         self.ended_at[start].append(torch.from_numpy(fit.networks.flat.copy()))
-        if number < self.s.curvatures * starts:
+        if index < self.s.curvatures * starts:
             self.curvature += torch.from_numpy(curvature_of(fit))
             self.curved += 1
         self.step += self.world

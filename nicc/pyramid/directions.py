@@ -20,7 +20,9 @@ QUARTER = 2
 """A coefficient of 1 in a file, at step 0, is one of 2**-2."""
 STEPS = 16
 """Steps of coefficients: 2**-2 to 2**-17."""
-LARGEST_EXPONENT = 24
+LARGEST_EXPONENT = 16
+COMMON = 768
+"""The first so many directions are for all images, the rest for those whose bits pay for them."""
 ARRAYS = ("directions", "exponents", "spreads")
 
 
@@ -77,6 +79,11 @@ class Directions:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def common(self) -> int:
+        """How many directions are for all images."""
+        return min(COMMON, len(self))
+
     @cached_property
     def deviations(self) -> np.ndarray:
         """Standard deviations of the coefficients, float32."""
@@ -93,7 +100,7 @@ class Directions:
     def differences(self, coefficients: np.ndarray, step: int) -> np.ndarray:
         """What integer coefficients of the first directions add to parameters, int64 in units of 2**-12.
 
-        Only integers: at most 2**9 x 2**15 x 2**24 each, so that sums of 2**15 of them fit.
+        Only integers: at most 2**15 x 2**15 x 2**16 each, so that sums of 2**17 of them fit.
         """
         n = len(coefficients)
         if not n:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nicc.container import Container, Group, Header, with_checksum
 from nicc.errors import FormatError
-from nicc.pyramid.coding import REACHES, SYMBOL_LIMIT, IntegerNetwork
+from nicc.pyramid.coding import IntegerNetwork
 from nicc.pyramid.decode import strip_bounds, symbols_checksum
 from nicc.pyramid.directions import QUARTER, STEPS, Directions
 from nicc.pyramid.fit import Cooling, Fit, StepReport
@@ -23,13 +23,12 @@ from nicc.pyramid.networks import (
     UNCHANGED,
     Begin,
     Change,
+    Coding,
     Networks,
     best_offset,
-    bits_by_size,
     change_bits,
     changed,
     encode_networks,
-    scales_of,
 )
 from nicc.pyramid.order import encode_grids
 from nicc.pyramid.strip import Distortion, Memory, SquaredError, Strip
@@ -47,6 +46,11 @@ SQUARES = (64, 256)
 """Least and largest side of the squares that starts are tried on; in between, all four are 1/24 of the image."""
 LEAST_TRIED, MOST_TRIED = 120, 300
 """Steps of such a trial: fewer say little of where a fit ends, more cost more than they bring."""
+RICH = 8 * 60_000
+"""Bits + weight * distortion of first latents and a start's networks, from which on all directions pay.
+
+A fit ends at less than half of these. Otherwise networks differ along the common directions alone.
+"""
 LATER = 9.0
 """By this over a trial's steps are other families than the first taken to be better than it says: they gain later."""
 TRIED_STARTS = 2
@@ -105,6 +109,7 @@ class Fitter:
             if self.begins(rate_point):
                 self._begin(rate_point)  # an interrupted trial leaves this
                 tried = self._choose_family(rate_point, weight, steps)
+                self._choose_directions(weight)
                 self.fit.run(weight, steps - tried, self._cooling(steps - tried), later(report, tried))
                 if self.fit.pixels <= SMALL:
                     self._try_unchanged(rate_point, weight, steps)
@@ -133,6 +138,13 @@ class Fitter:
         if best := int(np.argmin(costs)):
             self._begin(rate_point, best)
         return math.ceil(share * each)
+
+    def _choose_directions(self, weight: float) -> None:
+        """Lets the networks move along all directions where first latents tell that the image is rich enough."""
+        if self.analyse and not self.family:
+            bits, distortion = self.fit.measure()
+            if (bits + weight * distortion) * self.fit.pixels >= RICH:
+                self.fit.used = len(self.fit.directions)
 
     def _trial(self, sample: np.ndarray, family: int, rate_point: int, weight: float, steps: int) -> float:
         """Bits, without networks', + weight * distortion per pixel of the sample, fitted from a family's start.
@@ -163,7 +175,7 @@ class Fitter:
 
     def _try_unchanged(self, rate_point: int, weight: float, steps: int) -> None:
         """Fits latents alone to the start's networks, which take no bytes, and keeps what costs less."""
-        cost, fitted = self.cost(), self.fit.best
+        cost, fitted, used = self.cost(), self.fit.best, self.fit.used
         self._begin(rate_point, self.family)
         self.unchanged = True
         try:
@@ -171,7 +183,7 @@ class Fitter:
         finally:
             self.unchanged = self.cost() < cost
             if not self.unchanged:
-                self.fit.best = fitted
+                self.fit.best, self.fit.used = fitted, used
                 self.fit.restore()
 
     def cost(self) -> float:
@@ -235,15 +247,16 @@ def _change(directions: Directions, wanted: np.ndarray, step: int, curvature: fl
     """Coefficients near ``wanted`` ones, each of least bits + what its rounding costs by ``curvature``, in bits."""
     unit = 2.0 ** -(QUARTER + step)
     exact = wanted / unit
-    nearest = np.clip(np.rint(exact), -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int64)
-    candidates = np.stack([nearest, nearest - np.sign(nearest), np.zeros_like(nearest)])
-    lost = curvature / 2 * np.square((candidates - exact) * unit)
+    nearest = np.rint(exact).astype(np.int64)
     change = Change(nearest, step, 0)
-    sizes = np.minimum(np.abs(candidates), REACHES[-1] + 1)
+    n = change.used
+    candidates = np.stack([nearest, nearest - np.sign(nearest), np.zeros_like(nearest)])[:, :n]
     for _ in range(3):
         change = change._replace(offset=best_offset(directions, change))
-        bits = bits_by_size()[scales_of(directions, len(directions), change.offset), sizes]
-        chosen = np.take_along_axis(candidates, (bits + lost).argmin(0)[None], 0)[0]
+        coding = Coding.of(directions, n, change.offset)
+        possible = np.clip(candidates, -coding.limit, coding.limit)
+        lost = curvature / 2 * np.square((possible - exact[:n]) * unit)
+        chosen = np.take_along_axis(possible, (coding.bits(possible) + lost).argmin(0)[None], 0)[0]
         change = change._replace(coefficients=chosen)
     return change
 

@@ -82,11 +82,13 @@ class Fit:
         self.directions, self.start = directions, start.astype(np.float32, copy=False)
         self.coefficients = np.zeros(len(directions), np.float32)
         """Of the directions, in their standard deviations."""
+        self.used = directions.common
+        """Coefficients after the first ``used`` stay zero."""
         self.set_networks()
 
     def set_networks(self) -> None:
         """Makes the networks what start and coefficients say."""
-        self.networks.flat[:] = self.start + self.coefficients @ self.directions.matrix
+        self.networks.flat[:] = self.start + self.coefficients[: self.used] @ self.directions.matrix[: self.used]
 
     @one_blas_thread()
     def run(
@@ -114,7 +116,7 @@ class Fit:
         cooling: Cooling,
         report: StepReport | None,
     ) -> None:
-        momentum = Momentum(self.directions, self.coefficients, len(self.strips))
+        momentum = Momentum(self.directions, self.coefficients, len(self.strips), self.used)
         last = steps - round(cooling.rounded * steps)
         looks = {last - round(i * steps / 3 / cooling.looks) for i in range(cooling.looks)} | {steps}
         for s in self.strips:

@@ -33,6 +33,11 @@ from nicc.pyramid.layout import PyramidArchitecture, views
 
 OFFSET_RANGE = 256
 """Numbers of scales by which those of a file may lie above or below the model's, plus 128."""
+SPLIT = 96
+"""Coefficients of scales above this are divided by a power of two, and the remainders coded as they are."""
+MOST_DIVIDED = 6
+SCALES_PER_BIT = 8
+"""Division by two lowers the number of a scale by so much: 12 log 2, rounded down."""
 _STEP, _OFFSET = model.Uniform(STEPS), model.Uniform(OFFSET_RANGE)
 
 
@@ -84,22 +89,67 @@ class Change(NamedTuple):
 UNCHANGED = Change(np.zeros(0, np.int64), 0, 0)
 
 
-def scales_of(directions: Directions, count: int, offset: int) -> np.ndarray:
-    """The scales of the first coefficients in a file."""
-    return np.clip(directions.spreads[:count] + (offset - OFFSET_RANGE // 2), 0, SCALES - 1)
+class Coding(NamedTuple):
+    """How coefficients are coded: divided by 2**``divided``, then by Laplace distributions of numbers of scales."""
 
+    divided: np.ndarray
+    scales: np.ndarray
 
-def _of_zero(scales: np.ndarray) -> Prediction:
-    """Predictions for coefficients around zero."""
-    return Prediction(np.zeros(len(scales), np.int64), np.full(len(scales), OFFSETS // 2), scales)
+    @classmethod
+    def of(cls, directions: Directions, count: int, offset: int) -> Coding:
+        """That of the first ``count`` coefficients in a file."""
+        most = SPLIT + SCALES_PER_BIT * MOST_DIVIDED
+        scales = np.clip(directions.spreads[:count] + (offset - OFFSET_RANGE // 2), 0, most)
+        divided = -(-np.maximum(scales - SPLIT, 0) // SCALES_PER_BIT)
+        return cls(divided, scales - SCALES_PER_BIT * divided)
+
+    @property
+    def limit(self) -> np.ndarray:
+        """The largest coefficients that can be coded."""
+        return SYMBOL_LIMIT << self.divided
+
+    @property
+    def prediction(self) -> Prediction:
+        """That of quotients: around zero."""
+        n = len(self.scales)
+        return Prediction(np.zeros(n, np.int64), np.full(n, OFFSETS // 2), self.scales)
+
+    @property
+    def half(self) -> np.ndarray:
+        """Added before a division, so that quotients are nearest integers."""
+        return (1 << self.divided) >> 1
+
+    def bits(self, coefficients: np.ndarray) -> np.ndarray:
+        """About the bits that ``(..., n)`` coefficients take; escapes at their least."""
+        sizes = np.abs((coefficients + self.half) >> self.divided)
+        taken: np.ndarray = bits_by_size()[self.scales, np.minimum(sizes, REACHES[-1] + 1)] + self.divided
+        return taken
+
+    def write(self, encoder: Encoder, coefficients: np.ndarray) -> None:
+        """Appends quotients, then the remainders."""
+        shifted = coefficients + self.half
+        encoder.write(shifted >> self.divided, self.prediction)
+        parts = np.flatnonzero(self.divided)
+        if len(parts):
+            sizes = 1 << self.divided[parts]
+            encoder.coder.encode((shifted[parts] % sizes).astype(np.int32), model.Uniform(), sizes.astype(np.int32))
+
+    def read(self, decoder: Decoder) -> np.ndarray:
+        """What `write` wrote. Raises `FormatError` if the stream cannot hold it."""
+        coefficients = (decoder.read(self.prediction) << self.divided) - self.half
+        parts = np.flatnonzero(self.divided)
+        if len(parts):
+            sizes = (1 << self.divided[parts]).astype(np.int32)
+            coefficients[parts] += decoder.coder.decode(model.Uniform(), sizes)
+        return coefficients
 
 
 @lru_cache(maxsize=1)
 def bits_by_size() -> np.ndarray:
-    """Bits of a coefficient by the number of its scale and its size; the last size stands for all that escape."""
+    """Bits of a symbol by the number of its scale and its size; the last size stands for all that escape."""
     bits = np.empty((SCALES, REACHES[-1] + 2))
     for scale, row in enumerate(bits):
-        [(kind, p, _)] = by_class(_of_zero(np.array([scale])))
+        [(kind, p, _)] = by_class(Coding(np.zeros(1, np.int64), np.array([scale])).prediction)
         table, reach = tables().of(p, kind)
         mass = np.append(table[0, reach : 2 * reach + 1], table[0, -1] / (2 * SYMBOL_LIMIT))
         row[:] = -np.log2(np.maximum(mass[np.minimum(np.arange(len(row)), reach + 1)], 2.0**-24))
@@ -108,17 +158,14 @@ def bits_by_size() -> np.ndarray:
 
 def change_bits(directions: Directions, change: Change) -> float:
     """About the bits that `encode_networks` takes; escapes at their least."""
-    return _taken(directions, change.coefficients[: change.used], change.offset)
+    return float(Coding.of(directions, change.used, change.offset).bits(change.coefficients[: change.used]).sum())
 
 
 def best_offset(directions: Directions, change: Change) -> int:
     """The offset with which a change's coefficients take the fewest bits."""
-    return min(range(OFFSET_RANGE), key=lambda offset: _taken(directions, change.coefficients, offset))
-
-
-def _taken(directions: Directions, coefficients: np.ndarray, offset: int) -> float:
-    sizes = np.minimum(np.abs(coefficients), REACHES[-1] + 1)
-    return float(bits_by_size()[scales_of(directions, len(sizes), offset), sizes].sum())
+    coefficients = change.coefficients[: change.used]
+    codings = (Coding.of(directions, len(coefficients), offset) for offset in range(OFFSET_RANGE))
+    return int(np.argmin([coding.bits(coefficients).sum() for coding in codings]))
 
 
 def encode_networks(begins: Sequence[Begin], family: int, change: Change) -> bytes:
@@ -132,7 +179,7 @@ def encode_networks(begins: Sequence[Begin], family: int, change: Change) -> byt
     if count:
         coder.encode(np.array([change.step], np.int32), _STEP)
         coder.encode(np.array([change.offset], np.int32), _OFFSET)
-        encoder.write(change.coefficients[:count], _of_zero(scales_of(directions, count, change.offset)))
+        Coding.of(directions, count, change.offset).write(encoder, change.coefficients[:count])
     return stream_of(coder)
 
 
@@ -147,8 +194,7 @@ def decode_networks(begins: Sequence[Begin], stream: bytes) -> np.ndarray:
         change = UNCHANGED
         if count:
             step, offset = int(coder.decode(_STEP, 1)[0]), int(coder.decode(_OFFSET, 1)[0])
-            scales = scales_of(directions, count, offset)
-            change = Change(decoder.read(_of_zero(scales)), step, offset)
+            change = Change(Coding.of(directions, count, offset).read(decoder), step, offset)
     except AssertionError:
         raise FormatError("damaged: the coded networks are not valid") from None
     return changed(begin, change)

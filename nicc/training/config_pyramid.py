@@ -109,8 +109,8 @@ class DirectionsConfig:
     name: str
     model: str = "pyramid"
     version: int = 1
-    count: int = 768
-    """Directions."""
+    count: int = 2048
+    """Directions, and no more than parameters."""
     family: int = 0
     """The family of starts that they are for."""
     training: DirectionsSchedule = field(default_factory=DirectionsSchedule)

@@ -40,6 +40,8 @@ NUDGE = 2.0**-8
 """By how much a parameter is changed to measure curvature: about as far as rounding moves it."""
 LEAST_CURVATURE = 1e-2
 """Bits per pixel and unit squared: directions that change nothing are taken to be curved so much."""
+LEAST_DEVIATION = 0.003
+"""Of coefficients: about half of the step in which a 768x512 image has them."""
 SINGLE = 0.2
 """Share of the second moments that is of parameters by themselves: photographs are fewer than parameters."""
 CHECKED = 3
@@ -49,7 +51,8 @@ CHECKED = 3
 def principal(curvature: np.ndarray, ways: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first ``count`` directions, ``(count, parameters)`` for a coefficient of one, and the deviations of these.
 
-    ``ways`` ``(fits, parameters)`` are those of fits from their starts.
+    ``ways`` ``(fits, parameters)`` are those of fits from their starts. Where these did not go, deviations are
+    `LEAST_DEVIATION`: fits of crops are pulled from ways that pay in larger images.
     """
     moments = ways.T @ ways / len(ways)
     moments = (1 - SINGLE) * moments + SINGLE * np.diag(np.diag(moments))
@@ -59,7 +62,7 @@ def principal(curvature: np.ndarray, ways: np.ndarray, count: int) -> tuple[np.n
     spread, turned = np.linalg.eigh(whitened.T @ moments @ whitened)
     first = np.argsort(-spread)[:count]
     directions = ((vectors / root) @ turned[:, first]).T
-    return directions, np.sqrt(np.maximum(spread[first], 1e-12 * spread.max()))
+    return directions, np.sqrt(np.maximum(spread[first], LEAST_DEVIATION**2))
 
 
 def curvature_of(fit: Fit) -> np.ndarray:

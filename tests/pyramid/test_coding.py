@@ -13,11 +13,13 @@ from nicc.errors import FormatError, ModelError
 from nicc.pyramid import coding
 from nicc.pyramid.coding import IntegerNetwork, Prediction, by_class, tables
 from nicc.pyramid.directions import Directions
+from nicc.pyramid.encode import _change
 from nicc.pyramid.layout import GRIDS, REACH, grid_shapes, neighbour_offsets, views
 from nicc.pyramid.networks import (
     UNCHANGED,
     Begin,
     Change,
+    Coding,
     best_offset,
     change_bits,
     changed,
@@ -151,6 +153,33 @@ def test_networks_round_trip(step, rng, directions):
     assert (found != start).any() or step == 15
     assert len(encode_networks(begins, 0, UNCHANGED)) <= 4
     np.testing.assert_array_equal(decode_networks(begins, encode_networks(begins, 0, UNCHANGED)), start)
+
+
+@pytest.mark.parametrize("offset", [128, 170, 190, 255])
+def test_large_coefficients_are_divided(offset, rng):
+    """What the finest steps of large images make of the first directions, to the limit of what can be coded."""
+    directions = Directions.nearest(0.01 * np.eye(ARCH.parameters()), np.full(ARCH.parameters(), 5.0))
+    coding_of = Coding.of(directions, len(directions), offset)
+    limit = int(coding_of.limit[0])
+    assert (limit == coding.SYMBOL_LIMIT) == (offset == 128)
+    coefficients = np.rint(rng.laplace(0, limit / 20, len(directions))).astype(np.int64)
+    coefficients[:2] = limit, -limit
+    change = Change(coefficients, 15, offset)
+    begin = Begin(np.zeros(len(directions), np.int64), directions)
+    stream = encode_networks([begin], 0, change)
+    np.testing.assert_array_equal(decode_networks([begin], stream), changed(begin, change))
+    assert 8 * len(stream) == pytest.approx(change_bits(directions, change) + 20, rel=0.01)
+
+
+def test_no_coefficient_is_cut_short():
+    """The step of a photograph of four megapixels, and a first coefficient of six deviations."""
+    deviations = np.full(ARCH.parameters(), 0.05)
+    deviations[0] = 5.0
+    directions = Directions.nearest(0.01 * np.eye(ARCH.parameters()), deviations)
+    wanted = 0.9 * deviations
+    wanted[0] = 30.0
+    found = _change(directions, wanted, 7, 1 << 22)
+    np.testing.assert_allclose(found.coefficients / 2**9, wanted, atol=2**-9)
 
 
 def test_networks_say_which_family_they_are_of(rng, directions):

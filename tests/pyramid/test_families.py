@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import nicc
-from nicc.encoder.fitting import analysis_arrays
+from nicc.encoder.fitting import analysis_arrays, set_first_latents
 from nicc.errors import ModelError
 from nicc.model import load_model
-from nicc.pyramid.directions import Directions
+from nicc.pyramid.directions import COMMON, Directions
 from nicc.pyramid.layout import PyramidArchitecture
 from nicc.pyramid.model import Family, PyramidModel
 from nicc.training.pyramid import write_model
 from tests.pyramid.test_golden import nearest_family
 
 pytest.importorskip("numba", reason="fitting needs Numba")
-from nicc.pyramid.encode import Fitter, sample_of
+from nicc.pyramid.encode import RICH, Fitter, sample_of
 
 
 @pytest.fixture
@@ -67,6 +68,24 @@ def test_few_steps_and_high_rates_are_the_first_family_s(photo, tmp_path, rng, m
         fitter.run(rate_point, 0.002, steps)
         assert fitter.family == (steps == 60 and rate_point == 15)
         fitter.begun = None
+
+
+def test_all_directions_are_for_rich_images(photo, monkeypatch):
+    """By what first latents cost."""
+    model = load_model("pyramid")
+    analyse = partial(set_first_latents, analysis_arrays(model))
+    weight = model.architecture.rate_lambda(78)
+    monkeypatch.setattr("nicc.pyramid.encode.SMALL", 0)
+    used = []
+    for rich in (RICH, RICH / 20):
+        monkeypatch.setattr("nicc.pyramid.encode.RICH", rich)
+        fitter = Fitter(model, np.asarray(photo), analyse=analyse)
+        fitter.run(78, weight, 20)
+        used.append(fitter.fit.used)
+        assert not fitter.fit.coefficients[fitter.fit.used :].any()
+        assert fitter.cost() < RICH / 2
+    assert used == [COMMON, len(model.families[0].directions)]
+    assert used[1] > COMMON
 
 
 def test_an_interrupted_trial_leaves_what_can_be_kept(photo, tmp_path, rng, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nicc.pyramid.directions import Directions
+from nicc.pyramid.directions import COMMON, Directions
 from nicc.pyramid.optimizer import Momentum
 
 
@@ -33,3 +33,14 @@ def test_coefficients_are_pulled_to_zero():
     for _ in range(50):
         momentum.step(rng.normal(size=30).astype(np.float32), 0.01)
     assert np.mean(coefficients == 0) > 0.5
+
+
+def test_directions_that_are_not_for_all_images_rest():
+    directions = Directions.plain(COMMON + 10)
+    moved = []
+    for used in (None, COMMON + 4):
+        coefficients = np.zeros(len(directions), np.float32)
+        Momentum(directions, coefficients, used=used).step(np.full(COMMON + 10, 1e6, np.float32), 0.01)
+        assert coefficients[:COMMON].all()
+        moved.append(int(np.count_nonzero(coefficients)))
+    assert moved == [COMMON, COMMON + 4]

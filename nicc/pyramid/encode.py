@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from nicc.container import Container, Group, Header, with_checksum
-from nicc.errors import FormatError
 from nicc.pyramid.coding import IntegerNetwork
 from nicc.pyramid.decode import strip_bounds, symbols_checksum
-from nicc.pyramid.directions import QUARTER, STEPS, Directions
 from nicc.pyramid.fit import Cooling, Fit, StepReport
 from nicc.pyramid.layout import views
 from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import (
-    UNCHANGED,
-    Begin,
     Change,
-    Coding,
     Networks,
-    best_offset,
-    change_bits,
     changed,
     encode_networks,
 )
 from nicc.pyramid.order import encode_grids
+from nicc.pyramid.rounding import rounded
 from nicc.pyramid.strip import Distortion, Memory, SquaredError, Strip
 from nicc.threads import one_blas_thread
 
-FINENESS = 4.2
-"""Steps of coefficients are near this by the square root of the pixels: there, one more bit is worth what it costs."""
-CURVATURES = (1.0, 4.0)
-"""Of the cost per pixel along the directions, that rounding is tried for."""
 SMALL = 1 << 13
 """Images of at most so many pixels are also fitted with the start's networks as they are."""
+SMALL_TWICE = 1 << 16
+"""Images of at most so many pixels are fitted from a start of every family, at the lowest ``SMALL_STARTS`` starts."""
+SMALL_STARTS = 4
 TRIED = 0.03
 """Share of a fit's work that goes into trying a start of each family."""
 SQUARES = (64, 256)
@@ -57,6 +49,16 @@ TRIED_STARTS = 2
 """Of the lowest so many starts, every family is tried. Above, others than the first do not pay: docs/pyramid.md."""
 GOING_ON = 0.8
 """Where the cooling of a fit begins that goes on from another: from 0, 60 steps of one would spoil 150 of the other."""
+
+
+class State(NamedTuple):
+    """What a fit has reached: its cost with the networks' bytes, and where it is to be found."""
+
+    cost: float
+    family: int
+    unchanged: bool
+    used: int
+    best: tuple[float, np.ndarray, list[np.ndarray]]
 
 
 class Fitter:
@@ -111,8 +113,7 @@ class Fitter:
                 tried = self._choose_family(rate_point, weight, steps)
                 self._choose_directions(weight)
                 self.fit.run(weight, steps - tried, self._cooling(steps - tried), later(report, tried))
-                if self.fit.pixels <= SMALL:
-                    self._try_unchanged(rate_point, weight, steps)
+                self._try_others(rate_point, weight, steps)
             else:
                 self.fit.run(weight, steps, replace(self._cooling(steps), begin=GOING_ON), report)
         except KeyboardInterrupt:
@@ -173,18 +174,32 @@ class Fitter:
             if self.analyse and not self.family:
                 self.analyse(strip, self.begun)
 
-    def _try_unchanged(self, rate_point: int, weight: float, steps: int) -> None:
-        """Fits latents alone to the start's networks, which take no bytes, and keeps what costs less."""
-        cost, fitted, used = self.cost(), self.fit.best, self.fit.used
-        self._begin(rate_point, self.family)
-        self.unchanged = True
-        try:
-            self.fit.run(weight, steps, self._cooling(steps))
-        finally:
-            self.unchanged = self.cost() < cost
-            if not self.unchanged:
-                self.fit.best, self.fit.used = fitted, used
-                self.fit.restore()
+    def _try_others(self, rate_point: int, weight: float, steps: int) -> None:
+        """Fits a small image in other ways too, and keeps what costs least.
+
+        These are starts of the other families, and latents alone for a start's networks, which take no bytes.
+        """
+        ways = [(self.family, True)] if self.fit.pixels <= SMALL else []
+        if self.fit.pixels <= SMALL_TWICE and self.model.architecture.start_of(rate_point) < SMALL_STARTS:
+            ways += [(n, False) for n in range(len(self.model.families)) if n != self.family]
+        for family, unchanged in ways:
+            kept = self._state()
+            self._begin(rate_point, family)
+            self.unchanged = unchanged
+            try:
+                self.fit.run(weight, steps, self._cooling(steps))
+            finally:
+                if self.cost() >= kept.cost:
+                    self._return_to(kept, rate_point)
+
+    def _state(self) -> State:
+        return State(self.cost(), self.family, self.unchanged, self.fit.used, self.fit.best)
+
+    def _return_to(self, state: State, rate_point: int) -> None:
+        """Networks and latents of the same rate point as they were."""
+        self._begin(rate_point, state.family)
+        self.unchanged, self.fit.used, self.fit.best = state.unchanged, state.used, state.best
+        self.fit.restore()
 
     def cost(self) -> float:
         """Bits of networks and symbols and the weighed distortion, of networks as a file has them."""
@@ -215,50 +230,6 @@ def sample_of(pixels: np.ndarray) -> np.ndarray:
         return pixels
     tops, lefts = ([n // 4 - side // 2, n - n // 4 - side // 2] for n in (height, width))
     return np.concatenate([np.concatenate([pixels[y : y + side, x : x + side] for x in lefts], 1) for y in tops])
-
-
-def rounded(fit: Fit, begin: Begin) -> tuple[Change, Networks]:
-    """The fit's networks as a file has them: the change of least bits + weight * distortion, and what it gives.
-
-    ``begin`` is that of the fit. Along the directions the cost is curved alike, about 1 per pixel and
-    more at high rates: single coefficients are chosen by arithmetic, their step and the curvature by measurement.
-    """
-    arch, strips = fit.networks.arch, [fit.strips[len(fit.strips) // 2]]  # of a large image, one strip has to do
-    wanted = fit.coefficients * fit.directions.deviations
-
-    def measured(change: Change) -> tuple[float, Change, Networks]:
-        networks = Networks.of_integers(arch, changed(begin, change))
-        bits, distortion = fit.measure(networks, strips)
-        coded = change_bits(fit.directions, change)
-        return coded + (bits + fit.weight * distortion) * fit.pixels, change, networks
-
-    best = measured(UNCHANGED)
-    if wanted.any():
-        middle = max(round(math.log2(math.sqrt(fit.pixels) / FINENESS)) - QUARTER, 0)
-        steps = range(max(middle - 2, 0), min(middle + 3, STEPS))
-        for step, curvature in itertools.product(steps, CURVATURES):
-            with suppress(FormatError):  # parameters that a file cannot have
-                change = _change(fit.directions, wanted, step, curvature * fit.pixels)
-                best = min(best, measured(change), key=lambda m: m[0])
-    return best[1], best[2]
-
-
-def _change(directions: Directions, wanted: np.ndarray, step: int, curvature: float) -> Change:
-    """Coefficients near ``wanted`` ones, each of least bits + what its rounding costs by ``curvature``, in bits."""
-    unit = 2.0 ** -(QUARTER + step)
-    exact = wanted / unit
-    nearest = np.rint(exact).astype(np.int64)
-    change = Change(nearest, step, 0)
-    n = change.used
-    candidates = np.stack([nearest, nearest - np.sign(nearest), np.zeros_like(nearest)])[:, :n]
-    for _ in range(3):
-        change = change._replace(offset=best_offset(directions, change))
-        coding = Coding.of(directions, n, change.offset)
-        possible = np.clip(candidates, -coding.limit, coding.limit)
-        lost = curvature / 2 * np.square((possible - exact[:n]) * unit)
-        chosen = np.take_along_axis(possible, (coding.bits(possible) + lost).argmin(0)[None], 0)[0]
-        change = change._replace(coefficients=chosen)
-    return change
 
 
 @one_blas_thread()

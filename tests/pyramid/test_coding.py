@@ -13,7 +13,6 @@ from nicc.errors import FormatError, ModelError
 from nicc.pyramid import coding
 from nicc.pyramid.coding import IntegerNetwork, Prediction, by_class, tables
 from nicc.pyramid.directions import Directions
-from nicc.pyramid.encode import _change
 from nicc.pyramid.layout import GRIDS, REACH, grid_shapes, neighbour_offsets, views
 from nicc.pyramid.networks import (
     UNCHANGED,
@@ -27,6 +26,7 @@ from nicc.pyramid.networks import (
     encode_networks,
 )
 from nicc.pyramid.order import ABOVE, Order, decode_grids, encode_grids, predictions
+from nicc.pyramid.rounding import nearest_change
 from tests.pyramid.conftest import ARCH
 
 
@@ -178,7 +178,7 @@ def test_no_coefficient_is_cut_short():
     directions = Directions.nearest(0.01 * np.eye(ARCH.parameters()), deviations)
     wanted = 0.9 * deviations
     wanted[0] = 30.0
-    found = _change(directions, wanted, 7, 1 << 22)
+    found = nearest_change(directions, wanted, 7, 1 << 22)
     np.testing.assert_allclose(found.coefficients / 2**9, wanted, atol=2**-9)
 
 

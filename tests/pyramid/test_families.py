@@ -39,7 +39,8 @@ def model_of(tmp_path, rng, good: int) -> PyramidModel:
 
 
 def try_early(monkeypatch) -> None:
-    """Families are tried in fits of 60 steps already, and on small images."""
+    """Families are tried in fits of 60 steps already, and on small images, which are not fitted from both."""
+    monkeypatch.setattr("nicc.pyramid.encode.SMALL_TWICE", 0)
     monkeypatch.setattr("nicc.pyramid.encode.LEAST_TRIED", 12)
     monkeypatch.setattr("nicc.pyramid.encode.LATER", 0.0)
     monkeypatch.setattr("nicc.pyramid.encode.TRIED", 0.4)
@@ -68,6 +69,20 @@ def test_few_steps_and_high_rates_are_the_first_family_s(photo, tmp_path, rng, m
         fitter.run(rate_point, 0.002, steps)
         assert fitter.family == (steps == 60 and rate_point == 15)
         fitter.begun = None
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_a_small_image_is_fitted_from_every_family(good, photo, tmp_path, rng):
+    pixels = np.asarray(photo)
+    fitter = Fitter(model_of(tmp_path, rng, good), pixels)
+    for rate_point in (20, 70):
+        weight = fitter.model.architecture.rate_lambda(rate_point)
+        fitter.run(rate_point, weight, 30)
+        assert fitter.family == (good if rate_point == 20 else 0)
+        bits, distortion = fitter.fit.measure()  # of the family that was kept
+        if fitter.family == good:
+            assert (bits + weight * distortion) * fitter.fit.pixels < fitter.cost() + 1
+            assert distortion < 300
 
 
 def test_all_directions_are_for_rich_images(photo, monkeypatch):

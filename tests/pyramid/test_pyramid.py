@@ -25,9 +25,10 @@ from nicc.encoder.settings import Options
 from nicc.errors import FormatError, ModelError, NiccError
 from nicc.images import Picture, decibels
 from nicc.model import load_model
-from nicc.pyramid.encode import Fitter, rounded
+from nicc.pyramid.encode import Fitter
 from nicc.pyramid.fit import Cooling
 from nicc.pyramid.networks import encode_networks
+from nicc.pyramid.rounding import rounded
 
 pytest.importorskip("numba", reason="fitting needs Numba")
 QUICK = {"model": "pyramid", "tune": "psnr", "sga_steps": 40}

@@ -16,12 +16,7 @@ from nicc.pyramid.decode import strip_bounds, symbols_checksum
 from nicc.pyramid.fit import Cooling, Fit, StepReport
 from nicc.pyramid.layout import views
 from nicc.pyramid.model import PyramidModel
-from nicc.pyramid.networks import (
-    Change,
-    Networks,
-    changed,
-    encode_networks,
-)
+from nicc.pyramid.networks import Change, Networks, changed, encode_networks
 from nicc.pyramid.order import encode_grids
 from nicc.pyramid.rounding import rounded
 from nicc.pyramid.strip import Distortion, Memory, SquaredError, Strip
@@ -41,7 +36,7 @@ LEAST_TRIED, MOST_TRIED = 120, 300
 RICH = 8 * 60_000
 """Bits + weight * distortion of first latents and a start's networks, from which on all directions pay.
 
-A fit ends at less than half of these. Otherwise networks differ along the common directions alone.
+Fits end at a quarter to a half of these. Otherwise networks differ along the common directions alone.
 """
 LATER = 9.0
 """By this over a trial's steps are other families than the first taken to be better than it says: they gain later."""
@@ -182,14 +177,19 @@ class Fitter:
         ways = [(self.family, True)] if self.fit.pixels <= SMALL else []
         if self.fit.pixels <= SMALL_TWICE and self.model.architecture.start_of(rate_point) < SMALL_STARTS:
             ways += [(n, False) for n in range(len(self.model.families)) if n != self.family]
+        if not ways:
+            return
+        kept = self._state()
         for family, unchanged in ways:
-            kept = self._state()
             self._begin(rate_point, family)
             self.unchanged = unchanged
             try:
                 self.fit.run(weight, steps, self._cooling(steps))
             finally:
-                if self.cost() >= kept.cost:
+                reached = self._state()
+                if reached.cost < kept.cost:
+                    kept = reached
+                else:
                     self._return_to(kept, rate_point)
 
     def _state(self) -> State:

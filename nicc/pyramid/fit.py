@@ -116,7 +116,7 @@ class Fit:
         cooling: Cooling,
         report: StepReport | None,
     ) -> None:
-        momentum = Momentum(self.directions, self.coefficients, len(self.strips), self.used)
+        momentum = Momentum(self.directions, self.coefficients[: self.used], len(self.strips))
         last = steps - round(cooling.rounded * steps)
         looks = {last - round(i * steps / 3 / cooling.looks) for i in range(cooling.looks)} | {steps}
         for s in self.strips:

@@ -19,24 +19,21 @@ PULL = np.float32(np.sqrt(2) / np.log(2))
 class Momentum:
     """Moves coefficients, pulled to zero by what they cost in a file."""
 
-    def __init__(
-        self, directions: Directions, coefficients: np.ndarray, parts: int = 1, used: int | None = None
-    ) -> None:
-        """``coefficients`` float32, in standard deviations; changed by every step, one for each part of an image.
+    def __init__(self, directions: Directions, coefficients: np.ndarray, parts: int = 1) -> None:
+        """``coefficients`` float32, of the first directions, in standard deviations.
 
-        The first ``used`` of them move; those that are for all images without it.
+        They are changed by every step, one for each part of an image.
         """
-        self.matrix, self.coefficients, self.pull = directions.matrix, coefficients, PULL / parts
+        self.matrix, self.coefficients, self.pull = directions.matrix[: len(coefficients)], coefficients, PULL / parts
         self.m, self.v = np.zeros_like(coefficients), np.zeros_like(coefficients)
-        self.steps, self.used = 0, used or directions.common
+        self.steps = 0
 
     def step(self, gradient: np.ndarray, rate: float) -> None:
         """``gradient`` of all bits of a part for the parameters; ``rate`` in standard deviations."""
         self.steps += 1
-        n = self.used
-        g = self.matrix[:n] @ gradient
-        self.m[:n] += (1 - BETA1) * (g - self.m[:n])
-        self.v[:n] += (1 - BETA2) * (g * g - self.v[:n])
-        root = np.sqrt(self.v[:n] / (1 - BETA2**self.steps)) + 1e-8
-        moved = self.coefficients[:n] - (rate / (1 - BETA1**self.steps)) * self.m[:n] / root
-        self.coefficients[:n] = np.sign(moved) * np.maximum(np.abs(moved) - rate * self.pull / root, 0)
+        g = self.matrix @ gradient
+        self.m += (1 - BETA1) * (g - self.m)
+        self.v += (1 - BETA2) * (g * g - self.v)
+        root = np.sqrt(self.v / (1 - BETA2**self.steps)) + 1e-8
+        moved = self.coefficients - (rate / (1 - BETA1**self.steps)) * self.m / root
+        self.coefficients[:] = np.sign(moved) * np.maximum(np.abs(moved) - rate * self.pull / root, 0)

@@ -167,7 +167,7 @@ class FamilyTrainer(Stage):
         self.networks = torch.from_numpy(self.start)  # of the same memory
         group = {"params": [self.networks], "base": self.s.network_rate}
         self.optimizer = torch.optim.Adam([group], betas=BETAS)
-        self.momenta = [Momentum(self.directions, fit.coefficients) for fit in self.fits]
+        self.momenta = [Momentum(self.directions, fit.coefficients[: fit.used]) for fit in self.fits]
         for fit in self.fits:
             fit.strips[0].restart()
 

@@ -38,9 +38,9 @@ def test_coefficients_are_pulled_to_zero():
 def test_directions_that_are_not_for_all_images_rest():
     directions = Directions.plain(COMMON + 10)
     moved = []
-    for used in (None, COMMON + 4):
+    for used in (directions.common, COMMON + 4):
         coefficients = np.zeros(len(directions), np.float32)
-        Momentum(directions, coefficients, used=used).step(np.full(COMMON + 10, 1e6, np.float32), 0.01)
+        Momentum(directions, coefficients[:used]).step(np.full(COMMON + 10, 1e6, np.float32), 0.01)
         assert coefficients[:COMMON].all()
         moved.append(int(np.count_nonzero(coefficients)))
     assert moved == [COMMON, COMMON + 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -10,13 +11,14 @@ import numpy as np
 
 from nicc.container import Header
 from nicc.decoder import ops
-from nicc.encoder.encode import INTERRUPTED, Result
+from nicc.encoder.encode import INTERRUPTED, Result, analyse, encode
 from nicc.encoder.quantise import Encoding
 from nicc.encoder.settings import Annealing, Options, Report, Settings, State
 from nicc.encoder.targets import Target, Unreachable
 from nicc.encoder.transform import encoder_arrays_of
 from nicc.errors import ModelError, NiccError, needs
 from nicc.images import Picture, decibels
+from nicc.model import TUNED, Model, load_model
 from nicc.pyramid import analysis
 from nicc.pyramid.decode import strip_bounds
 from nicc.pyramid.model import PyramidModel
@@ -33,6 +35,10 @@ FIRST_RATE = 0.4
 SIZE_SLOPE = 0.033
 """Natural logarithm of the size by rate point; the first guess of a search."""
 SLOPES = {"psnr": 0.14, "ssimulacra2": 0.6}
+SMALL = 1 << 16
+"""Images of at most so many pixels are also encoded by a trained model: there, networks of their own weigh most."""
+AROUND = range(-6, 7)
+"""Rate points tried for this, from that of the same lambda."""
 
 
 def encode_fitted(
@@ -76,7 +82,7 @@ def set_first_latents(arrays: dict[str, np.ndarray], strip: Strip, start: int) -
 
 @dataclass(kw_only=True)
 class FittedResult(Result):
-    """A fitted encoding, measured by the kernels that fit: without PyTorch."""
+    """An encoding measured by the kernels that fit: without PyTorch."""
 
     visual: bool
     """Whether the fit weighed the visual distortion, and not the squared error."""
@@ -137,9 +143,30 @@ class _Fitting:
         complete = self.fitter.run(header.rate_point, weight, steps, told, self.options.keep_on_interrupt)
         container, estimated = self.fitter.container(header, self.picture.extras)
         result = FittedResult(self.model, self.picture, settings, Encoding(container, estimated), visual=self.visual)
+        if height * width <= SMALL:
+            result = min(result, *self._trained(weight), key=lambda r: r.cost)
         if not complete:
-            result.notes = (INTERRUPTED,)
+            result.notes = (*result.notes, INTERRUPTED)
         return result
+
+    def _trained(self, weight: float) -> list[FittedResult]:
+        """The picture by the model trained for the same aim, at rates around ``weight``'s, measured as a fit is.
+
+        In a file of a hundred bytes, a fourth of them networks, what that model knows of all images may be worth more.
+        """
+        model = load_model(TUNED["visual" if self.visual else "psnr"])
+        assert isinstance(model, Model)
+        arch = model.architecture
+        same = min(range(arch.rate_points), key=lambda point: abs(math.log(arch.rate_lambda(point) / weight)))
+        points = [point for d in AROUND if 0 <= (point := same + d) < arch.rate_points]
+        latents = analyse(model, self.picture, Settings(same, Annealing(0)))
+        results = []
+        for point in points:
+            settings = Settings(point, Annealing(0), lagrangian=weight)
+            encoding = encode(model, self.picture, settings, analysed=latents).encoding
+            results.append(FittedResult(model, self.picture, settings, encoding, visual=self.visual))
+            results[-1].notes = (f"by {model.name}, whose file of so small an image costs less",)
+        return results
 
     def to(self, target: Target) -> Result:
         """The best result that meets a target, by a search over the rate points."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,14 @@ from nicc.pyramid.layout import PyramidArchitecture
 from nicc.pyramid.model import Family, PyramidModel
 
 ARCH = PyramidArchitecture(8, 8, 8, rate_points=11, starts=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fits_alone() -> Iterator[None]:
+    """Small images are always fitted files, however few the steps: no trained model competes with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nicc.encoder.fitting.SMALL", 0)
+        yield
 
 
 @pytest.fixture

@@ -174,14 +174,13 @@ def decode_strips(
         return iter([_stored(container, None, reduction)])
     model = model or model_for(container)
     if isinstance(model, PyramidModel):
-        return (_reduced(strip, reduction) for strip in pyramid.strips(container, model, beta))
+        return (_reduced(strip, reduction) for strip in _fitted_strips(container, model, beta))
     renderer, layer = _renderer(model, header, beta, rectifier), layer_of(container)
     parts = strips(renderer, group_latents(model, container), header.width, header.height, reduction)
     return _pasted(parts, layer.reduced(reduction)) if layer else parts
 
 
-def _pasted(parts: Iterator[np.ndarray], layer: Layer) -> Iterator[np.ndarray]:
-    top = 0
+def _pasted(parts: Iterator[np.ndarray], layer: Layer, top: int = 0) -> Iterator[np.ndarray]:
     for strip in parts:
         yield layer.paste(strip, 0, top)
         top += len(strip)
@@ -238,11 +237,19 @@ def _fitted(
 ) -> np.ndarray:
     """Pixels of an image whose networks are in the file."""
     if window is None:
-        return _reduced(np.concatenate(list(pyramid.strips(container, model, beta))), reduction)
+        return _reduced(np.concatenate(list(_fitted_strips(container, model, beta))), reduction)
     rows = range(window.top, window.top + window.height)
-    pixels = np.concatenate(list(pyramid.strips(container, model, beta, rows)))
-    top = window.top - window.top // STRIP_ROWS * STRIP_ROWS
+    pixels = np.concatenate(list(_fitted_strips(container, model, beta, rows)))
+    top = window.top % STRIP_ROWS
     return _reduced(pixels[top : top + window.height, window.left : window.left + window.width], reduction)
+
+
+def _fitted_strips(
+    container: Container, model: PyramidModel, beta: float | None, rows: range | None = None
+) -> Iterator[np.ndarray]:
+    """`pyramid.strips` with what is stored exactly."""
+    parts, layer = pyramid.strips(container, model, beta, rows), layer_of(container)
+    return _pasted(parts, layer, rows.start // STRIP_ROWS * STRIP_ROWS if rows else 0) if layer else parts
 
 
 def _reduced(pixels: np.ndarray, reduction: int) -> np.ndarray:

@@ -44,7 +44,7 @@ def memory_needed(
     ``graphics`` says that parts of it are stored exactly.
     """
     if isinstance(model, PyramidModel):
-        return _memory_of_fitted(header, len(betas), window)
+        return _memory_of_fitted(header, len(betas), window) + _memory_of_layer(header, graphics)
     grid, channels = Grid.of(header), model.architecture.groups[model.active_groups(header.rate_point)]
     realistic = any(header.beta if beta is None else beta for beta in betas)
     held = 0  # groups of rows that are held as latents, beside the one in work
@@ -60,8 +60,12 @@ def memory_needed(
         + bands_at_once() * (REALISM_THREAD_MEMORY if realistic else THREAD_MEMORY)
         + group * (POSITION_MEMORY + channels * latent)
         + len(betas) * PIXEL_MEMORY * (pixels if window else pixels // reduction**2)
-        + (LAYER_MEMORY * header.width * header.height if graphics else 0)
+        + _memory_of_layer(header, graphics)
     )
+
+
+def _memory_of_layer(header: Header, graphics: bool) -> int:
+    return LAYER_MEMORY * header.width * header.height if graphics else 0
 
 
 def _memory_of_fitted(header: Header, versions: int, window: Window | None) -> int:

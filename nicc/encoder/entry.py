@@ -58,14 +58,31 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
 
 
 def _fitted(model: PyramidModel, picture: Picture, options: Options, report: Report | None) -> Result:
-    """Encodes with a decoder that is fitted to the picture, or stores it losslessly where that is smaller."""
-    target = _target(picture, options)
-    size = target.size if target else None
+    """Encodes with a decoder that is fitted to the picture, or stores it losslessly where that is better.
 
-    def code() -> Result:
-        return encode_fitted(model, picture, options, target, report)
+    Better is smaller, and without a target, of an image with graphics, a lower cost.
+    """
+    if (target := _target(picture, options)) is not None:
+        may_store = options.lossless is None
+        return _stored_or(
+            picture, target.size, may_store, lambda: encode_fitted(model, picture, options, target, report)
+        )
+    result = encode_fitted(model, picture, options, None, report)
+    if options.lossless is not None:
+        return result
+    size = len(result.data)
+    if mixed.candidates(picture.pixels).sum() < mixed.FEWEST_CELLS:
+        return _stored_within(picture, size) or result
+    glance = mixed.candidates(picture.pixels).mean() < MOSTLY
+    return _stored_within(picture, int(cost_in_bytes(result)), of=size, glance=glance) or result
 
-    return _stored_or(picture, size, options.lossless is None, code)
+
+def cost_in_bytes(result: Result) -> float:
+    """Bytes and the weighed squared error of a result, which costs nothing where the picture is stored exactly."""
+    if result.model is None:
+        return len(result.data)
+    pixels = result.picture.pixels.shape[0] * result.picture.pixels.shape[1]
+    return len(result.data) + result.settings.weight(result.model.architecture) * result.mse * pixels / 8
 
 
 def _target(picture: Picture, options: Options) -> Target | None:
@@ -115,19 +132,13 @@ def _with_graphics(
     graphic = mixed.candidates(picture.pixels)
     if graphic.sum() < mixed.FEWEST_CELLS:
         return _stored_within(picture, len(plain.data))
-    weight = settings.weight(model.architecture)
-    pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
-
-    def cost(result: Result) -> float:
-        """In bytes."""
-        return len(result.data) + weight * result.mse * pixels / 8
-
     glance = graphic.mean() < MOSTLY
-    best = _stored_within(picture, int(cost(plain)), of=len(plain.data), glance=glance) or plain
+    best = _stored_within(picture, int(cost_in_bytes(plain)), of=len(plain.data), glance=glance) or plain
     header, graphics = plain.encoding.container.header, None
+    weight = settings.weight(model.architecture)
     for choice in mixed.choices(model, header, analysed, picture.pixels, graphic, plain.decoded, weight):
         result = _composed(model, picture, choice, replace(settings, annealing=Annealing(0)), None)
-        if cost(result) < cost(best):
+        if cost_in_bytes(result) < cost_in_bytes(best):
             best, graphics = result, choice
     if graphics and settings.annealing.steps:
         best = _composed(model, picture, graphics, settings, report)
@@ -141,8 +152,7 @@ def _composed(
     photographic = replace(picture, pixels=mixed.filled(picture.pixels, graphics.cells))
     coded = encode(model, photographic, settings, report)
     result = Result(model, picture, settings, mixed.with_graphics(model, coded.encoding, graphics))
-    cells = graphics.cells
-    result.notes = (*coded.notes, f"{cells.sum()} of {cells.size} cells stored exactly, as graphics")
+    result.notes = (*coded.notes, graphics.note)
     return result
 
 

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nicc.container import Header
+from nicc.container import BOX_GRAPHICS, Header
 from nicc.decoder import ops
 from nicc.encoder.encode import INTERRUPTED, Result, analyse, encode
+from nicc.encoder.mixed import FEWEST_CELLS, Graphics, candidates, filled
 from nicc.encoder.quantise import Encoding
 from nicc.encoder.settings import Annealing, Options, Report, Settings, State
 from nicc.encoder.targets import Target, Unreachable
 from nicc.encoder.transform import encoder_arrays_of
 from nicc.errors import ModelError, NiccError, needs
+from nicc.graphics import box_of
 from nicc.images import Picture, decibels
 from nicc.model import TUNED, Model, load_model
 from nicc.pyramid import analysis
@@ -46,6 +48,8 @@ def encode_fitted(
 ) -> Result:
     """Fits networks and latents to a picture, at a rate point or to a target.
 
+    Without a target, cells that are graphics may be stored exactly, unless ``options.lossless`` is False.
+
     Raises `NiccError` where Numba is missing, for a target that is not reached, and for what the model cannot do:
     realism, and other devices than the processor.
     """
@@ -57,9 +61,12 @@ def encode_fitted(
         raise NiccError(f"model {model.name} has no encoding without steps; use at least 1")
     with needs("pyramid", f"encoding with {model.name}"):
         fitting = _Fitting(model, picture, options, report)
-    if target is None:
-        return fitting.at(options.rate_point(model.architecture))
-    return fitting.to(target)
+    if target is not None:
+        return fitting.to(target)
+    rate_point = options.rate_point(model.architecture)
+    if options.lossless is None:
+        fitting.store_graphics(rate_point)
+    return fitting.at(rate_point)
 
 
 def analysis_arrays(model: PyramidModel) -> dict[str, np.ndarray]:
@@ -120,32 +127,68 @@ class _Fitting:
         from nicc.pyramid.visual import VisualDistortion
 
         self.model, self.picture, self.options, self.report = model, picture, options, report
-        analyse = partial(set_first_latents, analysis_arrays(model))
         self.visual = options.tune != "psnr"
-        distortion = partial(VisualDistortion, memory={}) if self.visual else SquaredError
-        self.fitter = Fitter(model, picture.pixels, options.seed, distortion, analyse)
+        self.fitter_of = partial(
+            Fitter,
+            model,
+            seed=options.seed,
+            distortion=partial(VisualDistortion, memory={}) if self.visual else SquaredError,
+            analyse=partial(set_first_latents, analysis_arrays(model)),
+        )
+        self.fitter = self.fitter_of(picture.pixels)
+        self.tried = 0
+        """Steps of the fit that told which cells to store exactly."""
+        self.graphics: Graphics | None = None
+        self.interrupted = False
+
+    def store_graphics(self, rate_point: int) -> None:
+        """Has cells stored exactly that a short fit of the whole finds dearer; the fit to come is of the rest."""
+        from nicc.encoder.fitted_graphics import cells_to_store, steps_tried
+
+        pixels, steps = self.picture.pixels, self.options.fit_steps
+        graphic = candidates(pixels)
+        if graphic.sum() < FEWEST_CELLS:
+            return
+        tried = steps_tried(steps)
+        self._run(rate_point, self.model.architecture.rate_lambda(rate_point), tried, following=steps)
+        if self.interrupted:
+            return
+        self.tried = tried
+        cells = cells_to_store(self.fitter.fit, pixels, graphic, tried / steps)
+        if cells.any():
+            self.graphics = Graphics(cells, box_of(pixels, cells))
+            pixels = filled(pixels, cells)
+        self.fitter = self.fitter_of(pixels)
+
+    def _run(self, rate_point: int, weight: float, steps: int, following: int = 0) -> None:
+        """Fits; ``following`` steps are reported as still to come."""
+
+        def told(step: int, bits: float, distortion: float) -> None:
+            if self.report:
+                self.report(State(self.tried + step, bits, decibels(distortion), 0.0), self.tried + steps + following)
+
+        self.interrupted = not self.fitter.run(rate_point, weight, steps, told, self.options.keep_on_interrupt)
 
     def at(self, rate_point: float) -> Result:
         """The picture at a real rate point; in fewer steps where that goes on from what was reached before."""
         arch = self.model.architecture
         whole = min(max(round(rate_point), 0), arch.rate_points - 1)
         share = 1.0 if self.fitter.begins(whole) else WARM_SHARE
-        steps = max(1, round(share * self.options.fit_steps))
         weight = arch.rate_lambda(rate_point)
+        if not self.interrupted:
+            self._run(whole, weight, max(1, round(share * self.options.fit_steps)))
         height, width, _ = self.picture.pixels.shape
         header = Header(self.model.code, self.model.fingerprint, width, height, whole, 0.0, self.picture.grey)
+        graphics = {BOX_GRAPHICS: self.graphics.box} if self.graphics else {}
+        container, estimated = self.fitter.container(header, graphics | self.picture.extras)
         settings = Settings(whole, Annealing(0), lagrangian=weight)
-
-        def told(step: int, bits: float, distortion: float) -> None:
-            if self.report:
-                self.report(State(step, bits, decibels(distortion), 0.0), steps)
-
-        complete = self.fitter.run(header.rate_point, weight, steps, told, self.options.keep_on_interrupt)
-        container, estimated = self.fitter.container(header, self.picture.extras)
-        result = FittedResult(self.model, self.picture, settings, Encoding(container, estimated), visual=self.visual)
+        encoding = Encoding(container, estimated)
+        result = FittedResult(self.model, self.picture, settings, encoding, visual=self.visual)
+        if self.graphics:
+            result.notes = (self.graphics.note,)
         if height * width <= SMALL:
             result = min(result, *self._trained(weight), key=lambda r: r.cost)
-        if not complete:
+        if self.interrupted:
             result.notes = (*result.notes, INTERRUPTED)
         return result
 

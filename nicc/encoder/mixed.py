@@ -101,6 +101,11 @@ class Graphics(NamedTuple):
     cells: np.ndarray
     box: bytes
 
+    @property
+    def note(self) -> str:
+        """For users."""
+        return f"{self.cells.sum()} of {self.cells.size} cells stored exactly, as graphics"
+
 
 def choices(
     model: Model,

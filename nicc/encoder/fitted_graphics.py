@@ -1,0 +1,61 @@
+"""Which cells of a page are stored exactly beside a fit: those that take the fit more than a lossless image."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nicc.encoder import mixed
+from nicc.graphics import CELL, box_of
+from nicc.pyramid.coding import OFFSETS, SCALE_RANGE, SCALES_PER_NAT, IntegerNetwork, Prediction
+from nicc.pyramid.fit import Fit
+from nicc.pyramid.layout import views
+from nicc.pyramid.order import predictions
+from nicc.pyramid.strip import Strip
+from nicc.threads import one_blas_thread
+
+TRIED = 0.1
+"""Steps of the short fit that tells what cells cost, as a share of those of the fit to come."""
+LEAST_TRIED = 100
+GAIN = 0.1
+"""Costs of fits fall with their steps to the power of about -0.1: the short fit's are too high."""
+
+
+def steps_tried(steps: int) -> int:
+    """Of the short fit before one of ``steps``."""
+    return min(max(round(TRIED * steps), LEAST_TRIED), steps)
+
+
+def cells_to_store(fit: Fit, pixels: np.ndarray, graphic: np.ndarray, share: float) -> np.ndarray:
+    """Cells ``(rows, columns)``, bool, among those that may be graphics.
+
+    ``fit`` is the short one, of ``share`` of the steps to come; ``pixels`` are uint8 ``(h, w, 3)``.
+    """
+    coded = share**GAIN * np.concatenate([cell_costs(fit, strip) for strip in fit.strips])
+    together = len(box_of(pixels, graphic))
+    return mixed.lossless_bits(pixels, graphic, together) < mixed.FILLED * coded
+
+
+@one_blas_thread()
+def cell_costs(fit: Fit, strip: Strip) -> np.ndarray:
+    """Bits of rounded latents + weight * squared error in every cell ``(rows, columns)`` of a strip."""
+    arch = fit.networks.arch
+    network = IntegerNetwork(arch, views(fit.networks.integers(), arch.shapes()))
+    rounded = np.rint(strip.y)
+    decoded = np.clip(strip.synthesise(fit.networks, rounded), -0.5, 0.5)
+    costs = fit.weight * mixed.cell_sums(np.square(255 * (decoded - strip.target)).mean(0)).astype(np.float64)
+    grids = [grid.astype(np.int16) for grid in strip.grids(rounded)]
+    for k, grid in enumerate(grids):
+        rows, columns = ((np.arange(n) << k) // CELL for n in grid.shape)
+        bits = laplace_bits(grid.reshape(-1), predictions(network, arch, grids, k)).reshape(grid.shape)
+        np.add.at(costs, (rows[:, None], columns), bits)
+    return costs
+
+
+def laplace_bits(symbols: np.ndarray, p: Prediction) -> np.ndarray:
+    """Bits of symbols by the distributions that `nicc.pyramid.coding` has in tables."""
+    away = np.abs(symbols - (p.mean + p.offset / OFFSETS - 0.5))
+    scale = np.exp(p.scale / SCALES_PER_NAT - SCALE_RANGE)
+    far = 0.5 * np.exp(-np.maximum(away - 0.5, 0) / scale) * -np.expm1(-1 / scale)
+    near = 1 - 0.5 * (np.exp(-(0.5 + away) / scale) + np.exp(-np.maximum(0.5 - away, 0) / scale))
+    bits: np.ndarray = -np.log2(np.maximum(np.where(away > 0.5, far, near), 2.0**-32))
+    return bits

@@ -1,0 +1,144 @@
+"""Pages of photographs and graphics, the photographs by a decoder of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nicc
+from nicc.container import unpack
+from nicc.decoder.decode import decode_strips
+from nicc.encoder.encode import INTERRUPTED
+from nicc.encoder.entry import encode_picture
+from nicc.encoder.fitted_graphics import GAIN, cell_costs, cells_to_store, laplace_bits
+from nicc.encoder.settings import Options
+from nicc.graphics import grid_of, layer_of, spread
+from nicc.images import Picture
+from nicc.model import load_model
+from nicc.pyramid.coding import OFFSETS, SCALES, SYMBOL_LIMIT, Prediction, by_class, tables
+from tests.test_graphics import page, quick_webp  # noqa: F401 - a fixture
+
+pytest.importorskip("numba", reason="fitting needs Numba")
+from nicc.pyramid.encode import Fitter
+
+CHOICES = {"model": "pyramid", "tune": "psnr", "quality": 50}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_trials():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nicc.encoder.fitted_graphics.LEAST_TRIED", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def image(coffee) -> Image.Image:
+    return page(coffee)
+
+
+@pytest.fixture(scope="module")
+def coded(image, quick_trials, quick_webp) -> bytes:  # noqa: F811
+    return nicc.encode(image, sga_steps=12, **CHOICES)
+
+
+@pytest.fixture
+def never_whole(monkeypatch):
+    """So few steps cost more than the lossless form of the whole."""
+    monkeypatch.setattr("nicc.encoder.entry._stored_within", lambda *_, **__: None)
+
+
+def cells_of(data: bytes) -> np.ndarray:
+    layer = layer_of(unpack(data))
+    assert layer is not None
+    return layer.cells
+
+
+def test_text_is_exact_and_photographs_are_fitted(coded, image):
+    assert nicc.inspect(coded).model == 4
+    cells = cells_of(coded)
+    assert 15 < cells.sum() < cells.size - 6
+    inside = spread(cells, image.width, image.height)
+    error = np.abs(np.asarray(nicc.decode(coded), int) - np.asarray(image)).max(-1)
+    assert not error[inside].any()
+    assert 0 < error[~inside].mean() < 30
+
+
+def test_parts_and_thumbnails_are_those_of_the_whole(coded):
+    whole = nicc.decode(coded)
+    for x, y, w, h in ((0, 0, 600, 450), (37, 101, 222, 64), (290, 230, 270, 180)):
+        part = np.asarray(nicc.decode(coded, crop=(x, y, w, h)))
+        np.testing.assert_array_equal(part, np.asarray(whole.crop((x, y, x + w, y + h))))
+    np.testing.assert_array_equal(np.asarray(nicc.decode(coded, reduction=4)), np.asarray(whole.reduce(4)))
+
+
+@pytest.mark.usefixtures("never_whole")
+def test_strips_of_a_tall_page(coffee):
+    image = page(coffee, 330, 1300)
+    data = nicc.encode(image, sga_steps=3, **CHOICES)
+    whole, cells = np.asarray(nicc.decode(data)), cells_of(data)
+    assert cells[16:].any()  # in the second strip
+    np.testing.assert_array_equal(whole[spread(cells, *image.size)], np.asarray(image)[spread(cells, *image.size)])
+    np.testing.assert_array_equal(np.concatenate(list(decode_strips(unpack(data)))), whole)
+    np.testing.assert_array_equal(np.asarray(nicc.decode(data, crop=(5, 1100, 300, 150))), whole[1100:1250, 5:305])
+
+
+def test_it_is_said_and_can_be_switched_off(image):
+    picture = Picture(np.asarray(image))
+    result = encode_picture(picture, Options(steps=4, **CHOICES))
+    assert f"{cells_of(result.data).sum()} of 80 cells stored exactly" in result.notes[0]
+    np.testing.assert_array_equal(result.decoded, np.asarray(nicc.decode(result.data)))
+    assert layer_of(unpack(encode_picture(picture, Options(steps=4, lossless=False, **CHOICES)).data)) is None
+
+
+def test_what_cells_cost_is_what_all_costs(coffee):
+    pixels = np.asarray(coffee.resize((200, 150)))
+    fitter = Fitter(load_model("pyramid"), pixels)
+    fitter.run(60, fitter.model.architecture.rate_lambda(60), 40)
+    costs = cell_costs(fitter.fit, fitter.fit.strips[0])
+    bits, distortion = fitter.fit.measure()
+    assert costs.shape == grid_of(200, 150)
+    assert costs.min() > 0
+    assert costs.sum() == pytest.approx((bits + fitter.fit.weight * distortion) * 200 * 150, rel=0.01)
+
+
+def test_cells_are_stored_where_that_costs_less(image):
+    pixels = np.asarray(image)
+    fitter = Fitter(load_model("pyramid"), pixels)
+    graphic = np.ones(grid_of(*image.size), bool)
+    fitter.run(20, 0.001, 10)
+    cells = cells_to_store(fitter.fit, pixels, graphic, 1.0)
+    assert 0 < cells.sum() < cells.size
+    assert not cells_to_store(fitter.fit, pixels, graphic, 0.001 ** (1 / GAIN)).any()  # if a fit will be so much better
+    fitter.fit.weight = 10.0
+    more = cells_to_store(fitter.fit, pixels, graphic, 1.0)
+    assert more.sum() > cells.sum()
+    assert more[cells].all()
+
+
+def test_bits_are_those_of_the_tables(rng):
+    n = 2000
+    p = Prediction(rng.integers(-9, 9, n), rng.integers(0, OFFSETS, n), rng.integers(30, SCALES - 30, n))
+    symbols = p.mean + rng.integers(-3, 4, n)
+    expected = np.empty(n)
+    for kind, part, at in by_class(p):
+        table, reach = tables().of(part, kind)
+        expected[at] = table[np.arange(len(table)), symbols[at] - part.mean + reach]
+    likely = expected > 2.0**-20
+    assert likely.sum() > n / 2
+    assert np.abs(symbols).max() < SYMBOL_LIMIT
+    np.testing.assert_allclose(laplace_bits(symbols, p)[likely], -np.log2(expected[likely]), atol=0.02)
+
+
+@pytest.mark.usefixtures("never_whole")
+def test_an_interrupt_of_the_short_fit_leaves_a_file(image, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    picture = Picture(np.asarray(image))
+    monkeypatch.setattr("nicc.pyramid.fit.Fit._steps", interrupted)
+    result = encode_picture(picture, Options(steps=50, keep_on_interrupt=True, **CHOICES))
+    assert result.notes[-1] == INTERRUPTED
+    assert nicc.decode(result.data).size == image.size
+    with pytest.raises(KeyboardInterrupt):
+        encode_picture(picture, Options(steps=50, **CHOICES))

@@ -70,10 +70,10 @@ def _fitted(model: PyramidModel, picture: Picture, options: Options, report: Rep
     result = encode_fitted(model, picture, options, None, report)
     if options.lossless is not None:
         return result
-    size = len(result.data)
-    if mixed.candidates(picture.pixels).sum() < mixed.FEWEST_CELLS:
+    size, graphic = len(result.data), mixed.candidates(picture.pixels)
+    if graphic.sum() < mixed.FEWEST_CELLS:
         return _stored_within(picture, size) or result
-    glance = mixed.candidates(picture.pixels).mean() < MOSTLY
+    glance = graphic.mean() < MOSTLY
     return _stored_within(picture, int(cost_in_bytes(result)), of=size, glance=glance) or result
 
 

@@ -158,6 +158,7 @@ class _Fitting:
         if cells.any():
             self.graphics = Graphics(cells, box_of(pixels, cells))
             pixels = filled(pixels, cells)
+        del self.fitter  # before another takes as much memory
         self.fitter = self.fitter_of(pixels)
 
     def _run(self, rate_point: int, weight: float, steps: int, following: int = 0) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from nicc.encoder import mixed
 from nicc.encoder.encode import Result, analyse, encode
 from nicc.encoder.fitting import encode_fitted
@@ -70,11 +72,7 @@ def _fitted(model: PyramidModel, picture: Picture, options: Options, report: Rep
     result = encode_fitted(model, picture, options, None, report)
     if options.lossless is not None:
         return result
-    size, graphic = len(result.data), mixed.candidates(picture.pixels)
-    if graphic.sum() < mixed.FEWEST_CELLS:
-        return _stored_within(picture, size) or result
-    glance = graphic.mean() < MOSTLY
-    return _stored_within(picture, int(cost_in_bytes(result)), of=size, glance=glance) or result
+    return _stored_instead_of(result, mixed.candidates(picture.pixels)) or result
 
 
 def cost_in_bytes(result: Result) -> float:
@@ -130,10 +128,10 @@ def _with_graphics(
     Better is smaller, where all is stored, and otherwise a lower cost: bits + lambda * squared error.
     """
     graphic = mixed.candidates(picture.pixels)
+    stored = _stored_instead_of(plain, graphic)
     if graphic.sum() < mixed.FEWEST_CELLS:
-        return _stored_within(picture, len(plain.data))
-    glance = graphic.mean() < MOSTLY
-    best = _stored_within(picture, int(cost_in_bytes(plain)), of=len(plain.data), glance=glance) or plain
+        return stored
+    best = stored or plain
     header, graphics = plain.encoding.container.header, None
     weight = settings.weight(model.architecture)
     for choice in mixed.choices(model, header, analysed, picture.pixels, graphic, plain.decoded, weight):
@@ -143,6 +141,14 @@ def _with_graphics(
     if graphics and settings.annealing.steps:
         best = _composed(model, picture, graphics, settings, report)
     return best if best is not plain else None
+
+
+def _stored_instead_of(result: Result, graphic: np.ndarray) -> Result | None:
+    """The picture stored exactly, if that is smaller, or in an image with ``graphic`` cells costs less."""
+    picture, size = result.picture, len(result.data)
+    if graphic.sum() < mixed.FEWEST_CELLS:
+        return _stored_within(picture, size)
+    return _stored_within(picture, int(cost_in_bytes(result)), of=size, glance=graphic.mean() < MOSTLY)
 
 
 def _composed(

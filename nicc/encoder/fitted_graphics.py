@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nicc.encoder import mixed
-from nicc.graphics import CELL, box_of
+from nicc.graphics import CELL
 from nicc.pyramid.coding import OFFSETS, SCALE_RANGE, SCALES_PER_NAT, IntegerNetwork, Prediction
 from nicc.pyramid.fit import Fit
 from nicc.pyramid.layout import views
@@ -31,8 +31,7 @@ def cells_to_store(fit: Fit, pixels: np.ndarray, graphic: np.ndarray, share: flo
     ``fit`` is the short one, of ``share`` of the steps to come; ``pixels`` are uint8 ``(h, w, 3)``.
     """
     coded = share**GAIN * np.concatenate([cell_costs(fit, strip) for strip in fit.strips])
-    together = len(box_of(pixels, graphic))
-    return mixed.lossless_bits(pixels, graphic, together) < mixed.FILLED * coded
+    return mixed.lossless_bits(pixels, mixed.Graphics.of(pixels, graphic)) < mixed.FILLED * coded
 
 
 @one_blas_thread()
@@ -52,7 +51,7 @@ def cell_costs(fit: Fit, strip: Strip) -> np.ndarray:
 
 
 def laplace_bits(symbols: np.ndarray, p: Prediction) -> np.ndarray:
-    """Bits of symbols by the distributions that `nicc.pyramid.coding` has in tables."""
+    """Bits of symbols by the distributions of `nicc.pyramid.coding`, in closed form: tables have a row for each."""
     away = np.abs(symbols - (p.mean + p.offset / OFFSETS - 0.5))
     scale = np.exp(p.scale / SCALES_PER_NAT - SCALE_RANGE)
     far = 0.5 * np.exp(-np.maximum(away - 0.5, 0) / scale) * -np.expm1(-1 / scale)

@@ -18,7 +18,6 @@ from nicc.encoder.settings import Annealing, Options, Report, Settings, State
 from nicc.encoder.targets import Target, Unreachable
 from nicc.encoder.transform import encoder_arrays_of
 from nicc.errors import ModelError, NiccError, needs
-from nicc.graphics import box_of
 from nicc.images import Picture, decibels
 from nicc.model import TUNED, Model, load_model
 from nicc.pyramid import analysis
@@ -156,7 +155,7 @@ class _Fitting:
         self.tried = tried
         cells = cells_to_store(self.fitter.fit, pixels, graphic, tried / steps)
         if cells.any():
-            self.graphics = Graphics(cells, box_of(pixels, cells))
+            self.graphics = Graphics.of(pixels, cells)
             pixels = filled(pixels, cells)
         del self.fitter  # before another takes as much memory
         self.fitter = self.fitter_of(pixels)

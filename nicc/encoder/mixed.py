@@ -84,27 +84,32 @@ def _bits_of_rows(
     return bits.reshape(y.shape[:2])
 
 
-def lossless_bits(pixels: np.ndarray, cells: np.ndarray, together: int) -> np.ndarray:
-    """About what each of the cells takes of bits in one lossless image of ``together`` bytes; no end elsewhere."""
-    bits = np.full(cells.shape, np.inf)
-    for row, column in np.argwhere(cells):
-        part = pixels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-        buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(part)).save(buffer, "WEBP", lossless=True, quality=20, method=1)
-        bits[row, column] = len(buffer.getvalue())
-    return bits * (8 * together / bits[cells].sum())
-
-
 class Graphics(NamedTuple):
     """Which cells ``(rows, columns)``, bool, are stored exactly, and the box that does."""
 
     cells: np.ndarray
     box: bytes
 
+    @classmethod
+    def of(cls, pixels: np.ndarray, cells: np.ndarray) -> Graphics:
+        """Those cells of an image uint8 ``(height, width, 3)``."""
+        return cls(cells, box_of(pixels, cells))
+
     @property
     def note(self) -> str:
         """For users."""
         return f"{self.cells.sum()} of {self.cells.size} cells stored exactly, as graphics"
+
+
+def lossless_bits(pixels: np.ndarray, graphics: Graphics) -> np.ndarray:
+    """About what each of the cells takes of bits in the one lossless image of all; no end elsewhere."""
+    bits = np.full(graphics.cells.shape, np.inf)
+    for row, column in np.argwhere(graphics.cells):
+        part = pixels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(part)).save(buffer, "WEBP", lossless=True, quality=20, method=1)
+        bits[row, column] = len(buffer.getvalue())
+    return bits * (8 * len(graphics.box) / bits[graphics.cells].sum())
 
 
 def choices(
@@ -121,13 +126,13 @@ def choices(
     A lossless image of many cells takes less for each, so that all may be better than those that pay one by one.
     ``decoded`` is what the model makes of ``pixels``, ``weight`` that of the squared error against bits per pixel.
     """
-    everything = Graphics(graphic, box_of(pixels, graphic))
+    everything = Graphics.of(pixels, graphic)
     error = np.square(pixels.astype(np.float32) - decoded).mean(-1)
     coded = FILLED * model_bits(model, header, latents) + weight * cell_sums(error)
-    best = lossless_bits(pixels, graphic, len(everything.box)) < coded
+    best = lossless_bits(pixels, everything) < coded
     found = [] if graphic.all() else [everything]  # that would be the whole, which is stored more simply
     if best.any() and not (best == graphic).all():
-        found.append(Graphics(best, box_of(pixels, best)))
+        found.append(Graphics.of(pixels, best))
     return found
 
 

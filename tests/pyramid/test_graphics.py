@@ -17,7 +17,7 @@ from nicc.graphics import grid_of, layer_of, spread
 from nicc.images import Picture
 from nicc.model import load_model
 from nicc.pyramid.coding import OFFSETS, SCALES, SYMBOL_LIMIT, Prediction, by_class, tables
-from tests.test_graphics import page, quick_webp  # noqa: F401 - a fixture
+from tests.test_graphics import cells_of, page, quick_webp  # noqa: F401 - a fixture
 
 pytest.importorskip("numba", reason="fitting needs Numba")
 from nicc.pyramid.encode import Fitter
@@ -46,12 +46,6 @@ def coded(image, quick_trials, quick_webp) -> bytes:  # noqa: F811
 def never_whole(monkeypatch):
     """So few steps cost more than the lossless form of the whole."""
     monkeypatch.setattr("nicc.encoder.entry._stored_within", lambda *_, **__: None)
-
-
-def cells_of(data: bytes) -> np.ndarray:
-    layer = layer_of(unpack(data))
-    assert layer is not None
-    return layer.cells
 
 
 def test_text_is_exact_and_photographs_are_fitted(coded, image):

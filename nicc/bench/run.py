@@ -41,6 +41,8 @@ class BenchSettings:
     backbone: Path | None = None
     points: int = 8
     """Qualities per codec."""
+    qualities: tuple[float, ...] = ()
+    """Those of nicc's models, if not as many as ``points`` of their own."""
     jobs: int = 1
     repeats: int = 3
     timing_images: int = 2
@@ -162,7 +164,8 @@ def run(settings: BenchSettings, report: Progress | None = None) -> Results:
         except codecs.Unavailable as e:
             results.notes.append(f"{name} left out: {e}")
             continue
-        codec.qualities = pick(codec.qualities, settings.points)
+        own = settings.qualities if isinstance(codec, codecs.NiccCodec) else ()
+        codec.qualities = own or pick(codec.qualities, settings.points)
         results.codecs.append(codec)
     if not results.codecs:
         raise NiccError("none of the codecs can be used here:" + "".join(f"\n  {n}" for n in results.notes))

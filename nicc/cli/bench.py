@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -42,6 +43,9 @@ def bench(
         0, "--sga-steps", min=0, help="Measure nicc's models after this many steps of iterative encoding as well."
     ),
     points: int = typer.Option(8, "--points", min=1, help="Measure each codec at this many qualities."),
+    quality: str | None = typer.Option(
+        None, "--quality", help="Measure nicc's models at these qualities, 0 to 100 with commas between them."
+    ),
     jobs: int = typer.Option(
         0, "-j", "--jobs", min=0, help="Work in this many processes; 0 takes one per processor, 8 at most."
     ),
@@ -83,7 +87,9 @@ def bench(
         raise NiccError(f"metric {', '.join(sorted(unknown))} is not known; known are {', '.join(metrics.ALL)}")
     names = tuple(codecs.select(codec, sga_steps))
     jobs = jobs or min(processors(), MOST_JOBS)
-    settings = BenchSettings(folder, out, names, wanted, backbone, points, jobs, repeats, timing_images, page_images)
+    settings = BenchSettings(
+        folder, out, names, wanted, backbone, points, _qualities(quality), jobs, repeats, timing_images, page_images
+    )
     with _BenchBar(not quiet and sys.stderr.isatty()) as progress:
         try:
             results = run(settings, progress.report)
@@ -109,6 +115,19 @@ def bench(
         typer.echo(f"nicc: {problem}", err=True)
     if results.problems:
         raise typer.Exit(1)
+
+
+def _qualities(text: str | None) -> tuple[float, ...]:
+    """Numbers between commas, rising."""
+    if text is None:
+        return ()
+    try:
+        qualities = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        qualities = [math.nan]
+    if not all(0 <= q <= 100 for q in qualities):
+        raise typer.BadParameter("numbers from 0 to 100 with commas between them", param_hint="--quality")
+    return tuple(qualities)
 
 
 def _list(codecs: Any, metrics: Any) -> None:

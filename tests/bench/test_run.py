@@ -67,6 +67,19 @@ def test_what_a_run_leaves_behind(folder, tmp_path):
     assert "nicc-two-layer" in done.output
 
 
+def test_qualities_by_number_are_those_of_niccs_models(folder, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("--metric", "psnr-rgb", "--points", 2, "--timing-images", 0, "-j", 1)
+    bench(folder, "-o", out, "--codec", "nicc-jpeg-like,webp", "--quality", "60,7.5,20", *arguments)
+    rows = [json.loads(line) for line in (out / MEASUREMENTS).read_text().splitlines()]
+    measured = {codec: {r["quality"] for r in rows if r["codec"] == codec} for codec in ("nicc-jpeg-like", "webp")}
+    assert measured["nicc-jpeg-like"] == {7.5, 20, 60}
+    assert len(measured["webp"]) == 2
+    for wrong in ("", "20,,60", "sharp", "20,101", "-1", "nan"):
+        refused = bench(folder, "-o", out, "--codec", "webp", "--quality", wrong, expect=2)
+        assert "--quality" in refused.output
+
+
 def test_finished_work_is_kept_and_changed_codecs_are_done_again(folder, tmp_path, monkeypatch):
     out = tmp_path / "out"
     settings = running.BenchSettings(folder, out, ("jpeg", "webp"), ("psnr-rgb",), points=2, timing_images=1, repeats=1)

@@ -16,7 +16,7 @@ from nicc.bench.codecs.base import Codec, Unavailable
 from nicc.bench.codecs.nicc import SUFFIX, NiccCodec, model_names
 from nicc.errors import NiccError
 
-__all__ = ["Codec", "Unavailable", "find", "names", "select"]
+__all__ = ["Codec", "NiccCodec", "Unavailable", "find", "names", "select"]
 
 OTHERS = {name: partial(kind, name) for kind, names in (pillow.CODECS, compressai.CODECS) for name in names}
 

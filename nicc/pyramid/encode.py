@@ -42,6 +42,8 @@ LATER = 9.0
 """By this over a trial's steps are other families than the first taken to be better than it says: they gain later."""
 TRIED_STARTS = 2
 """Of the lowest so many starts, every family is tried. Above, others than the first do not pay: docs/pyramid.md."""
+LONG = 3000
+"""From so many steps on, fits begin with latents of zero: what an analysis finds saves steps, and costs some later."""
 GOING_ON = 0.8
 """Where the cooling of a fit begins that goes on from another: from 0, 60 steps of one would spoil 150 of the other."""
 
@@ -107,6 +109,8 @@ class Fitter:
                 self._begin(rate_point)  # an interrupted trial leaves this
                 tried = self._choose_family(rate_point, weight, steps)
                 self._choose_directions(weight)
+                if steps >= LONG:
+                    self._forget_latents()
                 self.fit.run(weight, steps - tried, self._cooling(steps - tried), later(report, tried))
                 self._try_others(rate_point, weight, steps)
             else:
@@ -164,10 +168,15 @@ class Fitter:
         self.choices = self.model.begins(rate_point)
         begin = self.choices[self.family]
         self.fit.begin(begin.directions, Networks.of_integers(self.model.architecture, begin.start).flat)
+        self._forget_latents()
+        if self.analyse and not self.family:
+            for strip in self.fit.strips:
+                self.analyse(strip, self.begun)
+
+    def _forget_latents(self) -> None:
+        """First latents are zero."""
         for strip in self.fit.strips:
             strip.y[:] = 0
-            if self.analyse and not self.family:
-                self.analyse(strip, self.begun)
 
     def _try_others(self, rate_point: int, weight: float, steps: int) -> None:
         """Fits a small image in other ways too, and keeps what costs least.

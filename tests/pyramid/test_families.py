@@ -21,6 +21,7 @@ from tests.pyramid.test_golden import nearest_family
 
 pytest.importorskip("numba", reason="fitting needs Numba")
 from nicc.pyramid.encode import RICH, Fitter, sample_of
+from nicc.pyramid.fit import Fit
 
 
 @pytest.fixture
@@ -101,6 +102,28 @@ def test_all_directions_are_for_rich_images(photo, monkeypatch):
         assert fitter.cost() < RICH / 2
     assert used == [COMMON, len(model.families[0].directions)]
     assert used[1] > COMMON
+
+
+def test_long_fits_begin_with_latents_of_zero(photo, monkeypatch):
+    """Their networks and directions are those that the analysis' latents tell."""
+    model = load_model("pyramid")
+    monkeypatch.setattr("nicc.pyramid.encode.SMALL", 0)
+    monkeypatch.setattr("nicc.pyramid.encode.LONG", 21)
+    monkeypatch.setattr("nicc.pyramid.encode.RICH", RICH / 20)
+    first = []
+    run = Fit.run
+
+    def noted(fit, *rest):
+        first.append((fit.used, np.abs(fit.strips[0].y).max()))
+        run(fit, *rest)
+
+    monkeypatch.setattr(Fit, "run", noted)
+    for steps in (20, 21):
+        fitter = Fitter(model, np.asarray(photo), analyse=partial(set_first_latents, analysis_arrays(model)))
+        fitter.run(78, model.architecture.rate_lambda(78), steps)
+    assert [used for used, _ in first] == [len(model.families[0].directions)] * 2
+    assert first[0][1] > 5
+    assert first[1][1] == 0
 
 
 def test_an_interrupted_trial_leaves_what_can_be_kept(photo, tmp_path, rng, monkeypatch):

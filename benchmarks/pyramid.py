@@ -1,27 +1,34 @@
-"""What docs/pyramid.md says of small and of large images.
+"""What docs/pyramid.md says of small and of large images, and of cost against time.
 
     python -m benchmarks.pyramid small FOLDER [--sides 64,128,256] [--steps 500]     # cost against two-layer's
     python -m benchmarks.pyramid large IMAGE [--megapixels 24] [--steps 2]           # time and memory
+    python -m benchmarks.pyramid curve FOLDER FIGURE.svg                             # cost against seconds
 
 Costs are those of whole files, bpp + lambda MSE, at the pyramid's lambda; two-layer's is the least of eleven
-qualities'. They are of crops from the middle of every fourth photograph of the folder.
+qualities' for small images, that at the nearest lambda in the curve. They are of crops from the middle of every
+fourth photograph of the folder, of every 15th in the curve.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 import nicc
 from benchmarks.large import expected, run, tiled
-from nicc.model import load_model
+from nicc.model import Model, load_model
 from nicc.pyramid.model import PyramidModel
 
 QUALITIES = (20, 45, 70)
+CURVE_SIDE, CURVE_QUALITY = 320, 45
+CURVE_STEPS = {"two-layer": (0, 30, 100, 300), "pyramid": (60, 200, 500, 2000, 10000)}
 
 
 def cost(data: bytes, original: Image.Image, weight: float) -> float:
@@ -74,10 +81,53 @@ def large(image: Path, megapixels: float, steps: int) -> None:
         print(f"  decode {bpp:.3f} bpp: {seconds:.1f} s, {memory:.0f} MiB, {expected(coded)}", flush=True)
 
 
+def curve(photos: list[Path], figure: Path) -> None:
+    """Fits and iterative encoding at one lambda, on all cores, against two-layer without steps."""
+    pyramid, two_layer = load_model("pyramid"), load_model("two-layer")
+    assert isinstance(pyramid, PyramidModel)
+    assert isinstance(two_layer, Model)
+    weight = pyramid.architecture.rate_lambda(CURVE_QUALITY)
+    arch = two_layer.architecture
+    last = arch.rate_points - 1
+    nearest = min(range(last + 1), key=lambda point: abs(math.log(arch.rate_lambda(point) / weight)))
+    qualities = {"two-layer": 100 * nearest / last, "pyramid": CURVE_QUALITY}
+    crops = [middle(path, CURVE_SIDE) for path in photos]
+    megapixels = CURVE_SIDE**2 / 1e6
+    print(f"{len(crops)} crops of {CURVE_SIDE}x{CURVE_SIDE}, lambda {weight:.4f}\n")
+    print("| model | steps | seconds per megapixel | cost | bpp |\n|---|---|---|---|---|")
+    plain: np.ndarray | None = None
+    drawn = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = drawn.subplots()
+    for name, all_steps in CURVE_STEPS.items():
+        nicc.encode(crops[0], model=name, tune="psnr", sga_steps=min(all_steps[1], 2), lossless=False)  # warm-up
+        points = []
+        for steps in all_steps:
+            files, seconds = [], []
+            for crop in crops:
+                begun = time.perf_counter()
+                files.append(
+                    nicc.encode(crop, model=name, tune="psnr", quality=qualities[name], sga_steps=steps, lossless=False)
+                )
+                seconds.append(time.perf_counter() - begun)
+            costs = np.array([cost(f, c, weight) for f, c in zip(files, crops, strict=True)])
+            plain = costs if plain is None else plain
+            against = float(np.exp(np.log(costs / plain).mean()))
+            points.append((float(np.mean(seconds)) / megapixels, against))
+            bpp = np.mean([8 * len(f) for f in files]) / CURVE_SIDE**2
+            print(f"| {name} | {steps} | {points[-1][0]:.2f} | {against:.3f} | {bpp:.3f} |", flush=True)
+            axes.annotate(f"{steps}", points[-1], xytext=(6, 5), textcoords="offset points", fontsize=8)
+        axes.plot(*zip(*points, strict=True), "o-", ms=4, label=name)
+    axes.set(xscale="log", xlabel="seconds per megapixel", ylabel="cost against two-layer without steps")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    drawn.savefig(figure, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("small", "large"))
+    parser.add_argument("what", choices=("small", "large", "curve"))
     parser.add_argument("path", type=Path)
+    parser.add_argument("figure", type=Path, nargs="?")
     parser.add_argument("--sides", default="64,128,256")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--megapixels", type=float, default=24)
@@ -88,6 +138,10 @@ def main() -> None:
             [int(s) for s in arguments.sides.split(",")],
             arguments.steps or 500,
         )
+    elif arguments.what == "curve":
+        if not arguments.figure:
+            parser.error("curve needs a FIGURE.svg to write")
+        curve(sorted(arguments.path.glob("*.png"))[::15], arguments.figure)
     else:
         large(arguments.path, arguments.megapixels, arguments.steps or 2)
 

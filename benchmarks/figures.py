@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.interpolate import PchipInterpolator
 
 from benchmarks.studies_tables import short_blocks, studies_blocks
 from benchmarks.tables import stamp, table
@@ -56,6 +57,8 @@ POINTS = 6
 TRAVERSED = "kodim23.png"
 """The photograph whose latents are traversed."""
 SHOWN = ("ssimulacra2", "butteraugli-3norm", "cvvdp", "ms-ssim-rgb", "lpips", "psnr-rgb")
+HIGH_QUALITY = 75.0, 90.0
+"""From good to visually lossless, in SSIMULACRA 2."""
 Results = dict[str, Any]
 
 
@@ -149,6 +152,7 @@ def bench_blocks(found: Results) -> dict[str, str]:
         "bd-avif-best": bd_table(by_name, "avif-444-best"),
         "bd-jpeg": bd_table(by_name, "jpeg"),
         "curves": curve_table(found) + "\n\n" + made,
+        "range": high_quality(found) + "\n\n" + made,
         "headline": headline(by_name) + "\n\n" + made,
     }
 
@@ -173,6 +177,42 @@ def headline(curves: dict[str, Curve]) -> str:
     shown = [n for n in ("nicc-two-layer-visual", REALISTIC, "avif-444-best", "jxl-e9", "webp", "jpeg") if n in curves]
     rows = [[NAMES[n], *(percent(curves[ANCHOR], curves[n], m) for m in SHOWN)] for n in shown]
     return table([f"bytes at equal quality, against {NAMES[ANCHOR]}", *(BD_METRICS[m] for m in SHOWN)], rows)
+
+
+def high_quality(found: Results) -> str:
+    """The default against AVIF where people keep photographs, and where its qualities end."""
+    metric = "ssimulacra2"
+    names = sorted({image["name"] for image in found[ANCHOR]["images"]})
+
+    def rate(anchor: dict[str, list[float]], test: dict[str, list[float]]) -> float:
+        difference = bd_rate(between(anchor, metric, *HIGH_QUALITY), between(test, metric, *HIGH_QUALITY), metric)
+        assert difference
+        return difference.percent
+
+    def photo(codec: str, name: str) -> dict[str, list[float]]:
+        images = [image for image in found[codec]["images"] if image["name"] == name]
+        return {key: [image[key] for image in images] for key in ("bpp", metric)}
+
+    ours = "nicc-two-layer-visual"
+    mean = rate(found[ANCHOR]["results"], found[ours]["results"])
+    rates = {name: rate(photo(ANCHOR, name), photo(ours, name)) for name in names}
+    worst = max(rates, key=lambda name: rates[name])
+    top = [max(photo(ours, name)[metric]) for name in names]
+    low, high = (f"{q:.0f}" for q in HIGH_QUALITY)
+    return (
+        f"From {low} to {high} of SSIMULACRA 2, as far as both go, two-layer-visual's files are at {mean:+.1f} % "
+        f"against {NAMES[ANCHOR]},\nphotograph by photograph at {np.mean(list(rates.values())):+.1f} % in the mean and "
+        f"{rates[worst]:+.1f} % at worst ({Path(worst).stem}).\n"
+        f"Quality 100 is at {np.mean(top):.1f} in the mean, {min(top):.1f} at least."
+    )
+
+
+def between(curve: dict[str, list[float]], metric: str, low: float, high: float) -> dict[str, list[float]]:
+    """The part of a curve of rising quality between two qualities, interpolated as BD-rates are."""
+    quality = np.array(curve[metric])
+    log_rate = PchipInterpolator(quality, np.log(curve["bpp"]))
+    at = np.linspace(max(low, quality[0]), min(high, quality[-1]), 64)
+    return {"bpp": np.exp(log_rate(at)).tolist(), metric: at.tolist()}
 
 
 def curve_table(found: Results) -> str:

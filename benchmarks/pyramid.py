@@ -12,7 +12,6 @@ fourth photograph of the folder, of every 15th in the curve.
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 import time
 from pathlib import Path
@@ -88,9 +87,8 @@ def curve(photos: list[Path], figure: Path) -> None:
     assert isinstance(two_layer, Model)
     weight = pyramid.architecture.rate_lambda(CURVE_QUALITY)
     arch = two_layer.architecture
-    last = arch.rate_points - 1
-    nearest = min(range(last + 1), key=lambda point: abs(math.log(arch.rate_lambda(point) / weight)))
-    qualities = {"two-layer": 100 * nearest / last, "pyramid": CURVE_QUALITY}
+    same = arch.rate_point_of(weight)
+    qualities = {"two-layer": 100 * same / (arch.rate_points - 1), "pyramid": CURVE_QUALITY}
     crops = [middle(path, CURVE_SIDE) for path in photos]
     megapixels = CURVE_SIDE**2 / 1e6
     print(f"{len(crops)} crops of {CURVE_SIDE}x{CURVE_SIDE}, lambda {weight:.4f}\n")

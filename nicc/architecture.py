@@ -202,6 +202,10 @@ class Architecture:
         """Weight of the distortion (mean squared error on the 0..255 scale) against bits per pixel."""
         return float(self.lambda_min * (self.lambda_max / self.lambda_min) ** (rate_point / (self.rate_points - 1)))
 
+    def rate_point_of(self, weight: float) -> int:
+        """The rate point whose lambda is nearest to ``weight``, by their ratio."""
+        return min(range(self.rate_points), key=lambda point: abs(math.log(self.rate_lambda(point) / weight)))
+
     @property
     def anchor_points(self) -> list[float]:
         """Rate points of the anchors; not all are whole numbers."""

@@ -31,6 +31,16 @@ def test_the_decoder_stays_within_its_budget(model):
     assert 1000 < sum(model.macs_per_pixel().values()) <= BUDGET[model.name]
 
 
+def test_rate_points_are_found_by_their_lambda(model):
+    arch = model.architecture
+    points = range(arch.rate_points)
+    assert [arch.rate_point_of(arch.rate_lambda(point)) for point in points] == list(points)
+    assert arch.rate_point_of(arch.rate_lambda(7.4)) == 7
+    assert arch.rate_point_of(arch.rate_lambda(7.6)) == 8
+    assert arch.rate_point_of(arch.lambda_min / 9) == 0
+    assert arch.rate_point_of(arch.lambda_max * 9) == points[-1]
+
+
 def test_shipped_weights_stay_small():
     sizes = {f: f.stat().st_size for name in MODELS for f in (ROOT / "models" / name).iterdir()}
     assert sum(n for f, n in sizes.items() if f.name != REALISM_FILE) <= 22e6

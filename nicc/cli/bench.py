@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from nicc.cli.options import numbers
 from nicc.cli.progress import Bar
 from nicc.errors import NiccError
 from nicc.threads import processors
@@ -87,8 +87,9 @@ def bench(
         raise NiccError(f"metric {', '.join(sorted(unknown))} is not known; known are {', '.join(metrics.ALL)}")
     names = tuple(codecs.select(codec, sga_steps))
     jobs = jobs or min(processors(), MOST_JOBS)
+    qualities = () if quality is None else tuple(sorted(numbers(quality, 100, "--quality", "20,40,60")))
     settings = BenchSettings(
-        folder, out, names, wanted, backbone, points, _qualities(quality), jobs, repeats, timing_images, page_images
+        folder, out, names, wanted, backbone, points, qualities, jobs, repeats, timing_images, page_images
     )
     with _BenchBar(not quiet and sys.stderr.isatty()) as progress:
         try:
@@ -115,19 +116,6 @@ def bench(
         typer.echo(f"nicc: {problem}", err=True)
     if results.problems:
         raise typer.Exit(1)
-
-
-def _qualities(text: str | None) -> tuple[float, ...]:
-    """Numbers between commas, rising."""
-    if text is None:
-        return ()
-    try:
-        qualities = sorted({float(part) for part in text.split(",")})
-    except ValueError:
-        qualities = [math.nan]
-    if not all(0 <= q <= 100 for q in qualities):
-        raise typer.BadParameter("numbers from 0 to 100 with commas between them", param_hint="--quality")
-    return tuple(qualities)
 
 
 def _list(codecs: Any, metrics: Any) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from nicc.cli import files, many
 from nicc.cli.files import bytes_of
+from nicc.cli.options import numbers
 from nicc.errors import NiccError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def decode(
     from nicc.images import format_of
 
     options = DecodeOptions(
-        _betas(beta),
+        (None,) if beta is None else tuple(numbers(beta, 1, "--beta", "0,0.5,1")),
         rectifier,
         (kind or DEFAULT_FORMAT).lower(),
         output_quality,
@@ -211,19 +212,6 @@ def _reduction(text: str) -> int:
         return {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}[text]
     except KeyError:
         raise typer.BadParameter(f"{text!r} is not 1, 1/2, 1/4 or 1/8", param_hint="--scale") from None
-
-
-def _betas(text: str | None) -> tuple[float | None, ...]:
-    if text is None:
-        return (None,)
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number or several, as in 0,0.5,1", param_hint="--beta") from None
-    for value in values:
-        if not 0 <= value <= 1:
-            raise typer.BadParameter(f"{value:g} is not within 0..1", param_hint="--beta")
-    return tuple(dict.fromkeys(values))
 
 
 def _write_sheet(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -200,7 +199,7 @@ class _Fitting:
         model = load_model(TUNED["visual" if self.visual else "psnr"])
         assert isinstance(model, Model)
         arch = model.architecture
-        same = min(range(arch.rate_points), key=lambda point: abs(math.log(arch.rate_lambda(point) / weight)))
+        same = arch.rate_point_of(weight)
         points = [point for d in AROUND if 0 <= (point := same + d) < arch.rate_points]
         latents = analyse(model, self.picture, Settings(same, Annealing(0)))
         results = []

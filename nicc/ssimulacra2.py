@@ -144,7 +144,10 @@ WEIGHTS = (  # by colour (X, Y, B), scale, norm (mean, 4-norm), map (similarity,
     0.00010854057858411537,
 )
 VISUAL_SHARE = 0.8
-"""Share of the visual part in nicc's visual distortion; the rest is the squared error."""
+"""Share of the visual part in the visual distortion that models are trained for; the rest is the squared error."""
+ENCODING_SHARE = 0.5
+"""That share where one image is optimised, by iterating or by fitting a decoder to it: such an optimisation takes from
+Butteraugli, LPIPS and PSNR what SSIMULACRA 2 does not see, and trained networks cannot (docs/visual.md)."""
 MSE_PER_RAW = 10.0
 """Squared error (0..255 scale) that a weighted sum of 1 stands for: their ratio in the middle of the rates on
 nicc's own reconstructions, docs/visual.md."""

@@ -21,8 +21,9 @@ from nicc.architecture import LATENTS_PER_HYPER, Z_SYMBOL_LIMIT, Architecture
 from nicc.encoder.latent_code import RateTables, upsample
 from nicc.encoder.receiver import Receiver, interpolated
 from nicc.encoder.settings import Annealing, State
-from nicc.encoder.visual import decibels, raw_difference, visual_distortion
+from nicc.encoder.visual import decibels, difference_from, visual_distortion
 from nicc.errors import NiccError
+from nicc.ssimulacra2 import ENCODING_SHARE
 
 SIGMOID_SCALE = 2.3
 """SGA+ (Perugachi-Diaz et al. 2024): the factor of the sigmoid-scaled logit."""
@@ -139,6 +140,11 @@ class Problem:
     def z_tables(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.receiver.z_bits(self.rate_point)
 
+    @cached_property
+    def difference(self) -> Callable[[Tensor], Tensor]:
+        """SSIMULACRA 2's weighted sum between the pixels and decoded ones, ``(N,)``."""
+        return difference_from(self.pixels)
+
     def measure(self, v: Tensor, z: Tensor, quantise: Callable[[Tensor], Tensor]) -> Measured:
         """Bits, distortion and squared error of relaxed symbols.
 
@@ -162,7 +168,7 @@ class Problem:
         mse = (decoded[..., :h, :w] - self.pixels).square().mean((1, 2, 3)) * 255**2
         distortion = mse
         if self.receiver.arch.objective == "visual":
-            distortion = visual_distortion(mse, raw_difference(self.pixels, decoded[..., :h, :w]))
+            distortion = visual_distortion(mse, self.difference(decoded[..., :h, :w]), ENCODING_SHARE)
         return Measured(bits, distortion * (h * w), mse * (h * w))
 
 

@@ -11,12 +11,9 @@ import numpy as np
 
 from nicc.pyramid.kernels import visual as kernels
 from nicc.pyramid.strip import SquaredError
-from nicc.ssimulacra2 import MSE_PER_RAW, SUM_SCALE, TINY, scales_of, score, weights_of
+from nicc.ssimulacra2 import ENCODING_SHARE, MSE_PER_RAW, SUM_SCALE, TINY, scales_of, score, weights_of
 
 F = np.float32
-SHARE = 0.5
-"""Of the visual distortion beside the squared error; less than trained models have, since a fit would take what
-SSIMULACRA 2 does not see from Butteraugli and MS-SSIM (docs/pyramid.md)."""
 
 
 class Memory:
@@ -67,7 +64,9 @@ class Scale:
 class VisualDistortion:
     """Of an original ``(3, h, w)`` around -0.5..0.5: see `nicc.pyramid.strip.Distortion`."""
 
-    def __init__(self, original: np.ndarray, memory: dict[tuple[int, ...], Memory], share: float = SHARE) -> None:
+    def __init__(
+        self, original: np.ndarray, memory: dict[tuple[int, ...], Memory], share: float = ENCODING_SHARE
+    ) -> None:
         """``memory`` by size: strips of an image share it."""
         self.squared_error, self.share = SquaredError(original), share
         _, height, width = original.shape

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("numba", reason="fitting needs Numba")
 torch = pytest.importorskip("torch", reason="the reference is PyTorch")
 
-from nicc.encoder.visual import raw_difference, visual_distortion  # noqa: E402
+from nicc.encoder.visual import difference_from, raw_difference, visual_distortion  # noqa: E402
 from nicc.pyramid import strip  # noqa: E402
 from nicc.pyramid.visual import VisualDistortion  # noqa: E402
 from nicc.ssimulacra2 import VISUAL_SHARE  # noqa: E402
@@ -47,6 +47,22 @@ def test_strips_share_memory_and_nothing_else(astronaut, rng):
     for _ in range(2):
         assert [t(d)[0] for t, d in zip(together, decoded, strict=True)] == apart
     assert len(memory) == 3
+
+
+def test_iterating_takes_value_and_gradient_from_here(astronaut, rng):
+    originals = np.stack([planes(p, (57, 80)) for p in (astronaut, astronaut.transpose(0))]) + np.float32(0.5)
+    noise = 0.05 * rng.standard_normal(originals.shape)
+    x = torch.from_numpy(originals)
+    y = torch.from_numpy((originals + noise).clip(0.001, 0.999).astype(np.float32)).requires_grad_()
+    difference = difference_from(x)
+    for _ in range(2):  # what is kept from one image to the next is the original's alone
+        found = difference(y)
+        (gradient,) = torch.autograd.grad((found * torch.tensor([1.0, 2.0])).sum(), y)
+    expected = raw_difference(x, y)
+    (theirs,) = torch.autograd.grad((expected * torch.tensor([1.0, 2.0])).sum(), y)
+    assert found.grad_fn.name() != expected.grad_fn.name()
+    assert torch.allclose(found, expected, rtol=1e-3)
+    assert (gradient - theirs).norm() < 5e-3 * theirs.norm()
 
 
 def test_an_equal_image_differs_by_nothing(astronaut):

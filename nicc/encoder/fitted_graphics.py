@@ -1,4 +1,4 @@
-"""Which cells of a page are stored exactly beside a fit: those that take the fit more than a lossless image."""
+"""Which cells of a page are stored losslessly beside a fit: those that take the fit more than a lossless image."""
 
 from __future__ import annotations
 
@@ -25,13 +25,10 @@ def steps_tried(steps: int) -> int:
     return min(max(round(TRIED * steps), LEAST_TRIED), steps)
 
 
-def cells_to_store(fit: Fit, pixels: np.ndarray, graphic: np.ndarray, share: float) -> np.ndarray:
-    """Cells ``(rows, columns)``, bool, among those that may be graphics.
-
-    ``fit`` is the short one, of ``share`` of the steps to come; ``pixels`` are uint8 ``(h, w, 3)``.
-    """
+def cells_to_store(fit: Fit, page: mixed.Page, share: float) -> np.ndarray:
+    """Cells ``(rows, columns)``, bool, among the page's candidates; ``fit`` is of ``share`` of the steps to come."""
     coded = share**GAIN * np.concatenate([cell_costs(fit, strip) for strip in fit.strips])
-    return mixed.lossless_bits(pixels, mixed.Graphics.of(pixels, graphic)) < mixed.FILLED * coded
+    return page.costs(page.graphics(page.graphic)) < mixed.FILLED * coded
 
 
 @one_blas_thread()

@@ -11,7 +11,7 @@ import numpy as np
 from nicc.container import BOX_GRAPHICS, Header
 from nicc.decoder import ops
 from nicc.encoder.encode import INTERRUPTED, Result, analyse, encode
-from nicc.encoder.mixed import FEWEST_CELLS, Graphics, candidates, filled
+from nicc.encoder.mixed import FEWEST_CELLS, Graphics, Page, candidates, filled
 from nicc.encoder.quantise import Encoding
 from nicc.encoder.settings import Annealing, Options, Report, Settings, State
 from nicc.encoder.targets import Target, Unreachable
@@ -46,7 +46,7 @@ def encode_fitted(
 ) -> Result:
     """Fits networks and latents to a picture, at a rate point or to a target.
 
-    Without a target, cells that are graphics may be stored exactly, unless ``options.lossless`` is False.
+    Without a target, cells that are graphics may be stored losslessly, unless ``options.lossless`` is False.
 
     Raises `NiccError` where Numba is missing, for a target that is not reached, and for what the model cannot do:
     realism, and other devices than the processor.
@@ -135,12 +135,12 @@ class _Fitting:
         )
         self.fitter = self.fitter_of(picture.pixels)
         self.tried = 0
-        """Steps of the fit that told which cells to store exactly."""
+        """Steps of the fit that told which cells to store losslessly."""
         self.graphics: Graphics | None = None
         self.interrupted = False
 
     def store_graphics(self, rate_point: int) -> None:
-        """Has cells stored exactly that a short fit of the whole finds dearer; the fit to come is of the rest."""
+        """Has cells stored losslessly that a short fit of the whole finds dearer; the fit to come is of the rest."""
         from nicc.encoder.fitted_graphics import cells_to_store, steps_tried
 
         pixels, steps = self.picture.pixels, self.options.fit_steps
@@ -152,9 +152,10 @@ class _Fitting:
         if self.interrupted:
             return
         self.tried = tried
-        cells = cells_to_store(self.fitter.fit, pixels, graphic, tried / steps)
+        page = Page(pixels, graphic, self.model.architecture.rate_lambda(rate_point))
+        cells = cells_to_store(self.fitter.fit, page, tried / steps)
         if cells.any():
-            self.graphics = Graphics.of(pixels, cells)
+            self.graphics = page.graphics(cells)
             pixels = filled(pixels, cells)
         del self.fitter  # before another takes as much memory
         self.fitter = self.fitter_of(pixels)

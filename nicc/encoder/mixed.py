@@ -1,7 +1,8 @@
-"""Pages of photographs and graphics: which cells to store exactly, and what the model codes in their place.
+"""Pages of photographs and graphics: which cells to store losslessly, and what the model codes in their place.
 
 A transform of 16x16 blocks cannot draw glyphs; a lossless coder cannot code photographs. Cells of 64x64 pixels
-are stored exactly (`nicc.graphics`) where that costs less in bits + lambda * squared error.
+are stored in a lossless image (`nicc.graphics`), at most rates with fewer colours (`nicc.encoder.near_lossless`), where
+that costs less in bits + lambda * squared error.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nicc.architecture import LATENTS_PER_HYPER
 from nicc.container import BOX_GRAPHICS, Header, with_checksum
 from nicc.decoder.hyper import dequantise_z, read_z
 from nicc.decoder.latents import Visited, walk
+from nicc.encoder.near_lossless import reach_of, with_fewer_colours
 from nicc.encoder.quantise import Encoding, Quantiser, quantise_z, residual
 from nicc.encoder.transform import Latents
 from nicc.geometry import Grid
@@ -85,20 +87,42 @@ def _bits_of_rows(
 
 
 class Graphics(NamedTuple):
-    """Which cells ``(rows, columns)``, bool, are stored exactly, and the box that does."""
+    """Which cells ``(rows, columns)``, bool, are stored losslessly, and the box that does."""
 
     cells: np.ndarray
     box: bytes
-
-    @classmethod
-    def of(cls, pixels: np.ndarray, cells: np.ndarray) -> Graphics:
-        """Those cells of an image uint8 ``(height, width, 3)``."""
-        return cls(cells, box_of(pixels, cells))
+    reach: int = 0
+    """By how many levels colours may have moved before."""
 
     @property
     def note(self) -> str:
         """For users."""
-        return f"{self.cells.sum()} of {self.cells.size} cells stored exactly, as graphics"
+        how = f"within {self.reach} levels" if self.reach else "exactly"
+        return f"{self.cells.sum()} of {self.cells.size} cells stored as graphics, {how}"
+
+
+class Page:
+    """An image uint8 ``(height, width, 3)`` whose `candidates` ``graphic`` may be stored in a lossless image."""
+
+    def __init__(self, pixels: np.ndarray, graphic: np.ndarray, weight: float) -> None:
+        """``weight`` is that of the squared error against bits per pixel."""
+        height, width, _ = pixels.shape
+        self.pixels, self.graphic, self.reach = pixels, graphic, reach_of(weight)
+        self.shown = with_fewer_colours(pixels, spread(graphic, width, height), self.reach)
+        self.weight = weight
+
+    def graphics(self, cells: np.ndarray) -> Graphics:
+        """Some of the candidates."""
+        return Graphics(cells, box_of(self.shown, cells), self.reach)
+
+    def costs(self, everything: Graphics) -> np.ndarray:
+        """About what storing each candidate costs, of all of them in one image; no end elsewhere."""
+        return lossless_bits(self.shown, everything) + self.weight * cell_errors(self.pixels, self.shown)
+
+
+def cell_errors(pixels: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """Squared errors of pixels, means over colours, summed over cells."""
+    return cell_sums(np.square(pixels.astype(np.float32) - decoded).mean(-1))
 
 
 def lossless_bits(pixels: np.ndarray, graphics: Graphics) -> np.ndarray:
@@ -121,18 +145,19 @@ def choices(
     decoded: np.ndarray,
     weight: float,
 ) -> list[Graphics]:
-    """What may cost less than nothing stored exactly: all of the `candidates` ``graphic``, and the best of them.
+    """What may cost less than the model's code alone: all of the `candidates` ``graphic``, and the best of them.
 
     A lossless image of many cells takes less for each, so that all may be better than those that pay one by one.
     ``decoded`` is what the model makes of ``pixels``, ``weight`` that of the squared error against bits per pixel.
     """
-    everything = Graphics.of(pixels, graphic)
-    error = np.square(pixels.astype(np.float32) - decoded).mean(-1)
-    coded = FILLED * model_bits(model, header, latents) + weight * cell_sums(error)
-    best = lossless_bits(pixels, everything) < coded
-    found = [] if graphic.all() else [everything]  # that would be the whole, which is stored more simply
+    page = Page(pixels, graphic, weight)
+    everything = page.graphics(graphic)
+    coded = FILLED * model_bits(model, header, latents) + weight * cell_errors(pixels, decoded)
+    best = page.costs(everything) < coded
+    exact_whole = graphic.all() and not page.reach  # which is stored more simply, as such
+    found = [] if exact_whole else [everything]
     if best.any() and not (best == graphic).all():
-        found.append(Graphics.of(pixels, best))
+        found.append(page.graphics(best))
     return found
 
 

@@ -12,6 +12,8 @@ from nicc.decoder.decode import decode_strips
 from nicc.encoder.encode import INTERRUPTED
 from nicc.encoder.entry import encode_picture
 from nicc.encoder.fitted_graphics import GAIN, cell_costs, cells_to_store, laplace_bits
+from nicc.encoder.mixed import Page
+from nicc.encoder.near_lossless import LARGEST_REACH
 from nicc.encoder.settings import Options
 from nicc.graphics import grid_of, layer_of, spread
 from nicc.images import Picture
@@ -48,13 +50,13 @@ def never_whole(monkeypatch):
     monkeypatch.setattr("nicc.encoder.entry._stored_within", lambda *_, **__: None)
 
 
-def test_text_is_exact_and_photographs_are_fitted(coded, image):
+def test_text_is_sharp_and_photographs_are_fitted(coded, image):
     assert nicc.inspect(coded).model == 4
     cells = cells_of(coded)
     assert 15 < cells.sum() < cells.size - 6
     inside = spread(cells, image.width, image.height)
     error = np.abs(np.asarray(nicc.decode(coded), int) - np.asarray(image)).max(-1)
-    assert not error[inside].any()
+    assert error[inside].max() <= LARGEST_REACH
     assert 0 < error[~inside].mean() < 30
 
 
@@ -72,7 +74,8 @@ def test_strips_of_a_tall_page(coffee):
     data = nicc.encode(image, sga_steps=3, **CHOICES)
     whole, cells = np.asarray(nicc.decode(data)), cells_of(data)
     assert cells[16:].any()  # in the second strip
-    np.testing.assert_array_equal(whole[spread(cells, *image.size)], np.asarray(image)[spread(cells, *image.size)])
+    inside = spread(cells, *image.size)
+    assert np.abs(whole[inside].astype(int) - np.asarray(image)[inside]).max() <= LARGEST_REACH
     np.testing.assert_array_equal(np.concatenate(list(decode_strips(unpack(data)))), whole)
     np.testing.assert_array_equal(np.asarray(nicc.decode(data, crop=(5, 1100, 300, 150))), whole[1100:1250, 5:305])
 
@@ -80,7 +83,7 @@ def test_strips_of_a_tall_page(coffee):
 def test_it_is_said_and_can_be_switched_off(image):
     picture = Picture(np.asarray(image))
     result = encode_picture(picture, Options(steps=4, **CHOICES))
-    assert f"{cells_of(result.data).sum()} of 80 cells stored exactly" in result.notes[0]
+    assert f"{cells_of(result.data).sum()} of 80 cells stored as graphics" in result.notes[0]
     np.testing.assert_array_equal(result.decoded, np.asarray(nicc.decode(result.data)))
     assert layer_of(unpack(encode_picture(picture, Options(steps=4, lossless=False, **CHOICES)).data)) is None
 
@@ -99,13 +102,13 @@ def test_what_cells_cost_is_what_all_costs(coffee):
 def test_cells_are_stored_where_that_costs_less(image):
     pixels = np.asarray(image)
     fitter = Fitter(load_model("pyramid"), pixels)
-    graphic = np.ones(grid_of(*image.size), bool)
+    page = Page(pixels, np.ones(grid_of(*image.size), bool), 0.001)
     fitter.run(20, 0.001, 10)
-    cells = cells_to_store(fitter.fit, pixels, graphic, 1.0)
+    cells = cells_to_store(fitter.fit, page, 1.0)
     assert 0 < cells.sum() < cells.size
-    assert not cells_to_store(fitter.fit, pixels, graphic, 0.001 ** (1 / GAIN)).any()  # if a fit will be so much better
+    assert not cells_to_store(fitter.fit, page, 0.001 ** (1 / GAIN)).any()  # if a fit will be so much better
     fitter.fit.weight = 10.0
-    more = cells_to_store(fitter.fit, pixels, graphic, 1.0)
+    more = cells_to_store(fitter.fit, page, 1.0)
     assert more.sum() > cells.sum()
     assert more[cells].all()
 

@@ -107,17 +107,28 @@ class Page:
     def __init__(self, pixels: np.ndarray, graphic: np.ndarray, weight: float) -> None:
         """``weight`` is that of the squared error against bits per pixel."""
         height, width, _ = pixels.shape
-        self.pixels, self.graphic, self.reach = pixels, graphic, reach_of(weight)
-        self.shown = with_fewer_colours(pixels, spread(graphic, width, height), self.reach)
-        self.weight = weight
+        self.graphic = graphic
+        self.forms = [(0, pixels, np.zeros(graphic.shape, np.float32))]
+        """How far colours have moved, the image, and what that costs in every cell."""
+        if reach := reach_of(weight):
+            fewer = with_fewer_colours(pixels, spread(graphic, width, height), reach)
+            self.forms.append((reach, fewer, weight * cell_errors(pixels, fewer)))
+        self.whole = self._stored(graphic)
+
+    def _stored(self, cells: np.ndarray) -> list[Graphics]:
+        """Some of the candidates in every form."""
+        return [Graphics(cells, box_of(shown, cells), reach) for reach, shown, _ in self.forms]
 
     def graphics(self, cells: np.ndarray) -> Graphics:
-        """Some of the candidates."""
-        return Graphics(cells, box_of(self.shown, cells), self.reach)
+        """Some of the candidates, exactly or with fewer colours: what costs less."""
+        stored = self.whole if cells is self.graphic else self._stored(cells)
+        costs = [8 * len(g.box) + errors[cells].sum() for g, (_, _, errors) in zip(stored, self.forms, strict=True)]
+        return stored[int(np.argmin(costs))]
 
-    def costs(self, everything: Graphics) -> np.ndarray:
-        """About what storing each candidate costs, of all of them in one image; no end elsewhere."""
-        return lossless_bits(self.shown, everything) + self.weight * cell_errors(self.pixels, self.shown)
+    def cheaper(self, coded: np.ndarray) -> list[np.ndarray]:
+        """The candidates that cost less than ``coded``, in every form, by what all of them take in one image."""
+        parts = zip(self.whole, self.forms, strict=True)
+        return [lossless_bits(shown, whole) + errors < coded for whole, (_, shown, errors) in parts]
 
 
 def cell_errors(pixels: np.ndarray, decoded: np.ndarray) -> np.ndarray:
@@ -151,14 +162,10 @@ def choices(
     ``decoded`` is what the model makes of ``pixels``, ``weight`` that of the squared error against bits per pixel.
     """
     page = Page(pixels, graphic, weight)
-    everything = page.graphics(graphic)
     coded = FILLED * model_bits(model, header, latents) + weight * cell_errors(pixels, decoded)
-    best = page.costs(everything) < coded
-    exact_whole = graphic.all() and not page.reach  # which is stored more simply, as such
-    found = [] if exact_whole else [everything]
-    if best.any() and not (best == graphic).all():
-        found.append(page.graphics(best))
-    return found
+    sets = {cells.tobytes(): cells for cells in (graphic, *page.cheaper(coded)) if cells.any()}
+    found = [page.graphics(cells) for cells in sets.values()]
+    return [g for g in found if g.reach or not g.cells.all()]  # the whole, exactly, is stored more simply
 
 
 def filled(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -61,12 +61,15 @@ def spread(cells: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.repeat(np.repeat(cells, CELL, 0)[:height], CELL, 1)[:, :width]
 
 
-def box_of(pixels: np.ndarray, cells: np.ndarray) -> bytes:
-    """The payload of a graphics box: uint8 ``(height, width, 3)``, of which ``cells`` are stored."""
+def box_of(pixels: np.ndarray, cells: np.ndarray, quick: bool = False) -> bytes:
+    """The payload of a graphics box: uint8 ``(height, width, 3)``, of which ``cells`` are stored.
+
+    ``quick`` is as in `lossless_stream`.
+    """
     height, width, _ = pixels.shape
     shown = np.where(spread(cells, width, height)[..., None], pixels, _ground(pixels, cells))
     map_bytes = zlib.compress(np.packbits(cells).tobytes(), 9)
-    return struct.pack("<H", len(map_bytes)) + map_bytes + lossless_stream(shown)
+    return struct.pack("<H", len(map_bytes)) + map_bytes + lossless_stream(shown, quick)
 
 
 def _ground(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -29,13 +29,14 @@ OPTIMISM, OPTIMISM_FLAT = 0.75, 0.15
 """Lossless WebP takes at least so much of the entropy of differences between neighbours, with few runs or many."""
 
 
-def lossless_stream(pixels: np.ndarray) -> bytes:
-    """uint8 ``(height, width, 3)`` as a lossless WebP or PNG file."""
+def lossless_stream(pixels: np.ndarray, quick: bool = False) -> bytes:
+    """uint8 ``(height, width, 3)`` as a lossless WebP or PNG file; ``quick`` leaves out the slower methods."""
     image = Image.fromarray(pixels)
     if max(image.size) > WEBP_MAX_SIDE:
         return _saved(image, "PNG", optimize=True)
     webp = partial(_saved, image, "WEBP", lossless=True, quality=100, exact=True)
-    return min((webp(method=method) for method in WEBP_METHODS), key=len)
+    methods = WEBP_METHODS[-1:] if quick else WEBP_METHODS
+    return min((webp(method=method) for method in methods), key=len)
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -131,15 +131,17 @@ def _with_graphics(
     stored = _stored_instead_of(plain, graphic)
     if graphic.sum() < mixed.FEWEST_CELLS:
         return stored
-    best = stored or plain
-    header, graphics = plain.encoding.container.header, None
-    weight = settings.weight(model.architecture)
-    for choice in mixed.choices(model, header, analysed, picture.pixels, graphic, plain.decoded, weight):
-        result = _composed(model, picture, choice, replace(settings, annealing=Annealing(0)), None)
+    best, cells = stored or plain, None
+    page = mixed.Page(picture.pixels, graphic, settings.weight(model.architecture))
+    for choice in mixed.choices(page, model, plain.encoding.container.header, analysed, plain.decoded):
+        graphics = page.graphics(choice, quick=True)
+        if choice.all() and not graphics.reach:
+            continue  # the whole, exactly, is stored more simply
+        result = _composed(model, picture, graphics, replace(settings, annealing=Annealing(0)), None)
         if cost_in_bytes(result) < cost_in_bytes(best):
-            best, graphics = result, choice
-    if graphics and settings.annealing.steps:
-        best = _composed(model, picture, graphics, settings, report)
+            best, cells = result, choice
+    if cells is not None:
+        best = _composed(model, picture, page.graphics(cells), settings, report)
     return best if best is not plain else None
 
 

@@ -107,28 +107,33 @@ class Page:
     def __init__(self, pixels: np.ndarray, graphic: np.ndarray, weight: float) -> None:
         """``weight`` is that of the squared error against bits per pixel."""
         height, width, _ = pixels.shape
-        self.graphic = graphic
+        self.pixels, self.graphic, self.weight = pixels, graphic, weight
         self.forms = [(0, pixels, np.zeros(graphic.shape, np.float32))]
         """How far colours have moved, the image, and what that costs in every cell."""
         if reach := reach_of(weight):
             fewer = with_fewer_colours(pixels, spread(graphic, width, height), reach)
             self.forms.append((reach, fewer, weight * cell_errors(pixels, fewer)))
-        self.whole = self._stored(graphic)
 
-    def _stored(self, cells: np.ndarray) -> list[Graphics]:
-        """Some of the candidates in every form."""
-        return [Graphics(cells, box_of(shown, cells), reach) for reach, shown, _ in self.forms]
-
-    def graphics(self, cells: np.ndarray) -> Graphics:
-        """Some of the candidates, exactly or with fewer colours: what costs less."""
-        stored = self.whole if cells is self.graphic else self._stored(cells)
-        costs = [8 * len(g.box) + errors[cells].sum() for g, (_, _, errors) in zip(stored, self.forms, strict=True)]
-        return stored[int(np.argmin(costs))]
+    def graphics(self, cells: np.ndarray, quick: bool = False) -> Graphics:
+        """Some of the candidates, exactly or with fewer colours: what costs less. ``quick`` as in `box_of`."""
+        costs = [8 * len(box_of(shown, cells, quick=True)) + errors[cells].sum() for _, shown, errors in self.forms]
+        reach, shown, _ = self.forms[int(np.argmin(costs))]
+        return Graphics(cells, box_of(shown, cells, quick), reach)
 
     def cheaper(self, coded: np.ndarray) -> list[np.ndarray]:
         """The candidates that cost less than ``coded``, in every form, by what all of them take in one image."""
-        parts = zip(self.whole, self.forms, strict=True)
-        return [lossless_bits(shown, whole) + errors < coded for whole, (_, shown, errors) in parts]
+        return [self._bits(shown) + errors < coded for _, shown, errors in self.forms]
+
+    def _bits(self, shown: np.ndarray) -> np.ndarray:
+        """About what each candidate takes of bits in the one lossless image of all; no end elsewhere."""
+        bits = np.full(self.graphic.shape, np.inf)
+        for row, column in np.argwhere(self.graphic):
+            part = shown[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+            buffer = io.BytesIO()
+            Image.fromarray(np.ascontiguousarray(part)).save(buffer, "WEBP", lossless=True, quality=20, method=1)
+            bits[row, column] = len(buffer.getvalue())
+        together = 8 * len(box_of(shown, self.graphic, quick=True))
+        return bits * (together / bits[self.graphic].sum())
 
 
 def cell_errors(pixels: np.ndarray, decoded: np.ndarray) -> np.ndarray:
@@ -136,36 +141,15 @@ def cell_errors(pixels: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     return cell_sums(np.square(pixels.astype(np.float32) - decoded).mean(-1))
 
 
-def lossless_bits(pixels: np.ndarray, graphics: Graphics) -> np.ndarray:
-    """About what each of the cells takes of bits in the one lossless image of all; no end elsewhere."""
-    bits = np.full(graphics.cells.shape, np.inf)
-    for row, column in np.argwhere(graphics.cells):
-        part = pixels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-        buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(part)).save(buffer, "WEBP", lossless=True, quality=20, method=1)
-        bits[row, column] = len(buffer.getvalue())
-    return bits * (8 * len(graphics.box) / bits[graphics.cells].sum())
-
-
-def choices(
-    model: Model,
-    header: Header,
-    latents: Latents,
-    pixels: np.ndarray,
-    graphic: np.ndarray,
-    decoded: np.ndarray,
-    weight: float,
-) -> list[Graphics]:
-    """What may cost less than the model's code alone: all of the `candidates` ``graphic``, and the best of them.
+def choices(page: Page, model: Model, header: Header, latents: Latents, decoded: np.ndarray) -> list[np.ndarray]:
+    """Cells that may cost less than the model's code: all of the page's candidates, and the best of them.
 
     A lossless image of many cells takes less for each, so that all may be better than those that pay one by one.
-    ``decoded`` is what the model makes of ``pixels``, ``weight`` that of the squared error against bits per pixel.
+    ``decoded`` is what the model makes of the page.
     """
-    page = Page(pixels, graphic, weight)
-    coded = FILLED * model_bits(model, header, latents) + weight * cell_errors(pixels, decoded)
-    sets = {cells.tobytes(): cells for cells in (graphic, *page.cheaper(coded)) if cells.any()}
-    found = [page.graphics(cells) for cells in sets.values()]
-    return [g for g in found if g.reach or not g.cells.all()]  # the whole, exactly, is stored more simply
+    coded = FILLED * model_bits(model, header, latents) + page.weight * cell_errors(page.pixels, decoded)
+    sets = {cells.tobytes(): cells for cells in (page.graphic, *page.cheaper(coded)) if cells.any()}
+    return list(sets.values())
 
 
 def filled(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:

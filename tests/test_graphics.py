@@ -74,7 +74,7 @@ def test_at_the_highest_quality_text_is_exact(coded):
     pixels = np.asarray(coded[0])
     for weight, note in ((1.0, "stored as graphics, exactly"), (0.1, "stored as graphics, within 7 levels")):
         page = mixed.Page(pixels, mixed.candidates(pixels), weight)
-        shown = page.forms[-1][1]
+        shown = page.forms[-1].shown
         assert (shown == pixels).all() == (weight == 1)
         graphics = page.graphics(page.graphic)
         assert note in graphics.note

@@ -101,6 +101,31 @@ class Graphics(NamedTuple):
         return f"{self.cells.sum()} of {self.cells.size} cells stored as graphics, {how}"
 
 
+class Form(NamedTuple):
+    """A way to store graphics."""
+
+    reach: int
+    """By how many levels colours may have moved."""
+    shown: np.ndarray
+    """The whole image, uint8 ``(height, width, 3)``."""
+    errors: np.ndarray
+    """What the moves cost, weighed, in every cell, ``(rows, columns)``."""
+
+    def box(self, cells: np.ndarray, quick: bool) -> bytes:
+        """See `box_of`."""
+        return box_of(self.shown, cells, quick)
+
+    def costs(self, cells: np.ndarray) -> np.ndarray:
+        """About what each of the cells costs in the one lossless image of all of them; no end elsewhere."""
+        bits = np.full(cells.shape, np.inf)
+        for row, column in np.argwhere(cells):
+            part = self.shown[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+            buffer = io.BytesIO()
+            Image.fromarray(np.ascontiguousarray(part)).save(buffer, "WEBP", lossless=True, quality=20, method=1)
+            bits[row, column] = len(buffer.getvalue())
+        return bits * (8 * len(self.box(cells, quick=True)) / bits[cells].sum()) + self.errors
+
+
 class Page:
     """An image uint8 ``(height, width, 3)`` whose `candidates` ``graphic`` may be stored in a lossless image."""
 
@@ -108,32 +133,19 @@ class Page:
         """``weight`` is that of the squared error against bits per pixel."""
         height, width, _ = pixels.shape
         self.pixels, self.graphic, self.weight = pixels, graphic, weight
-        self.forms = [(0, pixels, np.zeros(graphic.shape, np.float32))]
-        """How far colours have moved, the image, and what that costs in every cell."""
+        self.forms = [Form(0, pixels, np.zeros(graphic.shape, np.float32))]
         if reach := reach_of(weight):
             fewer = with_fewer_colours(pixels, spread(graphic, width, height), reach)
-            self.forms.append((reach, fewer, weight * cell_errors(pixels, fewer)))
+            self.forms.append(Form(reach, fewer, weight * cell_errors(pixels, fewer)))
 
     def graphics(self, cells: np.ndarray, quick: bool = False) -> Graphics:
         """Some of the candidates, exactly or with fewer colours: what costs less. ``quick`` as in `box_of`."""
-        costs = [8 * len(box_of(shown, cells, quick=True)) + errors[cells].sum() for _, shown, errors in self.forms]
-        reach, shown, _ = self.forms[int(np.argmin(costs))]
-        return Graphics(cells, box_of(shown, cells, quick), reach)
+        best = min(self.forms, key=lambda form: 8 * len(form.box(cells, quick=True)) + form.errors[cells].sum())
+        return Graphics(cells, best.box(cells, quick), best.reach)
 
     def cheaper(self, coded: np.ndarray) -> list[np.ndarray]:
         """The candidates that cost less than ``coded``, in every form, by what all of them take in one image."""
-        return [self._bits(shown) + errors < coded for _, shown, errors in self.forms]
-
-    def _bits(self, shown: np.ndarray) -> np.ndarray:
-        """About what each candidate takes of bits in the one lossless image of all; no end elsewhere."""
-        bits = np.full(self.graphic.shape, np.inf)
-        for row, column in np.argwhere(self.graphic):
-            part = shown[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-            buffer = io.BytesIO()
-            Image.fromarray(np.ascontiguousarray(part)).save(buffer, "WEBP", lossless=True, quality=20, method=1)
-            bits[row, column] = len(buffer.getvalue())
-        together = 8 * len(box_of(shown, self.graphic, quick=True))
-        return bits * (together / bits[self.graphic].sum())
+        return [form.costs(self.graphic) < coded for form in self.forms]
 
 
 def cell_errors(pixels: np.ndarray, decoded: np.ndarray) -> np.ndarray:

@@ -75,10 +75,16 @@ def box_of(pixels: np.ndarray, cells: np.ndarray, quick: bool = False) -> bytes:
 def _ground(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """What fills the other cells: the commonest colour of those that are stored, which joins on to them."""
     height, width, _ = pixels.shape
-    stored = pixels[spread(cells, width, height)][::7].astype(np.int64)
-    colours, counts = np.unique(stored @ np.array([65536, 256, 1]), return_counts=True)
-    commonest = int(colours[counts.argmax()]) if len(colours) else 0
-    return np.array([commonest >> 16, commonest >> 8 & 255, commonest & 255], np.uint8)
+    colours, _, counts = colours_of(pixels[spread(cells, width, height)][::7])
+    return colours[counts.argmax()] if len(colours) else np.zeros(3, np.uint8)
+
+
+def colours_of(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different colours of uint8 ``(N, 3)``, which of them each pixel has, and how many have each."""
+    codes = pixels.astype(np.int64) @ np.array([65536, 256, 1])
+    found, index, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    colours = np.stack([found >> 16, found >> 8 & 255, found & 255], -1).astype(np.uint8)
+    return colours, index, counts
 
 
 def layer_of(container: Container) -> Layer | None:

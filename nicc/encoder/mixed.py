@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -101,7 +101,8 @@ class Graphics(NamedTuple):
         return f"{self.cells.sum()} of {self.cells.size} cells stored as graphics, {how}"
 
 
-class Form(NamedTuple):
+@dataclass
+class Form:
     """A way to store graphics."""
 
     reach: int
@@ -111,9 +112,17 @@ class Form(NamedTuple):
     errors: np.ndarray
     """What the moves cost, weighed, in every cell, ``(rows, columns)``."""
 
+    quick_boxes: dict[bytes, bytes] = field(default_factory=dict)
+    """Quick boxes that are known, by their cells."""
+
     def box(self, cells: np.ndarray, quick: bool) -> bytes:
-        """See `box_of`."""
-        return box_of(self.shown, cells, quick)
+        """See `box_of`; quick ones are kept, since sets of cells are compared again and again."""
+        if not quick:
+            return box_of(self.shown, cells)
+        key = cells.tobytes()
+        if key not in self.quick_boxes:
+            self.quick_boxes[key] = box_of(self.shown, cells, quick=True)
+        return self.quick_boxes[key]
 
     def costs(self, cells: np.ndarray) -> np.ndarray:
         """About what each of the cells costs in the one lossless image of all of them; no end elsewhere."""

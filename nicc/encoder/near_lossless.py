@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+from nicc.graphics import colours_of
+
 REACH = 2.3
 """By how many levels colours move at most, times the root of the distortion's weight."""
 LEAST_REACH, LARGEST_REACH = 3, 16
@@ -36,9 +38,8 @@ def with_fewer_colours(pixels: np.ndarray, stored: np.ndarray, reach: int) -> np
     """
     if not reach or not stored.any():
         return pixels
-    codes = pixels[stored].astype(np.int64) @ np.array([65536, 256, 1])
-    found, index, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    colours = np.stack([found >> 16, found >> 8 & 255, found & 255], -1).astype(np.int16)
+    found, index, counts = colours_of(pixels[stored])
+    colours = found.astype(np.int16)  # whose differences may be negative
     moved = _nearest(colours, _palette(colours[np.argsort(-counts, kind="stable")], reach), reach)
     out = pixels.copy()
     out[stored] = np.where(_plain(pixels)[stored][:, None], pixels[stored], moved.astype(np.uint8)[index])

@@ -131,7 +131,7 @@ def difference_from(original: Tensor) -> Callable[[Tensor], Tensor]:
     references = [VisualDistortion(np.ascontiguousarray(image - 0.5), memory) for image in original.numpy()]
 
     def difference(decoded: Tensor) -> Tensor:
-        images = decoded.detach().contiguous().numpy() - np.float32(0.5)
+        images = decoded.detach().contiguous().numpy() - 0.5
         found = [reference.raw_difference(image) for reference, image in zip(references, images, strict=True)]
         values, gradients = (np.asarray(part, np.float32) for part in zip(*found, strict=True))
         return _Precomputed.apply(decoded, torch.from_numpy(values), torch.from_numpy(gradients))

@@ -100,7 +100,7 @@ def encode(
         "--effort",
         min=0,
         max=3,
-        help="Encode plainly (0), or iterate for 100, 500 or 2000 steps (1 to 3); pyramid is fitted for 200 to 10000.",
+        help="Encode plainly (0), or iterate for 20, 100 or 500 steps (1 to 3); pyramid is fitted for 200 to 10000.",
     ),
     sga_steps: int | None = typer.Option(
         None, "--sga-steps", min=0, max=MOST_STEPS, help="Iterate for this many steps, instead of those of --effort."

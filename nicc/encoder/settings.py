@@ -13,13 +13,15 @@ from nicc.model import TUNED, AnyModel, load_model
 from nicc.pyramid.layout import PyramidArchitecture
 from nicc.pyramid.model import PyramidModel
 
-EFFORT_STEPS = (0, 100, 500, 2000)
+EFFORT_STEPS = (0, 20, 100, 500)
 """Steps of iterative encoding by effort."""
 FIT_STEPS = (200, 500, 2000, 10000)
 """Steps of fitting a decoder to the image by effort: there is no encoding without them."""
 TEMPERATURES = {"sigmoid": 0.7, "atanh": 0.2, "three-class": 0.35}
 """Ways of relaxed rounding (`nicc.encoder.sga`), and the temperature at which each starts best."""
 ROUNDINGS = tuple(TEMPERATURES)
+FEW_STEPS = 100
+"""In fewer steps than these, larger ones end better: 20 at twice the learning rate."""
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_QUALITY = 32
 """The quality, 0 to 100, at which the default model has SSIMULACRA 2 of about 70 on the validation photographs."""
@@ -110,8 +112,6 @@ class Annealing:
 
     steps: int
     rounding: str = "sigmoid"
-    learning_rate: float = 1e-2
-    """Adam's, in quantisation steps of the latents and hyper-latents."""
     temperature: float | None = None
     """The first; None for the rounding's own."""
     hold: float = 0.35
@@ -127,6 +127,11 @@ class Annealing:
             raise ValueError(f"{self.steps} steps: must not be negative")
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"rounding {self.rounding!r} is not one of {', '.join(ROUNDINGS)}")
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's, in quantisation steps of the latents and hyper-latents: 1e-2, more in few steps."""
+        return 1e-2 * min(max(math.sqrt(FEW_STEPS / max(self.steps, 1)), 1.0), 2.0)
 
     def at(self, step: int) -> tuple[float, float]:
         """Temperature and learning rate of a step."""

@@ -119,6 +119,10 @@ def test_schedule_scales_with_its_steps():
     assert temperatures == sorted(temperatures, reverse=True)
     assert temperatures[0] == temperatures[600] > 2 * temperatures[-1]
     assert long.at(1999)[1] == pytest.approx(long.at(0)[1] / 10)
+    rates = [Annealing(steps).learning_rate for steps in (1, 20, 50, 100, 2000)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == rates[1] == 2 * rates[-1]
+    assert short.learning_rate == long.learning_rate
     for bad in ({"steps": -1}, {"steps": 10, "rounding": "stochastic"}):
         with pytest.raises(ValueError, match=r"steps|rounding"):
             Annealing(**bad)

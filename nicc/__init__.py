@@ -60,7 +60,7 @@ def encode(  # noqa: PLR0913 - choices of the user, by keyword, most of them lef
     ``model`` is a name or folder; without it, ``tune`` chooses: ``visual``, the default, keeps what
     people see, ``psnr`` the least squared error. ``quality`` goes from 0, smallest, to 100, best.
     Instead of it, a target can be given: ``target_bpp`` bits per pixel or ``target_size`` bytes at
-    most, ``target_psnr`` dB or ``target_ssimulacra2`` points (with PyTorch) at least. ``effort``
+    most, ``target_psnr`` dB or ``target_ssimulacra2`` points at least. ``effort``
     0..3 iterates 0, 20, 100 or 500 steps (pyramid is fitted for 200, 500, 2000 or 10000),
     ``sga_steps`` any number; the same ``seed`` on the same
     machine gives the same file. ``beta``, 0..1, is the realism that decoders use by default, above 0

@@ -91,8 +91,7 @@ def encode(
     target_ssimulacra2: float | None = typer.Option(
         None,
         "--target-ssimulacra2",
-        help="Reach at least this SSIMULACRA 2, for example 70, in the smallest file; "
-        "this needs PyTorch, with model pyramid Numba.",
+        help="Reach at least this SSIMULACRA 2, for example 70, in the smallest file.",
     ),
     effort: int = typer.Option(
         0,

@@ -13,6 +13,7 @@ import numpy as np
 
 from nicc.container import Header, pack
 from nicc.decoder.decode import decode_pixels
+from nicc.encoder.distortion import mean_squared_error, ssimulacra2, visual_distortion
 from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, encode_latents
 from nicc.encoder.settings import Annealing, Report, Settings
 from nicc.encoder.transform import Latents, transform_of
@@ -40,6 +41,8 @@ class Result:
     """Cost of the plain encoding, if this one was iterated."""
     notes: tuple[str, ...] = ()
     latents: Latents | None = None
+    visual: bool | None = None
+    """Whether the visual distortion was to be low; None for what the model was trained for."""
 
     @cached_property
     def data(self) -> bytes:
@@ -58,12 +61,11 @@ class Result:
 
     @cached_property
     def distortion(self) -> float:
-        """What the model's objective weighs. Raises `NiccError` if that needs PyTorch and it is missing."""
-        if not isinstance(self.model, Model) or self.model.architecture.objective != "visual":
-            return self.mse
-        with needs("iterate", "the visual distortion"):
-            from nicc.encoder.visual import distortion_of
-        return distortion_of(self.picture.pixels, self.decoded)
+        """What was to be low beside bits: the squared error, or the visual distortion."""
+        visual = self.visual
+        if visual is None:
+            visual = isinstance(self.model, Model) and self.model.architecture.objective == "visual"
+        return visual_distortion(self.picture.pixels, self.decoded, self.mse) if visual else self.mse
 
     @property
     def psnr(self) -> float:
@@ -71,9 +73,7 @@ class Result:
 
     @cached_property
     def ssimulacra2(self) -> float:
-        """In points, 100 for identical images. Raises `NiccError` where PyTorch, which computes it, is missing."""
-        with needs("iterate", "SSIMULACRA 2"):
-            from nicc.encoder.visual import ssimulacra2
+        """In points, 100 for identical images."""
         return ssimulacra2(self.picture.pixels, self.decoded)
 
     @property
@@ -90,12 +90,6 @@ class Result:
         header, extras = self.encoding.container.header, self.picture.extras
         encoding = encode_latents(self.model, header, *self.latents, extras, distortion_weight)
         return Result(self.model, self.picture, self.settings, encoding, self.plain_cost, self.notes, self.latents)
-
-
-def mean_squared_error(original: np.ndarray, decoded: np.ndarray) -> float:
-    """Mean squared error of uint8 images of one shape, on the 0..255 scale."""
-    error = original.astype(np.float32) - decoded
-    return float(np.mean(np.square(error), dtype=np.float64))
 
 
 def encode(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +19,6 @@ from nicc.errors import ModelError, NiccError, needs
 from nicc.images import Picture, decibels
 from nicc.model import TUNED, Model, load_model
 from nicc.pyramid import analysis
-from nicc.pyramid.decode import strip_bounds
 from nicc.pyramid.model import PyramidModel
 from nicc.threads import one_blas_thread
 
@@ -83,37 +81,6 @@ def set_first_latents(arrays: dict[str, np.ndarray], strip: Strip, start: int) -
     found = analysis.first_latents(ops, arrays, pixels, start)
     for grid, (h, w), first in zip(strip.grids(strip.y), strip.shapes, found, strict=True):
         grid[:] = first[:h, :w, 0]
-
-
-@dataclass(kw_only=True)
-class FittedResult(Result):
-    """An encoding measured by the kernels that fit: without PyTorch."""
-
-    visual: bool
-    """Whether the fit weighed the visual distortion, and not the squared error."""
-
-    @cached_property
-    def distortion(self) -> float:
-        """What the fit weighed, strip by strip."""
-        if not self.visual:
-            return self.mse
-        from nicc.pyramid.strip import planes
-        from nicc.pyramid.visual import Memory, VisualDistortion
-
-        original, decoded = self.picture.pixels, self.decoded
-        memory: dict[tuple[int, ...], Memory] = {}
-        total = 0.0
-        for a, b in strip_bounds(len(original)):
-            total += VisualDistortion(planes(original[a:b]), memory)(planes(decoded[a:b]))[0]
-        return total / original[..., 0].size
-
-    @cached_property
-    def ssimulacra2(self) -> float:
-        """In points, 100 for identical images."""
-        from nicc.pyramid.strip import planes
-        from nicc.pyramid.visual import VisualDistortion
-
-        return VisualDistortion(planes(self.picture.pixels), {}).score(planes(self.decoded))
 
 
 class _Fitting:
@@ -183,7 +150,7 @@ class _Fitting:
         container, estimated = self.fitter.container(header, graphics | self.picture.extras)
         settings = Settings(whole, Annealing(0), lagrangian=weight)
         encoding = Encoding(container, estimated)
-        result = FittedResult(self.model, self.picture, settings, encoding, visual=self.visual)
+        result = Result(self.model, self.picture, settings, encoding, visual=self.visual)
         if self.graphics:
             result.notes = (self.graphics.note,)
         if height * width <= SMALL:
@@ -192,7 +159,7 @@ class _Fitting:
             result.notes = (*result.notes, INTERRUPTED)
         return result
 
-    def _trained(self, weight: float) -> list[FittedResult]:
+    def _trained(self, weight: float) -> list[Result]:
         """The picture by the model trained for the same aim, at rates around ``weight``'s, measured as a fit is.
 
         In a file of a hundred bytes, a fourth of them networks, what that model knows of all images may be worth more.
@@ -203,11 +170,11 @@ class _Fitting:
         same = arch.rate_point_of(weight)
         points = [point for d in AROUND if 0 <= (point := same + d) < arch.rate_points]
         latents = analyse(model, self.picture, Settings(same, Annealing(0)))
-        results = []
+        results: list[Result] = []
         for point in points:
             settings = Settings(point, Annealing(0), lagrangian=weight)
             encoding = encode(model, self.picture, settings, analysed=latents).encoding
-            results.append(FittedResult(model, self.picture, settings, encoding, visual=self.visual))
+            results.append(Result(model, self.picture, settings, encoding, visual=self.visual))
             results[-1].notes = (f"by {model.name}, whose file of so small an image costs less",)
         return results
 

@@ -33,7 +33,7 @@ class Options:
 
     One of ``quality`` (0 smallest to 100 best), ``target_bpp`` (bits per pixel at most),
     ``target_size`` (bytes at most), ``target_psnr`` (dB at least) and ``target_ssimulacra2`` (points at
-    least, which needs PyTorch) may be given. ``effort``, 0 to 3, says for how many steps to iterate, unless
+    least) may be given. ``effort``, 0 to 3, says for how many steps to iterate, unless
     ``steps`` does; ``rounding`` says how (`Annealing`). Raises `ValueError` for numbers out of range.
     """
 

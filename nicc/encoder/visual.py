@@ -7,7 +7,7 @@ the squared error's place, so that lambda keeps its meaning; like that, it adds 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -19,7 +19,6 @@ from torch import Tensor
 from nicc.ssimulacra2 import (
     BLUR_REACH,
     C2,
-    ENCODING_SHARE,
     EXPONENT,
     KNEE,
     MSE_PER_RAW,
@@ -34,7 +33,6 @@ from nicc.ssimulacra2 import (
     VISUAL_SHARE,
     blur_taps,
     scales_of,
-    score,
     weights_of,
 )
 
@@ -150,22 +148,3 @@ def visual_distortion(mse: Tensor, raw: Tensor, share: float = VISUAL_SHARE) -> 
     ``raw`` is the `raw_difference` of the same images, ``(N,)``, ``share`` that of the visual part.
     """
     return (1 - share) * mse + share * MSE_PER_RAW * raw
-
-
-def _tensors(*images: np.ndarray) -> Iterator[Tensor]:
-    """uint8 images ``(height, width, 3)`` as ``(1, 3, H, W)`` in 0..1."""
-    return (torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255 for pixels in images)
-
-
-@torch.no_grad()
-def distortion_of(original: np.ndarray, decoded: np.ndarray) -> float:
-    """What encoding one image lowers: `visual_distortion` of two uint8 images ``(height, width, 3)``."""
-    x, y = _tensors(original, decoded)
-    mse = (x - y).square().mean((1, 2, 3)) * 255**2
-    return float(visual_distortion(mse, raw_difference(x, y), ENCODING_SHARE))
-
-
-@torch.no_grad()
-def ssimulacra2(original: np.ndarray, decoded: np.ndarray) -> float:
-    """SSIMULACRA 2 of two uint8 images ``(height, width, 3)``."""
-    return float(score(raw_difference(*_tensors(original, decoded))))

@@ -11,7 +11,7 @@ import numpy as np
 
 from nicc.pyramid.kernels import visual as kernels
 from nicc.pyramid.strip import SquaredError
-from nicc.ssimulacra2 import ENCODING_SHARE, MSE_PER_RAW, SUM_SCALE, TINY, scales_of, score, weights_of
+from nicc.ssimulacra2 import ENCODING_SHARE, MSE_PER_RAW, SUM_SCALE, TINY, scales_of, weights_of
 
 F = np.float32
 
@@ -98,10 +98,6 @@ class VisualDistortion:
         for fine, coarse in reversed(pairs):
             kernels.halve_back(coarse.linear, fine.linear)
         return total, self.scales[0].linear * self.slope
-
-    def score(self, decoded: np.ndarray) -> float:
-        """SSIMULACRA 2."""
-        return float(score(self.raw_difference(decoded)[0]))
 
     def __call__(self, decoded: np.ndarray) -> tuple[float, np.ndarray]:
         pixels = decoded[0].size

@@ -12,6 +12,7 @@ import nicc
 from nicc.architecture import Architecture
 from nicc.container import Header
 from nicc.decoder.decode import decode_pixels
+from nicc.encoder.distortion import visual_distortion
 from nicc.encoder.encode import INTERRUPTED, NOT_LOWER, encode, encode_batch
 from nicc.encoder.iterate import Iteration
 from nicc.encoder.quantise import NEAREST, encode_latents, quantise_z
@@ -19,7 +20,6 @@ from nicc.encoder.receiver import bit_table, interpolated, receiver_of
 from nicc.encoder.settings import Annealing, Settings, State
 from nicc.encoder.sga import Interrupted, Measured, Problem, Surroundings, optimise, round_softly
 from nicc.encoder.transform import Latents, transform_of
-from nicc.encoder.visual import distortion_of
 from nicc.images import Picture
 from nicc.model import load_model
 from tests.conftest import psnr
@@ -138,7 +138,7 @@ def test_iterating_lowers_the_cost_of_real_files(model, picture):
         assert psnr(decoded, picture.pixels) == pytest.approx(result.psnr, abs=1e-6)
         distortion = np.mean((decoded - picture.pixels.astype(float)) ** 2)
         if model.architecture.objective == "visual":
-            distortion = distortion_of(picture.pixels, decoded)
+            distortion = visual_distortion(picture.pixels, decoded, distortion)
         assert result.cost == pytest.approx(
             len(result.data) * 8 / (100 * 140) + model.architecture.rate_lambda(point) * distortion
         )

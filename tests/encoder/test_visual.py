@@ -1,4 +1,4 @@
-"""SSIMULACRA 2 with gradients, against the package that implements the metric."""
+"""SSIMULACRA 2, with gradients and without, against the package that implements the metric."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 import nicc
 from nicc.bench.metrics import ssimulacra2
+from nicc.encoder import distortion
 from nicc.encoder.visual import raw_difference, visual_distortion
 from nicc.ssimulacra2 import score
 
@@ -30,12 +31,13 @@ def recoded(image: Image.Image, kind: str, quality: int) -> Image.Image:
 @pytest.mark.parametrize(
     ("kind", "quality"), [("JPEG", 15), ("JPEG", 75), ("JPEG", 95), ("AVIF", 30), ("AVIF", 80), ("nicc", 50)]
 )
-@pytest.mark.parametrize("size", [(256, 256), (301, 217)])
+@pytest.mark.parametrize("size", [(256, 256), (301, 217), (8, 77)])
 def test_the_score_is_that_of_the_package(coffee, kind, quality, size):
     image = coffee.crop((40, 30, 40 + size[0], 30 + size[1]))
     decoded = recoded(image, kind, quality)
     expected = ssimulacra2(np.asarray(image), np.asarray(decoded))
     assert float(score(raw_difference(tensor(image), tensor(decoded)))) == pytest.approx(expected, abs=0.05)
+    assert distortion.ssimulacra2(np.asarray(image), np.asarray(decoded)) == pytest.approx(expected, abs=0.05)
 
 
 def test_equal_images_differ_by_nothing_and_have_a_gradient(coffee):
@@ -43,6 +45,8 @@ def test_equal_images_differ_by_nothing_and_have_a_gradient(coffee):
     y = x.clone().requires_grad_()
     raw = raw_difference(x, y)
     assert float(raw.detach()) == pytest.approx(0, abs=1e-3)
+    pixels = np.asarray(coffee)
+    assert distortion.raw_difference(pixels, pixels) == pytest.approx(0, abs=1e-3)
     raw.sum().backward()
     assert torch.isfinite(y.grad).all()
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import nicc
-from nicc.encoder.encode import encode_plainly
+from nicc.encoder.encode import Result, encode_plainly
 from nicc.encoder.entry import encode_picture
-from nicc.encoder.fitting import FittedResult
 from nicc.encoder.settings import Annealing, Options, Settings
 from nicc.images import Picture
 from nicc.model import load_model
@@ -26,10 +25,8 @@ def picture(coffee) -> Picture:
     return Picture(np.asarray(coffee.resize((64, 64))))
 
 
-def encoded(picture: Picture, steps: int, tune: str = "psnr") -> FittedResult:
-    result = encode_picture(picture, Options(model="pyramid", tune=tune, quality=30, steps=steps, lossless=False))
-    assert isinstance(result, FittedResult)
-    return result
+def encoded(picture: Picture, steps: int, tune: str = "psnr") -> Result:
+    return encode_picture(picture, Options(model="pyramid", tune=tune, quality=30, steps=steps, lossless=False))
 
 
 @pytest.mark.parametrize(("tune", "name"), [("psnr", "two-layer"), ("visual", "two-layer-visual")])
@@ -41,7 +38,7 @@ def test_a_poor_fit_gives_way_to_the_trained_model(tune, name, picture):
     np.testing.assert_array_equal(np.asarray(nicc.decode(result.data)), result.decoded)
     plain = encode_plainly(result.model, picture, 30)
     settings = Settings(30, Annealing(0), lagrangian=result.settings.lagrangian)
-    assert result.cost <= FittedResult(result.model, picture, settings, plain, visual=tune == "visual").cost
+    assert result.cost <= Result(result.model, picture, settings, plain, visual=tune == "visual").cost
 
 
 def test_a_good_fit_is_kept(picture):

@@ -1,0 +1,150 @@
+"""What an encoding costs beside bits: the squared error, or SSIMULACRA 2 beside it, of decoded pixels (NumPy).
+
+`nicc.encoder.visual` and `nicc.pyramid.visual` have gradients as well, for optimisation.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from nicc.ssimulacra2 import (
+    BLUR_REACH,
+    C2,
+    ENCODING_SHARE,
+    EXPONENT,
+    KNEE,
+    MSE_PER_RAW,
+    OFFSET,
+    OPSIN,
+    OPSIN_BIAS,
+    POSITIVE,
+    RED_GREEN,
+    SLOPE,
+    SUM_SCALE,
+    TINY,
+    blur_taps,
+    scales_of,
+    score,
+    weights_of,
+)
+from nicc.threads import one_blas_thread, pool
+
+STRIP_PIXELS = 1 << 15
+"""About so many are compared at a time: they stay in a cache."""
+F = np.float32
+
+
+def mean_squared_error(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Mean squared error of uint8 images of one shape, on the 0..255 scale."""
+    error = original.astype(np.float32) - decoded
+    return float(np.mean(np.square(error), dtype=np.float64))
+
+
+def visual_distortion(original: np.ndarray, decoded: np.ndarray, mse: float) -> float:
+    """What encoding one image lowers, on the scale of its squared error ``mse`` (docs/visual.md).
+
+    The images are uint8 ``(height, width, 3)``.
+    """
+    return (1 - ENCODING_SHARE) * mse + ENCODING_SHARE * MSE_PER_RAW * raw_difference(original, decoded)
+
+
+def ssimulacra2(original: np.ndarray, decoded: np.ndarray) -> float:
+    """SSIMULACRA 2 of two uint8 images ``(height, width, 3)``: 100 for identical ones."""
+    return float(score(raw_difference(original, decoded)))
+
+
+@one_blas_thread()
+def raw_difference(original: np.ndarray, decoded: np.ndarray) -> float:
+    """The weighted sum of SSIMULACRA 2 before its polynomial, 0 for equal images."""
+    scales = scales_of(*original.shape[:2])
+    weights = weights_of(scales)
+    a, b, total = original, decoded, 0.0
+    for scale in range(scales):
+        if scale:
+            a, b = _halved(a), _halved(b)
+        mean, fourth = _moments(a, b)
+        total += float((weights[:, scale, 0] * mean + weights[:, scale, 1] * (fourth + TINY) ** 0.25).sum())
+    return total * SUM_SCALE
+
+
+@lru_cache(maxsize=1)
+def _light() -> np.ndarray:
+    """Linear light of the 256 levels of sRGB, float32."""
+    x = np.arange(256) / 255
+    return np.where(x <= KNEE, x / SLOPE, ((x + OFFSET) / (1 + OFFSET)) ** EXPONENT).astype(F)
+
+
+def _linear(rows: np.ndarray) -> np.ndarray:
+    """Linear light of rows of an image, which is uint8 at the first scale."""
+    return _light()[rows] if rows.dtype == np.uint8 else rows
+
+
+def _strips(height: int, width: int) -> list[tuple[int, int]]:
+    """Bounds of strips of rows, an even number in each but the last."""
+    rows = max(2 * (STRIP_PIXELS // (2 * width)), 2)
+    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    """Linear light, means of squares of 2x2 pixels: of what there is of them at the right and at the bottom."""
+    height, width, _ = image.shape
+    out = np.empty((-(-height // 2), -(-width // 2), 3), F)
+    for top, bottom in _strips(height, width):
+        rows = np.pad(_linear(image[top:bottom]), ((0, (bottom - top) % 2), (0, width % 2), (0, 0)), "edge")
+        sums = rows[::2] + rows[1::2]
+        out[top // 2 : -(-bottom // 2)] = (sums[:, ::2] + sums[:, 1::2]) / 4
+    return out
+
+
+def _moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means, and means of fourth powers, of the maps between two images ``(h, w, 3)``: ``(3 colours, 3 maps)``."""
+    height, width, _ = a.shape
+
+    def sums(strip: tuple[int, int]) -> np.ndarray:
+        at = np.arange(strip[0] - BLUR_REACH, strip[1] + BLUR_REACH)
+        at = np.where(at < 0, -1 - at, np.where(at >= height, 2 * height - 1 - at, at))  # mirrored
+        maps = _maps(_opponent(_linear(a[at])), _opponent(_linear(b[at])))
+        squares = np.square(maps)
+        parts = np.stack([maps, np.square(squares)]).sum(2, dtype=np.float64)
+        found: np.ndarray = parts.reshape(2, 3, width, 3).sum(2)
+        return found
+
+    mean, fourth = np.sum(list(pool().map(sums, _strips(height, width))), 0) / (height * width)
+    return mean.T, fourth.T
+
+
+def _opponent(linear: np.ndarray) -> np.ndarray:
+    """XYB, scaled and moved to positive values, of linear light ``(rows, width, 3)``: ``(rows, 3 width)``."""
+    mixed = linear @ np.array(OPSIN, F).T + F(OPSIN_BIAS)
+    red, green, blue = np.moveaxis(np.cbrt(np.maximum(mixed, F(1e-6))) - F(OPSIN_BIAS ** (1 / 3)), -1, 0)
+    luma = (red + green) / 2
+    x_to, y_to, b_to = (F(p) for p in POSITIVE)
+    return np.stack([(red - green) * F(RED_GREEN) + x_to, luma + y_to, blue - luma + b_to], -1).reshape(len(red), -1)
+
+
+def _maps(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Lost similarity, artefacts and lost detail ``(3, rows, 3 width)``; ``x``, ``y`` have `BLUR_REACH` rows around."""
+    mean_x, mean_y, xx, yy, xy = _blurred(np.stack([x, y, x * x, y * y, x * y]))
+    inner = slice(BLUR_REACH, -BLUR_REACH)
+    similar = 1 - (mean_x - mean_y) ** 2
+    structure = (2 * (xy - mean_x * mean_y) + F(C2)) / ((xx - mean_x**2) + (yy - mean_y**2) + F(C2))
+    edges = (1 + np.abs(y[inner] - mean_y)) / (1 + np.abs(x[inner] - mean_x)) - 1
+    return np.maximum(np.stack([1 - similar * structure, edges, -edges]), 0)
+
+
+def _blurred(planes: np.ndarray) -> np.ndarray:
+    """Blurred by a Gaussian ``(n, rows, 3 width)``: zero beyond the sides, and without `BLUR_REACH` rows around."""
+    taps = blur_taps().astype(F)
+    across = planes * taps[BLUR_REACH]
+    for k in range(1, BLUR_REACH + 1):
+        weighed = planes * taps[BLUR_REACH + k]
+        across[..., 3 * k :] += weighed[..., : -3 * k]
+        across[..., : -3 * k] += weighed[..., 3 * k :]
+    rows = planes.shape[1] - 2 * BLUR_REACH
+    down = across[:, BLUR_REACH : BLUR_REACH + rows] * taps[BLUR_REACH]
+    for k in range(1, BLUR_REACH + 1):
+        pair = across[:, BLUR_REACH - k : BLUR_REACH - k + rows] + across[:, BLUR_REACH + k : BLUR_REACH + k + rows]
+        down += pair * taps[BLUR_REACH + k]
+    return down

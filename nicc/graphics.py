@@ -1,4 +1,4 @@
-"""Pages of photographs and graphics: cells of 64x64 pixels that are stored losslessly, over what a model codes.
+"""Pages of photographs and graphics: cells of 32x32 pixels that are stored losslessly, over what a model codes.
 
 The graphics box holds which cells these are, and one lossless image of the whole size in which all other cells are
 of one colour. A reader decodes the file as if the box were not there and pastes the cells over the result.
@@ -17,8 +17,8 @@ from nicc.container import BOX_GRAPHICS, Container
 from nicc.errors import FormatError
 from nicc.lossless import lossless_stream, pixels_of
 
-CELL = 64
-"""Pixels a side: as many as a hyper-latent covers."""
+CELL = 32
+"""Pixels a side: two latents."""
 
 
 @dataclass(frozen=True)

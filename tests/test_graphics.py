@@ -21,7 +21,7 @@ from nicc.encoder.entry import encode_picture
 from nicc.encoder.near_lossless import LARGEST_REACH
 from nicc.encoder.settings import Options
 from nicc.geometry import Grid
-from nicc.graphics import CELL, Layer, box_of, layer_of, spread
+from nicc.graphics import CELL, Layer, box_of, grid_of, layer_of, spread
 from nicc.images import Picture
 from nicc.model import model_of_code
 from tests.conftest import psnr
@@ -164,6 +164,30 @@ def test_a_layer_pastes_what_it_holds(size):
     assert not out[~inside].any()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (4, 6), (3, 5)])
+def test_squares_and_neighbours_of_cells(shape):
+    rng = np.random.default_rng(0)
+    values, cells = rng.random(shape), rng.random(shape) < 0.4
+    sums, found = mixed.of_squares(values), mixed.beside(cells)
+    for row, column in np.ndindex(shape):
+        square = values[row // 2 * 2 : row // 2 * 2 + 2, column // 2 * 2 : column // 2 * 2 + 2]
+        assert sums[row, column] == pytest.approx(square.sum())
+        near = [(row + d, column) for d in (-1, 1)] + [(row, column + d) for d in (-1, 1)]
+        assert found[row, column] == any(cells[r, c] for r, c in near if 0 <= r < shape[0] and 0 <= c < shape[1])
+
+
+def test_borders_are_tightened(coffee):
+    """A cell of photograph in a square of text is left to the model, one of text beside the border is stored."""
+    pixels = np.asarray(page(coffee))
+    text = mixed.candidates(pixels, single=True)
+    wrong = text.copy()
+    wrong[tuple(np.argwhere(mixed.beside(~text) & text)[4])] = False
+    wrong[tuple(np.argwhere(mixed.beside(text) & ~text)[0])] = True
+    coded = np.where(text, 1e9, 10.0)  # by the model, text costs more than it ever can
+    found = mixed.Page(pixels, mixed.candidates(pixels), 0.01).tightened(wrong, coded)
+    np.testing.assert_array_equal(found, text)
+
+
 def test_what_is_coded_in_place_of_graphics_is_smooth(coffee):
     pixels = np.asarray(page(coffee))
     cells = mixed.candidates(pixels)
@@ -193,7 +217,7 @@ def test_damage_is_refused(coded):
     payload = unpack(data).extras[BOX_GRAPHICS]
     end = 2 + struct.unpack_from("<H", payload)[0]
     assert nicc.decode(lying(data, payload)).size == image.size
-    more = np.ones((*cells.shape[:1], cells.shape[1] + 7), bool)
+    more = np.ones(grid_of(image.width + 400, image.height), bool)
     wide = np.ones(cells.size + 8 - cells.size % 8, bool)  # cells beyond the last
     bits = zlib.compress(np.packbits(wide).tobytes())
     for bad in (

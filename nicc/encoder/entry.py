@@ -131,15 +131,28 @@ def _with_graphics(
     stored = _stored_instead_of(plain, graphic)
     if graphic.sum() < mixed.FEWEST_CELLS:
         return stored
-    best, cells = stored or plain, None
     page = mixed.Page(picture.pixels, graphic, settings.weight(model.architecture))
-    for choice in mixed.choices(page, model, plain.encoding.container.header, analysed, plain.decoded):
+    coded = mixed.coded_costs(page, model, plain.encoding.container.header, analysed, plain.decoded)
+    plainly = replace(settings, annealing=Annealing(0))
+    best, cells = stored or plain, None
+
+    def better(choice: np.ndarray) -> bool:
+        """Whether these cells are better than what was the best, which they are then."""
+        nonlocal best, cells
         graphics = page.graphics(choice, quick=True)
         if choice.all() and not graphics.reach:
-            continue  # the whole, exactly, is stored more simply
-        result = _composed(model, picture, graphics, replace(settings, annealing=Annealing(0)), None)
-        if cost_in_bytes(result) < cost_in_bytes(best):
-            best, cells = result, choice
+            return False  # the whole, exactly, is stored more simply
+        result = _composed(model, picture, graphics, plainly, None)
+        if cost_in_bytes(result) >= cost_in_bytes(best):
+            return False
+        best, cells = result, choice
+        return True
+
+    for choice in page.choices(coded):
+        better(choice)
+    for _ in range(mixed.TIGHTENED):
+        if cells is None or not better(page.tightened(cells, coded)):
+            break
     if cells is not None:
         best = _composed(model, picture, page.graphics(cells), settings, report)
     return best if best is not plain else None

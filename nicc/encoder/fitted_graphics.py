@@ -28,7 +28,7 @@ def steps_tried(steps: int) -> int:
 def cells_to_store(fit: Fit, page: mixed.Page, share: float) -> np.ndarray:
     """Cells ``(rows, columns)``, bool, among the page's candidates; ``fit`` is of ``share`` of the steps to come."""
     coded = share**GAIN * np.concatenate([cell_costs(fit, strip) for strip in fit.strips])
-    return page.forms[-1].costs(page.graphic) < mixed.FILLED * coded
+    return page.cheaper(page.forms[-1], mixed.FILLED * coded)
 
 
 @one_blas_thread()

@@ -1,8 +1,9 @@
 """Pages of photographs and graphics: which cells to store losslessly, and what the model codes in their place.
 
-A transform of 16x16 blocks cannot draw glyphs; a lossless coder cannot code photographs. Cells of 64x64 pixels
-are stored in a lossless image (`nicc.graphics`), at most rates with fewer colours (`nicc.encoder.near_lossless`), where
-that costs less in bits + lambda * squared error.
+A transform of 16x16 blocks cannot draw glyphs; a lossless coder cannot code photographs. Cells are stored in a lossless
+image (`nicc.graphics`), at most rates with fewer colours (`nicc.encoder.near_lossless`), where that costs less in
+bits + lambda * squared error. Squares of 2x2 cells are chosen first, since a cell by itself saves the model little;
+then the borders are tightened.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from nicc.architecture import LATENTS_PER_HYPER
+from nicc.architecture import PIXELS_PER_LATENT
 from nicc.container import BOX_GRAPHICS, Header, with_checksum
 from nicc.decoder.hyper import dequantise_z, read_z
 from nicc.decoder.latents import Visited, walk
@@ -27,9 +28,9 @@ from nicc.graphics import CELL, box_of, grid_of, spread
 from nicc.model import Model
 
 FLAT_SHARE, TINY_SHARE, TINY = 0.4, 0.1, 2
-"""A graphic cell has at least the first share of pixels that equal their left neighbours, and at most the second of
+"""Graphics have at least the first share of pixels that equal their left neighbours, and at most the second of
 pixels that differ from them by a level or two."""
-FEWEST_CELLS = 6
+FEWEST_CELLS = 24
 GLANCE = 4
 """Every so many rows are looked at."""
 FILLED = 0.9
@@ -37,6 +38,9 @@ FILLED = 0.9
 FADE = 16
 """Pixels over which what lies beside a photograph goes on into the cell that is not coded."""
 SMOOTH_BLOCK = 8
+TIGHTENED = 2
+"""So often are borders tightened, if that goes on to help."""
+LATENTS_PER_CELL = CELL // PIXELS_PER_LATENT
 
 
 def cell_sums(values: np.ndarray, every: int = 1) -> np.ndarray:
@@ -48,26 +52,46 @@ def cell_sums(values: np.ndarray, every: int = 1) -> np.ndarray:
     return padded.reshape(rows, CELL // every, columns, CELL).sum((1, 3))
 
 
-def candidates(pixels: np.ndarray) -> np.ndarray:
-    """Cells ``(rows, columns)`` of an image uint8 ``(height, width, 3)`` that may be graphics, at a glance."""
+def of_squares(values: np.ndarray) -> np.ndarray:
+    """Values of cells ``(rows, columns)`` summed over squares of 2x2: in every cell, the sum of its square."""
+    rows, columns = values.shape
+    sums = np.pad(values, ((0, rows % 2), (0, columns % 2))).reshape(-(-rows // 2), 2, -1, 2).sum((1, 3))
+    return sums.repeat(2, 0).repeat(2, 1)[:rows, :columns]
+
+
+def candidates(pixels: np.ndarray, single: bool = False) -> np.ndarray:
+    """Cells ``(rows, columns)`` of an image uint8 ``(height, width, 3)`` that may be graphics, at a glance.
+
+    These are whole squares, unless cells are looked at by themselves, as ``single`` ones.
+    """
     looked_at = pixels[::GLANCE]
     step = np.full(looked_at.shape[:2], 255, np.uint8)
     a, b = looked_at[:, 1:], looked_at[:, :-1]
     colours = np.maximum(a, b) - np.minimum(a, b)
     step[:, 1:] = np.maximum(np.maximum(colours[..., 0], colours[..., 1]), colours[..., 2])
     count, flat, tiny = (cell_sums(x, GLANCE) for x in (np.ones_like(step), step == 0, (step > 0) & (step <= TINY)))
+    if not single:
+        count, flat, tiny = map(of_squares, (count, flat, tiny))
     return (flat >= FLAT_SHARE * count) & (tiny <= TINY_SHARE * count)
+
+
+def beside(cells: np.ndarray) -> np.ndarray:
+    """Cells that have one of these as a neighbour above, below or at a side."""
+    around = np.pad(cells, 1)
+    found: np.ndarray = around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
+    return found
 
 
 def model_bits(model: Model, header: Header, latents: Latents) -> np.ndarray:
     """About what the model's code takes of bits in every cell, hyper-latents left out."""
     grid, r = Grid.of(header), header.rate_point
     z = dequantise_z(model, r, quantise_z(model, r, latents.z))
-    bits = np.zeros((grid.zh * LATENTS_PER_HYPER, grid.zw * LATENTS_PER_HYPER), np.float32)
+    rows, columns = grid_of(header.width, header.height)
+    bits = np.zeros((rows * LATENTS_PER_CELL, columns * LATENTS_PER_CELL), np.float32)
     quantise = Quantiser(model)
     for first, last in grid.row_groups():
         bits[first:last, : grid.w] = _bits_of_rows(model, r, z, latents.y[first:last], (first, last), quantise)
-    return bits.reshape(grid.zh, LATENTS_PER_HYPER, grid.zw, LATENTS_PER_HYPER).sum((1, 3))
+    return bits.reshape(rows, LATENTS_PER_CELL, columns, LATENTS_PER_CELL).sum((1, 3))
 
 
 def _bits_of_rows(
@@ -124,14 +148,22 @@ class Form:
             self.quick_boxes[key] = box_of(self.shown, cells, quick=True)
         return self.quick_boxes[key]
 
-    def costs(self, cells: np.ndarray) -> np.ndarray:
-        """About what each of the cells costs in the one lossless image of all of them; no end elsewhere."""
+    def cost(self, cells: np.ndarray) -> float:
+        """What the cells cost in one lossless image, about, and what their moves cost."""
+        return float(8 * len(self.box(cells, quick=True)) + self.errors[cells].sum())
+
+    def costs(self, cells: np.ndarray, side: int = 1) -> np.ndarray:
+        """About what each of the cells costs in the one lossless image of all of them; no end elsewhere.
+
+        With a ``side`` of 2, whole squares are looked at, and each of their cells has its part.
+        """
         bits = np.full(cells.shape, np.inf)
-        for row, column in np.argwhere(cells):
-            part = self.shown[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+        for row, column in np.argwhere(cells[::side, ::side]) * side:
+            part = self.shown[row * CELL : (row + side) * CELL, column * CELL : (column + side) * CELL]
             buffer = io.BytesIO()
             Image.fromarray(np.ascontiguousarray(part)).save(buffer, "WEBP", lossless=True, quality=20, method=1)
-            bits[row, column] = len(buffer.getvalue())
+            here = bits[row : row + side, column : column + side]
+            here[:] = len(buffer.getvalue()) / here.size
         return bits * (8 * len(self.box(cells, quick=True)) / bits[cells].sum()) + self.errors
 
 
@@ -149,12 +181,31 @@ class Page:
 
     def graphics(self, cells: np.ndarray, quick: bool = False) -> Graphics:
         """Some of the candidates, exactly or with fewer colours: what costs less. ``quick`` as in `box_of`."""
-        best = min(self.forms, key=lambda form: 8 * len(form.box(cells, quick=True)) + form.errors[cells].sum())
+        best = self.form_of(cells)
         return Graphics(cells, best.box(cells, quick), best.reach)
 
-    def cheaper(self, coded: np.ndarray) -> list[np.ndarray]:
-        """The candidates that cost less than ``coded``, in every form, by what all of them take in one image."""
-        return [form.costs(self.graphic) < coded for form in self.forms]
+    def form_of(self, cells: np.ndarray) -> Form:
+        """The one in which they cost less."""
+        return min(self.forms, key=lambda form: form.cost(cells))
+
+    def cheaper(self, form: Form, coded: np.ndarray) -> np.ndarray:
+        """The candidates that cost less than ``coded``, by what all of them take in one image."""
+        found: np.ndarray = of_squares(form.costs(self.graphic, side=2)) < of_squares(coded)
+        return found
+
+    def choices(self, coded: np.ndarray) -> list[np.ndarray]:
+        """Cells that may cost less than ``coded``: all of the candidates, and the best of them in every form.
+
+        A lossless image of many cells takes less for each, so that all may be better than those that pay one by one.
+        """
+        sets = (self.graphic, *(self.cheaper(form, coded) for form in self.forms))
+        return list({cells.tobytes(): cells for cells in sets if cells.any()}.values())
+
+    def tightened(self, cells: np.ndarray, coded: np.ndarray) -> np.ndarray:
+        """Cells without those at their border that cost more than ``coded``, with those beside it that cost less."""
+        outer = beside(cells) & ~cells & candidates(self.pixels, single=True)
+        pays = self.form_of(cells).costs(cells | outer) < coded
+        return np.where(cells, pays | ~beside(~cells), outer & pays)
 
 
 def cell_errors(pixels: np.ndarray, decoded: np.ndarray) -> np.ndarray:
@@ -162,15 +213,9 @@ def cell_errors(pixels: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     return cell_sums(np.square(pixels.astype(np.float32) - decoded).mean(-1))
 
 
-def choices(page: Page, model: Model, header: Header, latents: Latents, decoded: np.ndarray) -> list[np.ndarray]:
-    """Cells that may cost less than the model's code: all of the page's candidates, and the best of them.
-
-    A lossless image of many cells takes less for each, so that all may be better than those that pay one by one.
-    ``decoded`` is what the model makes of the page.
-    """
-    coded = FILLED * model_bits(model, header, latents) + page.weight * cell_errors(page.pixels, decoded)
-    sets = {cells.tobytes(): cells for cells in (page.graphic, *page.cheaper(coded)) if cells.any()}
-    return list(sets.values())
+def coded_costs(page: Page, model: Model, header: Header, latents: Latents, decoded: np.ndarray) -> np.ndarray:
+    """What it costs to leave every cell to the model: ``decoded`` is what that makes of the page."""
+    return FILLED * model_bits(model, header, latents) + page.weight * cell_errors(page.pixels, decoded)
 
 
 def filled(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:

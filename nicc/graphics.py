@@ -19,6 +19,7 @@ from nicc.lossless import lossless_stream, pixels_of
 
 CELL = 32
 """Pixels a side: two latents."""
+MAP_LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def box_of(pixels: np.ndarray, cells: np.ndarray, quick: bool = False) -> bytes:
     height, width, _ = pixels.shape
     shown = np.where(spread(cells, width, height)[..., None], pixels, _ground(pixels, cells))
     map_bytes = zlib.compress(np.packbits(cells).tobytes(), 9)
-    return struct.pack("<H", len(map_bytes)) + map_bytes + lossless_stream(shown, quick)
+    return MAP_LENGTH.pack(len(map_bytes)) + map_bytes + lossless_stream(shown, quick)
 
 
 def _ground(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -94,13 +95,13 @@ def layer_of(container: Container) -> Layer | None:
         return None
     width, height = container.header.width, container.header.height
     rows, columns = grid_of(width, height)
-    if len(payload) < 2:
+    if len(payload) < MAP_LENGTH.size:
         raise FormatError("truncated: the graphics box has no map")
-    end = 2 + struct.unpack_from("<H", payload)[0]
+    end = MAP_LENGTH.size + MAP_LENGTH.unpack_from(payload)[0]
     expected = -(-rows * columns // 8)
     reader = zlib.decompressobj()
     try:
-        bits = reader.decompress(payload[2:end], expected + 1)
+        bits = reader.decompress(payload[MAP_LENGTH.size : end], expected + 1)
     except zlib.error:
         raise FormatError("damaged: the map of the graphics box cannot be read") from None
     cells = np.unpackbits(np.frombuffer(bits, np.uint8))

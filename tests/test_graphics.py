@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import subprocess
 import sys
 import zlib
@@ -21,7 +20,7 @@ from nicc.encoder.entry import encode_picture
 from nicc.encoder.near_lossless import LARGEST_REACH
 from nicc.encoder.settings import Options
 from nicc.geometry import Grid
-from nicc.graphics import CELL, Layer, box_of, grid_of, layer_of, spread
+from nicc.graphics import CELL, MAP_LENGTH, Layer, box_of, grid_of, layer_of, spread
 from nicc.images import Picture
 from nicc.model import model_of_code
 from tests.conftest import psnr
@@ -215,16 +214,16 @@ def test_damage_is_refused(coded):
     image, data = coded
     pixels, cells = np.asarray(image), cells_of(data)
     payload = unpack(data).extras[BOX_GRAPHICS]
-    end = 2 + struct.unpack_from("<H", payload)[0]
+    end = MAP_LENGTH.size + MAP_LENGTH.unpack_from(payload)[0]
     assert nicc.decode(lying(data, payload)).size == image.size
     more = np.ones(grid_of(image.width + 400, image.height), bool)
     wide = np.ones(cells.size + 8 - cells.size % 8, bool)  # cells beyond the last
     bits = zlib.compress(np.packbits(wide).tobytes())
     for bad in (
-        *(b"", b"\x00", payload[:end], payload[:-30], payload[:2] + bytes(end - 2) + payload[end:]),
+        *(b"", b"\x00", payload[:end], payload[:-30], payload[:4] + bytes(end - 4) + payload[end:]),
         box_of(pixels[:-1], cells),
         box_of(np.pad(pixels, ((0, 0), (0, 400), (0, 0))), more),
-        struct.pack("<H", len(bits)) + bits + payload[end:],
+        MAP_LENGTH.pack(len(bits)) + bits + payload[end:],
     ):
         with pytest.raises(FormatError):
             nicc.decode(lying(data, bad))
@@ -244,12 +243,12 @@ def test_bombs_are_refused_by_their_size(coded, recwarn):
 
     _, data = coded
     payload = unpack(data).extras[BOX_GRAPHICS]
-    end = 2 + struct.unpack_from("<H", payload)[0]
+    end = MAP_LENGTH.size + MAP_LENGTH.unpack_from(payload)[0]
     with pytest.raises(FormatError, match="not of the image's size"):
         nicc.decode(lying(data, payload[:end] + claimed_png(40000, 40000)))
     bomb = zlib.compress(bytes(1 << 24))
     with pytest.raises(FormatError, match="map"):
-        nicc.decode(lying(data, struct.pack("<H", len(bomb)) + bomb + payload[end:]))
+        nicc.decode(lying(data, MAP_LENGTH.pack(len(bomb)) + bomb + payload[end:]))
     assert not recwarn.list
 
 

@@ -139,6 +139,8 @@ def _with_graphics(
     def better(choice: np.ndarray) -> bool:
         """Whether these cells are better than what was the best, which they are then."""
         nonlocal best, cells
+        if not choice.any() or (cells is not None and np.array_equal(choice, cells)):
+            return False
         graphics = page.graphics(choice, quick=True)
         if choice.all() and not graphics.reach:
             return False  # the whole, exactly, is stored more simply

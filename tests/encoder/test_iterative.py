@@ -18,7 +18,7 @@ from nicc.encoder.iterate import Iteration
 from nicc.encoder.quantise import NEAREST, encode_latents, quantise_z
 from nicc.encoder.receiver import bit_table, interpolated, receiver_of
 from nicc.encoder.settings import Annealing, Settings, State
-from nicc.encoder.sga import Interrupted, Measured, Problem, Surroundings, optimise, round_softly
+from nicc.encoder.sga import Adam, Interrupted, Measured, Problem, Surroundings, optimise, round_softly
 from nicc.encoder.transform import Latents, transform_of
 from nicc.images import Picture
 from nicc.model import load_model
@@ -110,6 +110,22 @@ def test_gradient_of_soft_rounding(rounding):
     step = 1e-6
     slope = (sample(x.detach() + step) - sample(x.detach() - step)) / (2 * step)
     assert torch.allclose(x.grad, slope, rtol=1e-4)
+
+
+def test_adam_is_pytorchs():
+    torch.manual_seed(0)
+    ours, theirs = ([torch.full((3, 4), 0.5).requires_grad_(), torch.zeros(2).requires_grad_()] for _ in range(2))
+    adam, optimizer = Adam(ours), torch.optim.Adam(theirs)
+    for step in range(5):
+        optimizer.param_groups[0]["lr"] = rate = 0.02 / (1 + step)
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        adam.step(rate)
+        optimizer.step()
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.allclose(a, b, rtol=1e-6, atol=1e-7)
+            assert a.grad is None
 
 
 def test_schedule_scales_with_its_steps():

@@ -60,7 +60,8 @@ def seeds() -> list[bytes]:
     page = np.full((140, 190, 3), 240, np.uint8)
     page[:40:7, :100] = 20
     page[70:, 100:] = np.random.default_rng(1).integers(0, 256, (70, 90, 3))
-    cells, model = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1]], bool), load_model("two-layer-visual")
+    squares, model = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1]], bool), load_model("two-layer-visual")
+    cells = squares.repeat(2, 0).repeat(2, 1)[:5]
     encoding = encode_plainly(model, Picture(page), 30)
     mixed = pack(with_graphics(model, encoding, Graphics(cells, box_of(page, cells))).container)
     lossless = nicc.encode(Image.fromarray(page[:20, :30]), lossless=True)

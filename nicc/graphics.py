@@ -20,6 +20,7 @@ from nicc.lossless import lossless_stream, pixels_of
 CELL = 32
 """Pixels a side: two latents."""
 MAP_LENGTH = struct.Struct("<I")
+"""What a graphics box begins with: the bytes of its map."""
 
 
 @dataclass(frozen=True)

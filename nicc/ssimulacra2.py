@@ -153,6 +153,32 @@ MSE_PER_RAW = 10.0
 nicc's own reconstructions, docs/visual.md."""
 
 
+def visual_distortion(mse: Any, raw: Any, share: float = VISUAL_SHARE) -> Any:
+    """What the objective ``visual`` puts in the place of the squared error ``mse``, on its scale.
+
+    ``raw`` is the weighted sum of the same images, numbers or tensors, ``share`` that of the visual part.
+    """
+    return (1 - share) * mse + share * MSE_PER_RAW * raw
+
+
+def opponent(red: Any, green: Any, blue: Any) -> tuple[Any, Any, Any]:
+    """X, Y and B, scaled and moved to positive values, of cube roots (arrays or tensors) less that of `OPSIN_BIAS`."""
+    luma = (red + green) / 2
+    x_to, y_to, b_to = POSITIVE
+    return (red - green) * RED_GREEN + x_to, luma + y_to, blue - luma + b_to
+
+
+def differences(x: Any, y: Any, blurred: tuple[Any, Any, Any, Any, Any]) -> tuple[Any, Any]:
+    """Lost similarity, and artefacts or, where negative, lost detail, of a plane ``x`` and its decoded form ``y``.
+
+    ``blurred`` are the planes' blurs, those of their squares, and that of their product (arrays or tensors).
+    """
+    mean_x, mean_y, xx, yy, xy = blurred
+    similar = 1 - (mean_x - mean_y) ** 2
+    structure = (2 * (xy - mean_x * mean_y) + C2) / ((xx - mean_x**2) + (yy - mean_y**2) + C2)
+    return 1 - similar * structure, (1 + abs(y - mean_y)) / (1 + abs(x - mean_x)) - 1
+
+
 def score(raw: Any) -> Any:
     """SSIMULACRA 2 of a weighted sum, a number or a tensor: 100 for 0, 70 high quality, below 0 very low."""
     p = raw * (SCORE[0] + raw * (SCORE[1] + raw * SCORE[2]))

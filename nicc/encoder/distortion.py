@@ -11,22 +11,18 @@ import numpy as np
 
 from nicc.ssimulacra2 import (
     BLUR_REACH,
-    C2,
-    ENCODING_SHARE,
     EXPONENT,
     KNEE,
-    MSE_PER_RAW,
     OFFSET,
     OPSIN,
     OPSIN_BIAS,
-    POSITIVE,
-    RED_GREEN,
     SLOPE,
     SUM_SCALE,
     TINY,
     blur_taps,
+    differences,
+    opponent,
     scales_of,
-    score,
     weights_of,
 )
 from nicc.threads import one_blas_thread, pool
@@ -42,22 +38,9 @@ def mean_squared_error(original: np.ndarray, decoded: np.ndarray) -> float:
     return float(np.mean(np.square(error), dtype=np.float64))
 
 
-def visual_distortion(original: np.ndarray, decoded: np.ndarray, mse: float) -> float:
-    """What encoding one image lowers, on the scale of its squared error ``mse`` (docs/visual.md).
-
-    The images are uint8 ``(height, width, 3)``.
-    """
-    return (1 - ENCODING_SHARE) * mse + ENCODING_SHARE * MSE_PER_RAW * raw_difference(original, decoded)
-
-
-def ssimulacra2(original: np.ndarray, decoded: np.ndarray) -> float:
-    """SSIMULACRA 2 of two uint8 images ``(height, width, 3)``: 100 for identical ones."""
-    return float(score(raw_difference(original, decoded)))
-
-
 @one_blas_thread()
 def raw_difference(original: np.ndarray, decoded: np.ndarray) -> float:
-    """The weighted sum of SSIMULACRA 2 before its polynomial, 0 for equal images."""
+    """The weighted sum of SSIMULACRA 2 before its polynomial, 0 for equal uint8 images ``(height, width, 3)``."""
     scales = scales_of(*original.shape[:2])
     weights = weights_of(scales)
     a, b, total = original, decoded, 0.0
@@ -105,7 +88,7 @@ def _moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     def sums(strip: tuple[int, int]) -> np.ndarray:
         at = np.arange(strip[0] - BLUR_REACH, strip[1] + BLUR_REACH)
         at = np.where(at < 0, -1 - at, np.where(at >= height, 2 * height - 1 - at, at))  # mirrored
-        maps = _maps(_opponent(_linear(a[at])), _opponent(_linear(b[at])))
+        maps = _maps(_xyb(_linear(a[at])), _xyb(_linear(b[at])))
         squares = np.square(maps)
         parts = np.stack([maps, np.square(squares)]).sum(2, dtype=np.float64)
         found: np.ndarray = parts.reshape(2, 3, width, 3).sum(2)
@@ -115,23 +98,19 @@ def _moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.T, fourth.T
 
 
-def _opponent(linear: np.ndarray) -> np.ndarray:
+def _xyb(linear: np.ndarray) -> np.ndarray:
     """XYB, scaled and moved to positive values, of linear light ``(rows, width, 3)``: ``(rows, 3 width)``."""
     mixed = linear @ np.array(OPSIN, F).T + F(OPSIN_BIAS)
     red, green, blue = np.moveaxis(np.cbrt(np.maximum(mixed, F(1e-6))) - F(OPSIN_BIAS ** (1 / 3)), -1, 0)
-    luma = (red + green) / 2
-    x_to, y_to, b_to = (F(p) for p in POSITIVE)
-    return np.stack([(red - green) * F(RED_GREEN) + x_to, luma + y_to, blue - luma + b_to], -1).reshape(len(red), -1)
+    return np.stack(opponent(red, green, blue), -1).reshape(len(red), -1)
 
 
 def _maps(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Lost similarity, artefacts and lost detail ``(3, rows, 3 width)``; ``x``, ``y`` have `BLUR_REACH` rows around."""
-    mean_x, mean_y, xx, yy, xy = _blurred(np.stack([x, y, x * x, y * y, x * y]))
     inner = slice(BLUR_REACH, -BLUR_REACH)
-    similar = 1 - (mean_x - mean_y) ** 2
-    structure = (2 * (xy - mean_x * mean_y) + F(C2)) / ((xx - mean_x**2) + (yy - mean_y**2) + F(C2))
-    edges = (1 + np.abs(y[inner] - mean_y)) / (1 + np.abs(x[inner] - mean_x)) - 1
-    return np.maximum(np.stack([1 - similar * structure, edges, -edges]), 0)
+    blurred = tuple(_blurred(np.stack([x, y, x * x, y * y, x * y])))
+    lost, edges = differences(x[inner], y[inner], blurred)
+    return np.maximum(np.stack([lost, edges, -edges]), 0)
 
 
 def _blurred(planes: np.ndarray) -> np.ndarray:

@@ -13,13 +13,14 @@ import numpy as np
 
 from nicc.container import Header, pack
 from nicc.decoder.decode import decode_pixels
-from nicc.encoder.distortion import mean_squared_error, ssimulacra2, visual_distortion
+from nicc.encoder.distortion import mean_squared_error, raw_difference
 from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, encode_latents
 from nicc.encoder.settings import Annealing, Report, Settings
 from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
 from nicc.images import Picture, decibels
 from nicc.model import AnyModel, Model
+from nicc.ssimulacra2 import ENCODING_SHARE, score, visual_distortion
 
 INTERRUPTED = "interrupted; the best so far is written"
 NOT_LOWER = "iterating did not lower the cost; the plain encoding is written"
@@ -65,16 +66,21 @@ class Result:
         visual = self.visual
         if visual is None:
             visual = isinstance(self.model, Model) and self.model.architecture.objective == "visual"
-        return visual_distortion(self.picture.pixels, self.decoded, self.mse) if visual else self.mse
+        return visual_distortion(self.mse, self._difference, ENCODING_SHARE) if visual else self.mse
 
     @property
     def psnr(self) -> float:
         return decibels(self.mse)
 
-    @cached_property
+    @property
     def ssimulacra2(self) -> float:
         """In points, 100 for identical images."""
-        return ssimulacra2(self.picture.pixels, self.decoded)
+        return float(score(self._difference))
+
+    @cached_property
+    def _difference(self) -> float:
+        """The weighted sum of SSIMULACRA 2."""
+        return raw_difference(self.picture.pixels, self.decoded)
 
     @property
     def cost(self) -> float:

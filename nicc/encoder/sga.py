@@ -21,9 +21,9 @@ from nicc.architecture import LATENTS_PER_HYPER, Z_SYMBOL_LIMIT, Architecture
 from nicc.encoder.latent_code import RateTables, upsample
 from nicc.encoder.receiver import Receiver, interpolated
 from nicc.encoder.settings import Annealing, State
-from nicc.encoder.visual import decibels, difference_from, visual_distortion
+from nicc.encoder.visual import decibels, difference_from
 from nicc.errors import NiccError
-from nicc.ssimulacra2 import ENCODING_SHARE
+from nicc.ssimulacra2 import ENCODING_SHARE, visual_distortion
 
 SIGMOID_SCALE = 2.3
 """SGA+ (Perugachi-Diaz et al. 2024): the factor of the sigmoid-scaled logit."""

@@ -18,20 +18,17 @@ from torch import Tensor
 
 from nicc.ssimulacra2 import (
     BLUR_REACH,
-    C2,
     EXPONENT,
     KNEE,
-    MSE_PER_RAW,
     OFFSET,
     OPSIN,
     OPSIN_BIAS,
-    POSITIVE,
-    RED_GREEN,
     SLOPE,
     SUM_SCALE,
     TINY,
-    VISUAL_SHARE,
     blur_taps,
+    differences,
+    opponent,
     scales_of,
     weights_of,
 )
@@ -63,10 +60,7 @@ def _xyb(x: Tensor) -> Tensor:
     """Linear RGB ``(N, 3, H, W)`` to XYB, scaled and moved to positive values."""
     mixed = F.conv2d(x, x.new_tensor(OPSIN)[:, :, None, None], x.new_full((3,), OPSIN_BIAS))
     m = mixed.clamp_min(1e-6).pow(1 / 3) - OPSIN_BIAS ** (1 / 3)
-    red, green, blue = m.unbind(1)
-    luma = (red + green) / 2
-    x_to, y_to, b_to = POSITIVE
-    return torch.stack([(red - green) * RED_GREEN + x_to, luma + y_to, blue - luma + b_to], 1)
+    return torch.stack(opponent(*m.unbind(1)), 1)
 
 
 def _means(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,11 +82,8 @@ def raw_difference(original: Tensor, decoded: Tensor) -> Tensor:
     for scale in range(scales):
         x, y = _xyb(a), _xyb(b)
         stacked = torch.cat([x, y, x * x, y * y, x * y], 1).contiguous(memory_format=torch.channels_last)
-        mean_x, mean_y, xx, yy, xy = _blur(stacked).split(3, 1)
-        similar = 1 - (mean_x - mean_y) ** 2
-        structure = (2 * (xy - mean_x * mean_y) + C2) / ((xx - mean_x**2) + (yy - mean_y**2) + C2)
-        edges = (1 + (y - mean_y).abs()) / (1 + (x - mean_x).abs()) - 1
-        for i, part in enumerate(((1 - similar * structure).clamp_min(0), edges.clamp_min(0), (-edges).clamp_min(0))):
+        lost, edges = differences(x, y, _blur(stacked).split(3, 1))
+        for i, part in enumerate((lost.clamp_min(0), edges.clamp_min(0), (-edges).clamp_min(0))):
             for norm, value in enumerate(_means(part)):
                 total = total + value @ weights[:, scale, norm, i]
         if scale + 1 < scales:
@@ -140,11 +131,3 @@ def difference_from(original: Tensor) -> Callable[[Tensor], Tensor]:
 def decibels(mse: Tensor) -> Tensor:
     """PSNR in dB of mean squared errors on the 0..255 scale."""
     return 10 * torch.log10(255**2 / mse)
-
-
-def visual_distortion(mse: Tensor, raw: Tensor, share: float = VISUAL_SHARE) -> Tensor:
-    """What the objective ``visual`` puts in the place of the squared error ``mse``, on its scale.
-
-    ``raw`` is the `raw_difference` of the same images, ``(N,)``, ``share`` that of the visual part.
-    """
-    return (1 - share) * mse + share * MSE_PER_RAW * raw

@@ -11,7 +11,7 @@ import numpy as np
 
 from nicc.pyramid.kernels import visual as kernels
 from nicc.pyramid.strip import SquaredError
-from nicc.ssimulacra2 import ENCODING_SHARE, MSE_PER_RAW, SUM_SCALE, TINY, scales_of, weights_of
+from nicc.ssimulacra2 import ENCODING_SHARE, MSE_PER_RAW, SUM_SCALE, TINY, scales_of, visual_distortion, weights_of
 
 F = np.float32
 
@@ -105,4 +105,4 @@ class VisualDistortion:
         squares, into_squares = self.squared_error(decoded)
         gradient *= F(self.share * MSE_PER_RAW * pixels)
         gradient += into_squares * F(1 - self.share)
-        return (1 - self.share) * squares + self.share * MSE_PER_RAW * raw * pixels, gradient
+        return visual_distortion(squares, raw * pixels, self.share), gradient

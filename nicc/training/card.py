@@ -14,9 +14,9 @@ from nicc.architecture import Architecture
 from nicc.container import pack, unpack
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder.encode import encode_plainly
-from nicc.encoder.visual import VISUAL_SHARE
 from nicc.images import Picture, decibels
 from nicc.model import Model
+from nicc.ssimulacra2 import VISUAL_SHARE
 
 MANIFEST = "MANIFEST.tsv"
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from nicc.encoder.latent_code import LIKELIHOOD_FLOOR, row_likelihood, ste_round, thresholds
 from nicc.encoder.quantise import DISTORTION_WEIGHT
-from nicc.encoder.visual import raw_difference, visual_distortion
-from nicc.ssimulacra2 import score
+from nicc.encoder.visual import raw_difference
+from nicc.ssimulacra2 import score, visual_distortion
 from nicc.training.codec import CodecModule, at_rate
 
 COST_EXPONENT = 0.43

@@ -25,11 +25,12 @@ from nicc.architecture import PIXELS_PER_LATENT
 from nicc.decoder import realism
 from nicc.decoder.networks import inside
 from nicc.encoder import ops
-from nicc.encoder.visual import decibels, raw_difference, visual_distortion
+from nicc.encoder.visual import decibels, raw_difference
 from nicc.errors import ModelError
 from nicc.head import LARGEST_BETA, LATENT_REACH, PIXEL_REACH, HeadArchitecture
 from nicc.images import write_atomically
 from nicc.model import REALISM_FILE, Model, digest, load_transform
+from nicc.ssimulacra2 import visual_distortion
 from nicc.training.config import RealismConfig
 from nicc.training.frozen import Decoded, Frozen
 from nicc.training.optimizer import MuonAdam

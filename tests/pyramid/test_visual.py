@@ -8,10 +8,10 @@ import pytest
 pytest.importorskip("numba", reason="fitting needs Numba")
 torch = pytest.importorskip("torch", reason="the reference is PyTorch")
 
-from nicc.encoder.visual import difference_from, raw_difference, visual_distortion  # noqa: E402
+from nicc.encoder.visual import difference_from, raw_difference  # noqa: E402
 from nicc.pyramid import strip  # noqa: E402
 from nicc.pyramid.visual import VisualDistortion  # noqa: E402
-from nicc.ssimulacra2 import VISUAL_SHARE  # noqa: E402
+from nicc.ssimulacra2 import VISUAL_SHARE, visual_distortion  # noqa: E402
 
 
 def planes(photo, size) -> np.ndarray:

@@ -186,7 +186,8 @@ def _energy(model: Model, rate: RateTables) -> Tensor:
 def methods(steps: list[int], variants: bool, brief: bool) -> dict[str, Callable[[Model, Picture, int], Result]]:
     found: dict[str, Callable[[Model, Picture, int], Result]] = {
         "plain": lambda m, p, r: encode(m, p, Settings(r, Annealing(0))),
-        "nearest rounding": lambda m, p, r: plain(m, p, r, NEAREST),
+        "without its gradient step": unrefined,
+        "nearest rounding": lambda m, p, r: unrefined(m, p, r, NEAREST),
     }
     if not brief:
         found |= {"linear analysis": linear, "coordinates": coordinates}
@@ -208,19 +209,19 @@ def _patched(function: Rounding, steps: int, model: Model, picture: Picture, poi
         return encode(model, picture, Settings(point, Annealing(steps)))
 
 
-def plain(model: Model, picture: Picture, point: int, weight: float = DISTORTION_WEIGHT) -> Result:
+def unrefined(model: Model, picture: Picture, point: int, weight: float = DISTORTION_WEIGHT) -> Result:
     """Symbols rounded by this weight of distortion, or to the nearest as most neural codecs do."""
-    encoding = encode_plainly(model, picture, point, distortion_weight=weight)
+    encoding = encode_plainly(model, picture, point, distortion_weight=weight, refine=False)
     return Result(model, picture, Settings(point, Annealing(0)), encoding)
 
 
 def linear(model: Model, picture: Picture, point: int) -> Result:
-    """The plain encoding of what the linear part of a ``patch`` analysis finds."""
-    transform = transform_of(model, "cpu")  # the one that `plain` finds in the cache
+    """The encoding of what the linear part of a ``patch`` analysis finds, without the gradient step."""
+    transform = transform_of(model, "cpu")  # the one that `unrefined` finds in the cache
     assert isinstance(transform, PatchTransform)
     scale, transform.p["scale"] = transform.p["scale"], np.zeros_like(transform.p["scale"])
     try:
-        return plain(model, picture, point)
+        return unrefined(model, picture, point)
     finally:
         transform.p["scale"] = scale
 

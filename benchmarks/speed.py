@@ -28,7 +28,7 @@ from nicc.bench.report import environment
 from nicc.bench.timing import median_seconds
 from nicc.container import unpack
 from nicc.decoder import decode as decoder
-from nicc.decoder import ops
+from nicc.decoder import networks, ops
 from nicc.decoder.hyper import dequantise_z, read_z
 from nicc.decoder.latents import Visited, walk
 from nicc.decoder.render import Renderer, synthesise
@@ -62,9 +62,7 @@ def decoding_parts(data: bytes) -> dict[str, float]:
 
     context = median(lambda: [walk(model, header.rate_point, z, a, b, grid.w, zeros) for a, b in grid.row_groups()])
     latents = median(lambda: list(decoder.group_latents(model, container)))
-    weights = [model.params["synthesis_in"][: y.shape[-1]]]
-    if more := y.shape[-1] - len(weights[0]):
-        weights.append(model.params["synthesis_more"][:more])
+    weights = networks.first_kernels(model.architecture, model.params, y.shape[-1])
     rows = np.split(y.reshape(-1, y.shape[-1]), [len(weights[0])], 1)
     flat = [weight.reshape(len(weight), -1) for weight in weights]
     half = np.pad(y, ((1, 1), (1, 1), (0, 0)))
@@ -95,8 +93,13 @@ def encoding_parts(image: Image.Image, model_name: str) -> dict[str, float]:
     model, picture = load_transform(model_name), Picture(np.asarray(image))
     rate_point = round(QUALITY / 100 * (model.architecture.rate_points - 1))
     analysis = median(lambda: transform_of(model)(picture.pixels))
+    plain = median(lambda: encode_plainly(model, picture, rate_point, refine=False))
     whole = median(lambda: encode_plainly(model, picture, rate_point))
-    return {"analysis": analysis, "quantisation and entropy coding": whole - analysis}
+    return {
+        "analysis": analysis,
+        "quantisation and entropy coding": plain - analysis,
+        "the gradient step before it": whole - plain,
+    }
 
 
 def run(*command: str | Path) -> float:

@@ -31,27 +31,37 @@ def synthesis(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
     RGB around 0..1, not clipped.
     """
     if arch.synthesis == "jpeg-like":
-        return _jpeg_like(ops, p, y)
-    return _two_layer(ops, arch, p, y)
+        return _jpeg_like(ops, arch, p, y)
+    return from_hidden(ops, arch, p, hidden_layer(ops, arch, p, y))
 
 
-def _jpeg_like(ops: Any, p: Params, y: Array) -> Array:
+def first_kernels(arch: Architecture, p: Params, channels: int) -> list[Array]:
+    """Kernels of the first transposed convolution for so many latents, as ``ops.transposed_conv`` takes them."""
+    kernels = [p["synthesis_in"][:channels]]
+    if channels > arch.main:
+        kernels.append(p["synthesis_more"][: channels - arch.main])
+    return kernels
+
+
+def _jpeg_like(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
     """One transposed convolution (Yang & Mandt 2023, section 3.2, "JPEG-like")."""
-    weights = [p["synthesis_in"][: y.shape[-1]]]
-    return ops.transposed_conv(y, weights, PIXELS_PER_LATENT, 0) + p["synthesis_bias"]
+    kernels = first_kernels(arch, p, y.shape[-1])
+    return ops.transposed_conv(y, kernels, PIXELS_PER_LATENT, 0) + p["synthesis_bias"]
 
 
-def _two_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
-    """Transposed convolution, inverse GDN-1 beside a linear residual branch, transposed convolution.
+def hidden_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
+    """The first transposed convolution of two-layer: ``(..., 8 h + 2, 8 w + 2, D)`` of latents as `synthesis` has them.
 
-    Yang & Mandt 2023, section 3.2, "two-layer"; kernels 14 and 6 stand for 13 and 5, so that the
+    Yang & Mandt 2023, section 3.2, "two-layer": transposed convolution, inverse GDN-1 beside a linear residual
+    branch, transposed convolution; kernels 14 and 6 stand for 13 and 5, so that the
     sampling grids of pixels, hidden layer and latents stay centred on each other.
     """
-    n, channels, main = arch.hidden_channels, y.shape[-1], arch.main
-    weights = [p["synthesis_in"][:channels]]
-    if channels > main:
-        weights.append(p["synthesis_more"][: channels - main])
-    hidden = ops.transposed_conv(y, weights, PIXELS_PER_LATENT // 2, 1)
+    return ops.transposed_conv(y, first_kernels(arch, p, y.shape[-1]), PIXELS_PER_LATENT // 2, 1)
+
+
+def from_hidden(ops: Any, arch: Architecture, p: Params, hidden: Array) -> Array:
+    """Pixels of a `hidden_layer`."""
+    n = arch.hidden_channels
     x = ops.igdn(hidden[..., :n], p["igdn_beta"], p["igdn_gamma"])
     if arch.residual:
         x[..., :COLOUR_PHASES] += hidden[..., n:]

@@ -53,7 +53,7 @@ def raw_difference(original: np.ndarray, decoded: np.ndarray) -> float:
 
 
 @lru_cache(maxsize=1)
-def _light() -> np.ndarray:
+def light() -> np.ndarray:
     """Linear light of the 256 levels of sRGB, float32."""
     x = np.arange(256) / 255
     return np.where(x <= KNEE, x / SLOPE, ((x + OFFSET) / (1 + OFFSET)) ** EXPONENT).astype(F)
@@ -61,7 +61,7 @@ def _light() -> np.ndarray:
 
 def _linear(rows: np.ndarray) -> np.ndarray:
     """Linear light of rows of an image, which is uint8 at the first scale."""
-    return _light()[rows] if rows.dtype == np.uint8 else rows
+    return light()[rows] if rows.dtype == np.uint8 else rows
 
 
 def _strips(height: int, width: int) -> list[tuple[int, int]]:
@@ -98,11 +98,17 @@ def _moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.T, fourth.T
 
 
-def _xyb(linear: np.ndarray) -> np.ndarray:
-    """XYB, scaled and moved to positive values, of linear light ``(rows, width, 3)``: ``(rows, 3 width)``."""
+def xyb_of(linear: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """X, Y and B, scaled and moved to positive values, of linear light ``(..., 3)``, and the cube roots behind them."""
     mixed = linear @ np.array(OPSIN, F).T + F(OPSIN_BIAS)
-    red, green, blue = np.moveaxis(np.cbrt(np.maximum(mixed, F(1e-6))) - F(OPSIN_BIAS ** (1 / 3)), -1, 0)
-    return np.stack(opponent(red, green, blue), -1).reshape(len(red), -1)
+    roots = np.cbrt(np.maximum(mixed, F(1e-6)))
+    red, green, blue = np.moveaxis(roots - F(OPSIN_BIAS ** (1 / 3)), -1, 0)
+    return opponent(red, green, blue), roots
+
+
+def _xyb(linear: np.ndarray) -> np.ndarray:
+    """`xyb_of` linear light ``(rows, width, 3)``: ``(rows, 3 width)``."""
+    return np.stack(xyb_of(linear)[0], -1).reshape(len(linear), -1)
 
 
 def _maps(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""A picture to a file, from top to bottom: analyse once, then round, iterate, or search for a target.
+"""A picture to a file, from top to bottom: analyse once, then refine and round, iterate, or search for a target.
 
-Plain encoding is NumPy; iterating, and the visual distortion that it lowers, need PyTorch.
+Plain encoding is NumPy; iterating needs PyTorch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from nicc.container import Header, pack
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder.distortion import mean_squared_error, raw_difference
 from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, encode_latents
+from nicc.encoder.refine import Refinement
 from nicc.encoder.settings import Annealing, Report, Settings
 from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
@@ -125,11 +126,11 @@ def encode_batch(
 
 
 def encode_plainly(
-    model: Model, picture: Picture, rate_point: int, distortion_weight: float = DISTORTION_WEIGHT
+    model: Model, picture: Picture, rate_point: int, distortion_weight: float = DISTORTION_WEIGHT, refine: bool = True
 ) -> Encoding:
     """A picture's container at a rate point, without iterating; ``distortion_weight`` as in `encode_latents`."""
     settings = Settings(rate_point, Annealing(0))
-    return _coded(model, picture, settings, analyse(model, picture, settings), distortion_weight).encoding
+    return _coded(model, picture, settings, analyse(model, picture, settings), distortion_weight, refine).encoding
 
 
 def analyse(model: Model, picture: Picture, settings: Settings) -> Latents:
@@ -145,8 +146,14 @@ def header_of(model: Model, picture: Picture, settings: Settings) -> Header:
     return Header(model.code, model.fingerprint, width, height, settings.rate_point, settings.beta, picture.grey)
 
 
-def _coded(model: Model, picture: Picture, settings: Settings, latents: Latents, weight: float) -> Result:
-    encoding = encode_latents(model, header_of(model, picture, settings), *latents, picture.extras, weight)
+def _coded(
+    model: Model, picture: Picture, settings: Settings, latents: Latents, weight: float, refine: bool = False
+) -> Result:
+    refinement = None
+    if refine and not model.architecture.rectifiers:  # whose gradient is PyTorch's alone
+        lagrangian = settings.weight(model.architecture)
+        refinement = Refinement(model, settings.rate_point, picture.pixels, lagrangian)
+    encoding = encode_latents(model, header_of(model, picture, settings), *latents, picture.extras, weight, refinement)
     return Result(model, picture, settings, encoding)
 
 
@@ -162,7 +169,7 @@ def _encode(
     arch = model.architecture
     rounding = DISTORTION_WEIGHT * settings.weight(arch) / arch.rate_lambda(settings.rate_point)
     found = [a or analyse(model, p, settings) for p, a in zip(pictures, analysed, strict=True)]
-    plain = [_coded(model, p, settings, a, rounding) for p, a in zip(pictures, found, strict=True)]
+    plain = [_coded(model, p, settings, a, rounding, refine=True) for p, a in zip(pictures, found, strict=True)]
     if not settings.annealing.steps:
         return plain
     with needs("iterate", "iterating"):

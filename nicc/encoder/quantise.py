@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from nicc.decoder.latents import Visited, walk
 from nicc.entropy import FREQUENCY_BITS, SymbolWriter
 from nicc.geometry import Grid
 from nicc.model import Model
+
+if TYPE_CHECKING:
+    from nicc.encoder.refine import Refinement
 
 DISTORTION_WEIGHT = 9.0
 """Weight of a squared rounding error (in quantisation steps) against bits when a symbol is rounded.
@@ -103,16 +106,22 @@ def encode_latents(
     z: np.ndarray,
     extras: dict[int, bytes] | None = None,
     distortion_weight: float = DISTORTION_WEIGHT,
+    refinement: Refinement | None = None,
 ) -> Encoding:
     """Codes latents ``(h, w, C)`` and hyper-latents in nats ``(zh, zw, Cz)``.
 
-    A ``distortion_weight`` of `NEAREST` rounds every symbol to the nearest.
+    A ``distortion_weight`` of `NEAREST` rounds every symbol to the nearest. A ``refinement`` moves latents before.
     """
     r = header.rate_point
     z_symbols = quantise_z(model, r, z)
     z_int = dequantise_z(model, r, z_symbols)
     quantise = Quantiser(model, distortion_weight)
-    parts = [_code_rows(model, r, z_int, y[slice(*rows)], rows, quantise) for rows in Grid.of(header).row_groups()]
+    bounds = list(Grid.of(header).row_groups())
+    if refinement:
+        values = refinement.groups(y, z_int, quantise)
+    else:
+        values = (y[slice(*rows)] * model.params["gain"][r] for rows in bounds)
+    parts = [_code_rows(model, r, z_int, v, rows, quantise) for v, rows in zip(values, bounds, strict=True)]
     groups, bits = zip(*parts, strict=True)
     container = Container(header, 0, write_z(model, r, z_symbols), groups, dict(extras or {}))
     container = with_checksum(container, zlib.crc32(z_symbols.data))
@@ -120,11 +129,14 @@ def encode_latents(
 
 
 def _code_rows(
-    model: Model, rate_point: int, z: np.ndarray, y: np.ndarray, rows: tuple[int, int], quantise: Quantiser
+    model: Model, rate_point: int, z: np.ndarray, v: np.ndarray, rows: tuple[int, int], quantise: Quantiser
 ) -> tuple[Group, float]:
-    """The y box of one group of latent rows, and the estimated bits of its symbols; ``z`` as `walk` takes them."""
-    writer, bits = SymbolWriter(), 0.0
-    v = (y * model.params["gain"][rate_point]).reshape(-1, y.shape[-1])
+    """The y box of one group of latent rows, and the estimated bits of its symbols.
+
+    ``z`` are hyper-latents as `walk` takes them, ``v`` latents ``(h, w, C)`` times gain.
+    """
+    writer, bits, columns = SymbolWriter(), 0.0, v.shape[1]
+    v = v.reshape(-1, v.shape[-1])
 
     def visit(here: Visited) -> np.ndarray:
         nonlocal bits
@@ -134,7 +146,7 @@ def _code_rows(
         bits += float(quantise.cost(s[coded], here.rows[coded].astype(np.int64)).sum())
         return s
 
-    symbols, _ = walk(model, rate_point, z, *rows, y.shape[1], visit)
+    symbols, _ = walk(model, rate_point, z, *rows, columns, visit)
     return Group(zlib.crc32(symbols.data), writer.finish()), bits
 
 

@@ -78,7 +78,7 @@ class NiccCodec(Codec):
 
     def identity(self) -> str:
         weights = f"{self.model.sha256} {self.model.description.get('encoder_sha256', self.tune)}"
-        how = f"steps {'nearest' if self.nearest else self.steps}"
+        how = f"steps {'nearest' if self.nearest else self.steps or 'refined'}"
         if self.beta and isinstance(self.model, Model):
             how += f" beta {self.beta:g} {self.model.realism.sha256}"
         return f"{nicc.__version__} {weights} {how}"
@@ -90,7 +90,7 @@ class NiccCodec(Codec):
 
             picture = Picture(pixels)
             rate_point = Options(quality=quality).rate_point(self.model.architecture)
-            return pack(encode_plainly(self.model, picture, rate_point, NEAREST).container)
+            return pack(encode_plainly(self.model, picture, rate_point, NEAREST, refine=False).container)
         image = Image.fromarray(pixels)
         steps = None if self.fitted and not self.steps else self.steps
         return nicc.encode(image, model=self.source, tune=self.tune, quality=quality, sga_steps=steps)

@@ -1,0 +1,160 @@
+"""One gradient step before the last rounding: what plain encoding has in the place of iterating, in NumPy.
+
+An analysis cannot know what rounding will do to a picture. So latents are rounded once and rendered; the gradient of
+the distortion says which roundings were bad for this picture, beside those of their neighbours, and latents move
+against it by a fraction of a quantisation step before they are rounded for good. It is a step of Newton's method on
+every latent by itself: the curvature along a channel is how strongly the gradient answers to the channel's own
+rounding errors, as found on the picture. docs/iterative-encoding.md has what it is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from nicc.architecture import PIXELS_PER_LATENT
+from nicc.decoder import networks, ops
+from nicc.decoder.latents import Visited, walk
+from nicc.encoder.adjoint import mirror_adjoint, synthesis
+from nicc.encoder.gradient import distortion_gradient
+from nicc.encoder.quantise import Quantiser, residual
+from nicc.geometry import Grid
+from nicc.model import Model
+from nicc.ssimulacra2 import ENCODING_SHARE, scales_of
+from nicc.threads import one_blas_thread, pool
+
+Array = np.ndarray
+SHARE = 0.5
+"""Of the way to where Newton's method would go; all latents move at once."""
+REACH = {"mse": 0.2, "visual": 0.1}
+"""By the objective of the model: latents move at most so far, in quantisation steps."""
+LEAST_CURVATURE = 2.5
+"""Bits for a squared quantisation step: few errors tell little of a channel's curvature."""
+BAND_PIXELS = 1 << 17
+"""About so many are rendered and compared at a time, in every thread, so that memory stays bounded."""
+LEAST_ROWS, LEAST_BANDS = 4, 2
+"""Fewest latent rows of a band, and fewest bands of an image that has the rows for them."""
+BESIDE = 1
+"""Latent rows beside a band that are rendered with it: its latents reach 8 pixels further, and the blur sees 5 more."""
+
+
+class Rounded(NamedTuple):
+    """One group of latent rows, rounded: arrays ``(h, w, C)`` of the active channels."""
+
+    y_hat: Array
+    """Decoded latents."""
+    factor: Array
+    """The adaptive steps' factors of the gain."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The step for one picture at one rate point.
+
+    ``pixels`` are uint8 ``(height, width, 3)``; ``lagrangian`` weighs their distortion against bits per pixel.
+    """
+
+    model: Model
+    rate_point: int
+    pixels: Array
+    lagrangian: float
+
+    def groups(self, y: Array, z: Array, quantise: Quantiser) -> Iterator[Array]:
+        """Latents ``(h, w, C)`` times gain, moved, of one group of latent rows after another.
+
+        ``z`` are hyper-latents as `walk` takes them. Groups are rendered beside their neighbours, so one more is held.
+        """
+        bounds = list(Grid(*y.shape[:2], *z.shape[:2]).row_groups())
+        rounded = (self._rounded(y, z, rows, quantise) for rows in bounds)
+        here, above = next(rounded), None
+        for rows, below in zip(bounds, chain(rounded, [None]), strict=True):
+            v = self._scaled(y, rows)
+            self._move(v, here, self._gradient(here, above, below, rows))
+            yield v
+            above = here.y_hat[-BESIDE - 1 :].copy()
+            if below:
+                here = below
+
+    def _scaled(self, y: Array, rows: tuple[int, int]) -> Array:
+        scaled: Array = y[slice(*rows)] * self.model.params["gain"][self.rate_point]
+        return scaled
+
+    def _rounded(self, y: Array, z: Array, rows: tuple[int, int], quantise: Quantiser) -> Rounded:
+        v = self._scaled(y, rows)
+        h, w, channels = v.shape
+        v = v.reshape(-1, channels)
+        factor = np.ones(v.shape, np.float32)
+
+        def visit(here: Visited) -> Array:
+            factor[here.at, here.channels] = here.factor
+            return quantise(residual(v, here), here.rows)
+
+        _, y_hat = walk(self.model, self.rate_point, z, *rows, w, visit)
+        return Rounded(y_hat, factor.reshape(h, w, channels)[..., : y_hat.shape[-1]])
+
+    def _move(self, v: Array, here: Rounded, gradient: Array) -> None:
+        """Moves latents times gain in place; the ``gradient`` is overwritten."""
+        inverse = self.model.params["inverse"][self.rate_point][: gradient.shape[-1]]
+        active = v[..., : gradient.shape[-1]]
+        error = here.y_hat / inverse
+        error -= active
+        error *= here.factor  # in quantisation steps
+        gradient *= self.lagrangian * inverse
+        gradient /= here.factor  # bits for a step
+        squares, answers = (np.einsum("hwc,hwc->c", error, other, dtype=np.float64) for other in (error, gradient))
+        curvature = np.maximum(answers / (2 * squares + 1e-9), LEAST_CURVATURE).astype(np.float32)
+        gradient /= 2 * curvature
+        error -= gradient
+        error *= SHARE
+        reach = REACH[self.model.architecture.objective]
+        np.clip(error, -reach, reach, out=error)
+        error /= here.factor
+        active += error
+
+    @one_blas_thread()
+    def _gradient(self, here: Rounded, above: Array | None, below: Rounded | None, rows: tuple[int, int]) -> Array:
+        """The gradient of the distortion, summed over pixels, by the decoded latents of a group."""
+        parts = [here.y_hat]
+        if above is not None:
+            parts.insert(0, above)
+        if below is not None:
+            parts.append(below.y_hat[: BESIDE + 1])
+        around = np.concatenate(parts) if len(parts) > 1 else here.y_hat
+        begin = rows[0] - (len(above) if above is not None else 0)
+        gradient = np.empty_like(here.y_hat)
+
+        def work(band: tuple[int, int]) -> None:
+            gradient[slice(*band)] = self._band(around, begin, band[0] + rows[0], band[1] + rows[0])
+
+        for _ in pool().map(work, _bands(*here.y_hat.shape[:2])):
+            pass
+        return gradient
+
+    def _band(self, around: Array, begin: int, first: int, last: int) -> Array:
+        """`_gradient` of latent rows ``first``..``last``; ``around`` are decoded latents from row ``begin`` on."""
+        arch, p, height = self.model.architecture, self.model.params, len(self.pixels)
+        end = -(-height // PIXELS_PER_LATENT)
+        top, bottom = max(0, first - BESIDE), min(end, last + BESIDE)
+        at_top, at_bottom = top == 0, bottom == end
+        y = around[top - begin - (not at_top) : bottom - begin + (not at_bottom)]
+        rendered, adjoint = synthesis(arch, p, networks.mirror(ops, p, y, 1, at_top, at_bottom))
+        original = self.pixels[top * PIXELS_PER_LATENT : bottom * PIXELS_PER_LATENT]
+        visible = rendered[: len(original), : original.shape[1]]
+        decoded = np.rint(visible.clip(0, 1) * 255).astype(np.uint8)
+        share = ENCODING_SHARE if arch.objective == "visual" else 0.0
+        by_pixels = np.zeros(rendered.shape, np.float32)
+        found = distortion_gradient(original, decoded, scales_of(*self.pixels.shape[:2]), share)
+        by_pixels[: len(original), : original.shape[1]] = found * ((visible >= 0) & (visible <= 1))
+        by_latents = mirror_adjoint(p, adjoint(by_pixels), at_top, at_bottom)
+        return by_latents[first - top : last - top]
+
+
+def _bands(rows: int, columns: int) -> list[tuple[int, int]]:
+    """First and last + 1 latent row of the bands of a group."""
+    height = max(BAND_PIXELS // (columns * PIXELS_PER_LATENT**2), LEAST_ROWS)
+    count = max(min(LEAST_BANDS, rows // LEAST_ROWS), -(-rows // height), 1)
+    return [(i * rows // count, (i + 1) * rows // count) for i in range(count)]

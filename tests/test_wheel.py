@@ -61,7 +61,9 @@ print(json.dumps([numpy.__version__, {Path(f).name: p for f, p in pixels.items()
         subprocess.run([*encode, "-o", tmp_path / "x.nic"], check=True)
         with Image.open(tmp_path / "x.png") as image:
             assert (tmp_path / "x.nic").read_bytes() == nicc_here.encode(image, model=model, quality=57)
-        failed = subprocess.run([*encode, "--effort", "1"], capture_output=True, check=False, text=True)
+        subprocess.run([*encode, "-o", tmp_path / "better.nic", "--effort", "1"], check=True)
+        assert (tmp_path / "better.nic").read_bytes() != (tmp_path / "x.nic").read_bytes()
+        failed = subprocess.run([*encode, "--effort", "3"], capture_output=True, check=False, text=True)
         assert failed.returncode == 1
         assert failed.stderr.endswith("iterating needs torch; install it with: pip install 'nicc[iterate]'\n")
         assert failed.stderr.count("\n") == 1

@@ -99,10 +99,14 @@ def encode(
         "--effort",
         min=0,
         max=3,
-        help="Encode plainly (0), or iterate for 20, 100 or 500 steps (1 to 3); pyramid is fitted for 200 to 10000.",
+        help="Take 1, 8 or 32 gradient steps (0 to 2), or anneal for 500 (3, PyTorch). pyramid: 200 to 10000 steps.",
     ),
     sga_steps: int | None = typer.Option(
-        None, "--sga-steps", min=0, max=MOST_STEPS, help="Iterate for this many steps, instead of those of --effort."
+        None,
+        "--sga-steps",
+        min=0,
+        max=MOST_STEPS,
+        help="Iterate for this many steps (PyTorch), or fit pyramid for them.",
     ),
     sga_rounding: str = typer.Option(
         "sigmoid",
@@ -235,11 +239,13 @@ def _checked_targets(
 
 
 class _EncodeBar(Bar):
-    """Step, bits, PSNR, temperature and remaining time."""
+    """Step, bits, PSNR, temperature of annealing, and remaining time."""
 
     def __init__(self, shown: bool) -> None:
         super().__init__(shown, ["BarColumn", "MofNCompleteColumn", "{task.description}", "TimeRemainingColumn"])
 
     def report(self, state: State, total: int) -> None:
-        text = f"{state.bpp:.3f} bpp {state.psnr:.2f} dB, temperature {state.temperature:.2f}"
+        text = f"{state.bpp:.3f} bpp {state.psnr:.2f} dB"
+        if state.temperature is not None:
+            text += f", temperature {state.temperature:.2f}"
         self.show(state.step, total, text)

@@ -129,8 +129,8 @@ def encode_plainly(
     model: Model, picture: Picture, rate_point: int, distortion_weight: float = DISTORTION_WEIGHT, refine: bool = True
 ) -> Encoding:
     """A picture's container at a rate point, without iterating; ``distortion_weight`` as in `encode_latents`."""
-    settings = Settings(rate_point, Annealing(0))
-    return _coded(model, picture, settings, analyse(model, picture, settings), distortion_weight, refine).encoding
+    settings = Settings(rate_point, Annealing(0), refinements=int(refine))
+    return _refined(model, picture, settings, analyse(model, picture, settings), distortion_weight).encoding
 
 
 def analyse(model: Model, picture: Picture, settings: Settings) -> Latents:
@@ -147,14 +147,37 @@ def header_of(model: Model, picture: Picture, settings: Settings) -> Header:
 
 
 def _coded(
-    model: Model, picture: Picture, settings: Settings, latents: Latents, weight: float, refine: bool = False
+    model: Model,
+    picture: Picture,
+    settings: Settings,
+    latents: Latents,
+    weight: float,
+    refinement: Refinement | None = None,
 ) -> Result:
-    refinement = None
-    if refine and not model.architecture.rectifiers:  # whose gradient is PyTorch's alone
-        lagrangian = settings.weight(model.architecture)
-        refinement = Refinement(model, settings.rate_point, picture.pixels, lagrangian)
     encoding = encode_latents(model, header_of(model, picture, settings), *latents, picture.extras, weight, refinement)
     return Result(model, picture, settings, encoding)
+
+
+def _refined(
+    model: Model, picture: Picture, settings: Settings, latents: Latents, weight: float, report: Report | None = None
+) -> Result:
+    """The encoding after the gradient steps of the settings."""
+    arch = model.architecture
+    if not settings.refinements or arch.rectifiers:  # whose gradient only PyTorch knows
+        return _coded(model, picture, settings, latents, weight)
+    refinement = Refinement(
+        model,
+        settings.rate_point,
+        picture.pixels,
+        settings.weight(arch),
+        settings.refinements,
+        report,
+        settings.keep_on_interrupt,
+    )
+    result = _coded(model, picture, settings, latents, weight, refinement)
+    if refinement.interrupted:
+        result.notes = (INTERRUPTED,)
+    return result
 
 
 def _encode(
@@ -169,8 +192,10 @@ def _encode(
     arch = model.architecture
     rounding = DISTORTION_WEIGHT * settings.weight(arch) / arch.rate_lambda(settings.rate_point)
     found = [a or analyse(model, p, settings) for p, a in zip(pictures, analysed, strict=True)]
-    plain = [_coded(model, p, settings, a, rounding, refine=True) for p, a in zip(pictures, found, strict=True)]
-    if not settings.annealing.steps:
+    iterates = settings.annealing.steps > 0
+    told = None if iterates or len(pictures) > 1 else report
+    plain = [_refined(model, p, settings, a, rounding, told) for p, a in zip(pictures, found, strict=True)]
+    if not iterates or any(INTERRUPTED in p.notes for p in plain):
         return plain
     with needs("iterate", "iterating"):
         from nicc.encoder.iterate import Iteration, Kept, starting_point

@@ -49,14 +49,16 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
         options.beta,
         device,
         keep_on_interrupt=options.keep_on_interrupt,
+        refinements=options.refinements,
     )
     if (target := _target(picture, options)) is not None:
         return _to_target(model, picture, target, settings, options.lossless is None, report)
     analysed = analyse(model, picture, settings)
-    plain = encode(model, picture, replace(settings, annealing=Annealing(0)), analysed=analysed)
+    plainly = replace(settings, annealing=Annealing(0), refinements=1)
+    plain = encode(model, picture, plainly, analysed=analysed)
     if options.lossless is None and (better := _with_graphics(model, picture, plain, settings, analysed, report)):
         return better
-    return encode(model, picture, settings, report, analysed=analysed) if annealing.steps else plain
+    return plain if settings == plainly else encode(model, picture, settings, report, analysed=analysed)
 
 
 def _fitted(model: PyramidModel, picture: Picture, options: Options, report: Report | None) -> Result:
@@ -133,7 +135,6 @@ def _with_graphics(
         return stored
     page = mixed.Page(picture.pixels, graphic, settings.weight(model.architecture))
     coded = mixed.coded_costs(page, model, plain.encoding.container.header, analysed, plain.decoded)
-    plainly = replace(settings, annealing=Annealing(0))
     best, cells = stored or plain, None
 
     def better(choice: np.ndarray) -> bool:
@@ -144,7 +145,7 @@ def _with_graphics(
         graphics = page.graphics(choice, quick=True)
         if choice.all() and not graphics.reach:
             return False  # the whole, exactly, is stored more simply
-        result = _composed(model, picture, graphics, plainly, None)
+        result = _composed(model, picture, graphics, plain.settings, None)
         if cost_in_bytes(result) >= cost_in_bytes(best):
             return False
         best, cells = result, choice

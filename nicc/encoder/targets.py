@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nicc.architecture import Architecture
@@ -95,18 +96,26 @@ def encode_to_target(
 ) -> Result:
     """The best encoding found that meets the target. Raises `NiccError` if none does.
 
-    The rate point is searched with plain encodings; with iterations, the first run is corrected by
-    shorter ones that go on from it. ``settings.rate_point`` is ignored.
+    The rate point is searched with encodings that lack the gradient steps, and corrected with them; with
+    iterations, the first run is corrected by shorter ones that go on from it. ``settings.rate_point`` is ignored.
     """
     from nicc.encoder.encode import INTERRUPTED, analyse, encode
 
     arch = model.architecture
     analysed = analyse(model, picture, settings)
     plain = replace(settings, annealing=replace(settings.annealing, steps=0))
-    knob, found = _search(arch, target, lambda t: encode(model, picture, _at(arch, plain, t), analysed=analysed))
+
+    def code(t: float, refinements: int = settings.refinements) -> Result:
+        return encode(model, picture, _at(arch, replace(plain, refinements=refinements), t), report, analysed=analysed)
+
+    try:
+        knob, found = _search(arch, target, partial(code, refinements=0))
+    except Unreachable:
+        knob, found = _search(arch, target, code)  # it may be just within reach
+    knob, found = _corrected(arch, target, knob, found, code)
     if not settings.annealing.steps:
         return found
-    best: Result | None = None
+    best = found
     slope, last, moved = target.slope, 0.0, 0.0
     at = _at(arch, settings, knob)
     result = encode(model, picture, at, report, analysed=analysed)
@@ -115,9 +124,9 @@ def encode_to_target(
         if result.latents is not None and not target.close(result):
             options += _trimmed(target, result)
         for option in options:
-            if target.met(option) and (best is None or target.better(option, best)):
+            if target.met(option) and target.better(option, best):
                 best = option
-        stop = best is not None and target.close(best)
+        stop = best is not found and target.close(best)
         if stop or result.latents is None or INTERRUPTED in result.notes or correction == CORRECTIONS:
             break
         miss = target.miss(result)
@@ -128,7 +137,29 @@ def encode_to_target(
         # the same rate point, so that the latents still lie on its grid; only the weight moves
         at = replace(at, lagrangian=arch.rate_lambda(knob), annealing=_shorter(settings.annealing))
         result = encode(model, picture, at, report, result.latents, analysed)
-    return best if best is not None and target.better(best, found) else found
+    return best
+
+
+def _corrected(
+    arch: Architecture, target: Target, knob: float, found: Result, code: Callable[[float], Result]
+) -> tuple[float, Result]:
+    """The best of some results near a knob, and its knob; what was ``found`` there if none is better."""
+    best, at = found, knob
+    slope, last, moved = target.slope, 0.0, 0.0
+    for _ in range(CORRECTIONS + 1):
+        result = code(at)
+        if target.met(result) and target.better(result, best):
+            knob, best = at, result
+        if target.close(result):
+            break
+        miss = target.miss(result)
+        if moved:
+            slope = min(max((last - miss) / moved, slope / 3), 3 * slope)
+        moved = min(max(at + miss / slope, LOWEST), arch.rate_points - 1) - at
+        if not moved:
+            break
+        at, last = at + moved, miss
+    return knob, best
 
 
 def _trimmed(target: Target, result: Result) -> list[Result]:

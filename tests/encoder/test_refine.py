@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,11 @@ import torch
 from nicc.decoder import networks, ops
 from nicc.decoder.hyper import dequantise_z
 from nicc.encoder import adjoint, refine
-from nicc.encoder.encode import Result, analyse, encode_plainly
+from nicc.encoder.encode import INTERRUPTED, Result, analyse, encode, encode_plainly
 from nicc.encoder.gradient import distortion_gradient, raw_gradient
 from nicc.encoder.quantise import Quantiser, quantise_z
 from nicc.encoder.receiver import receiver_of
-from nicc.encoder.settings import Annealing, Settings
+from nicc.encoder.settings import Annealing, Settings, State
 from nicc.encoder.visual import raw_difference
 from nicc.images import Picture, from_image
 from nicc.model import load_model
@@ -76,13 +78,14 @@ def _rounded(model, picture, point):
 def test_a_group_beside_its_neighbours_has_the_gradient_of_the_whole(coffee, monkeypatch):
     model, picture = load_model("two-layer"), from_image(coffee.crop((0, 0, 208, 200)))[0]
     step, rounded = _rounded(model, picture, 40)
-    whole = step._gradient(rounded, None, None, (0, 13))
-    middle, below = (refine.Rounded(rounded.y_hat[a:b], rounded.factor[a:b]) for a, b in ((4, 9), (9, 13)))
-    part = step._gradient(middle, rounded.y_hat[4 - refine.BESIDE - 1 : 4], below, (4, 9))
+    whole, error = step._gradient(rounded, None, None, (0, 13))
+    middle, below = (refine.Rounded(rounded.y_hat[a:b], rounded.factor[a:b], 0) for a, b in ((4, 9), (9, 13)))
+    part, _ = step._gradient(middle, rounded.y_hat[4 - refine.BESIDE - 1 : 4], below, (4, 9))
     assert np.abs(part - whole[4:9]).max() < 1e-3 * np.abs(whole).max()
     monkeypatch.setattr(refine, "BAND_PIXELS", 1)
-    bands = step._gradient(rounded, None, None, (0, 13))
+    bands, same = step._gradient(rounded, None, None, (0, 13))
     assert np.abs(bands - whole).max() < 1e-3 * np.abs(whole).max()
+    assert same == pytest.approx(error)
 
 
 def test_groups_of_rows_are_moved_beside_their_neighbours(coffee):
@@ -109,6 +112,36 @@ def test_the_step_lowers_the_cost_of_files(model, astronaut, coffee):
                 Result(model, picture, settings, encode_plainly(model, picture, point, refine=r)) for r in (False, True)
             )
             assert refined.cost < plain.cost
+
+
+def test_more_steps_lower_the_cost_further_and_say_how_far_they_are(coffee):
+    model, picture = load_model("two-layer-visual"), from_image(coffee.crop((60, 60, 316, 316)))[0]
+    told: list[tuple[State, int]] = []
+    one, eight = (
+        encode(model, picture, Settings(30, Annealing(0), refinements=n), lambda *state: told.append(state))
+        for n in (1, 8)
+    )
+    assert eight.cost < one.cost
+    assert eight.ssimulacra2 > one.ssimulacra2 + 0.5
+    assert [(state.step, of) for state, of in told] == [(n, 8) for n in range(1, 9)]
+    last = told[-1][0]  # of the rounding before the last step, which the file has hardly changed
+    assert last.bpp == pytest.approx(8 * len(eight.data) / 256**2, rel=0.05)
+    assert last.psnr == pytest.approx(eight.psnr, abs=0.2)
+
+
+def test_an_interrupt_ends_the_steps(coffee):
+    picture, model = from_image(coffee.crop((0, 0, 64, 64)))[0], load_model("two-layer")
+
+    def stop(state: State, _: int) -> None:
+        if state.step == 3:
+            raise KeyboardInterrupt
+
+    settings = Settings(30, Annealing(0), refinements=8)
+    with pytest.raises(KeyboardInterrupt):
+        encode(model, picture, settings, stop)
+    kept = encode(model, picture, replace(settings, keep_on_interrupt=True), stop)
+    assert kept.notes == (INTERRUPTED,)
+    assert kept.cost < encode(model, picture, replace(settings, refinements=0)).cost
 
 
 def test_flat_pictures_are_refined_without_a_warning():

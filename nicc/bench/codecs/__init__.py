@@ -29,7 +29,8 @@ def names() -> list[str]:
 def find(name: str) -> Codec:
     """The codec of a name; ``nicc:FOLDER`` is the model in that folder. Raises `NiccError`.
 
-    Names of models may end in ``-sgaN``, N steps of iterative encoding, ``-nearest`` or ``-betaB``, see `NiccCodec`.
+    Names of models may end in ``-effortN``, ``-sgaN``, N steps of iterative encoding, ``-nearest`` or ``-betaB``, see
+    `NiccCodec`.
     """
     if name in OTHERS:
         return OTHERS[name]()
@@ -37,7 +38,7 @@ def find(name: str) -> Codec:
         return NiccCodec(name)
     raise NiccError(
         f"codec {name!r} is not known; known are {', '.join(names())}, nicc:FOLDER, "
-        "and nicc-NAME with -sgaN, -nearest or -betaB"
+        "and nicc-NAME with -effortN, -sgaN, -nearest or -betaB"
     )
 
 

@@ -16,7 +16,10 @@ from nicc.images import Picture
 from nicc.model import Model, load_model, model_folders
 from nicc.pyramid.model import PyramidModel
 
-SUFFIX = r"(?:-(?P<tune>psnr))?(?:-(?:sga(?P<steps>\d+)|(?P<nearest>nearest)|beta(?P<beta>[01](?:\.\d+)?)))?$"
+SUFFIX = (
+    r"(?:-(?P<tune>psnr))?"
+    r"(?:-(?:effort(?P<effort>[0-3])|sga(?P<steps>\d+)|(?P<nearest>nearest)|beta(?P<beta>[01](?:\.\d+)?)))?$"
+)
 """What ends a codec's name and says how its model encodes or decodes."""
 
 
@@ -32,8 +35,8 @@ def model_names() -> list[str]:
 class NiccCodec(Codec):
     """A model, by ``nicc-NAME`` or ``nicc:FOLDER``; quality goes from 0 to 100.
 
-    The suffix ``-sgaN`` encodes with N steps of iterative encoding, ``-nearest`` rounds to the nearest
-    symbols, as most neural codecs do, where nicc chooses them by bits and distortion; ``-beta0.5``
+    The suffix ``-effortN`` encodes with that effort, ``-sgaN`` with N steps of iterative encoding; ``-nearest`` rounds
+    to the nearest symbols, as most neural codecs do, where nicc chooses them by bits and distortion; ``-beta0.5``
     decodes with that realism. Before these, ``-psnr`` tunes a model that is fitted to the image for that.
     """
 
@@ -45,7 +48,7 @@ class NiccCodec(Codec):
         assert suffix  # it may be empty
         self.source = name[len("nicc-") : suffix.start()]
         self.tune, self.steps = suffix["tune"], int(suffix["steps"] or 0)
-        self.nearest = bool(suffix["nearest"])
+        self.nearest, self.effort = bool(suffix["nearest"]), int(suffix["effort"] or 0)
         self.beta = float(suffix["beta"] or 0)
         self.model = load_model(self.source)
         self.decoder_kmac = round(sum(self.model.macs_per_pixel().values()) / 1000, 3)
@@ -55,7 +58,9 @@ class NiccCodec(Codec):
         self.description = f"{self.model.name} v{self.model.version}" + (
             f", tuned for {self.tune}" if self.tune else ""
         )
-        if self.steps:
+        if self.effort:
+            self.description += f", effort {self.effort}"
+        elif self.steps:
             self.description += f", {self.steps} SGA steps"
         elif self.nearest:
             self.description += ", nearest symbols"
@@ -64,7 +69,8 @@ class NiccCodec(Codec):
             self.decoder_kmac = round(self.decoder_kmac + (self.model.realism_macs_per_pixel or 0) / 1000, 3)
 
     def prepare(self, *, only_decoding: bool = False) -> None:
-        if only_decoding or not (self.steps or self.fitted):
+        iterates = Options(effort=self.effort, steps=self.steps or None).annealing().steps > 0
+        if only_decoding or not (iterates or self.fitted):
             return
         try:
             if self.fitted:
@@ -78,7 +84,11 @@ class NiccCodec(Codec):
 
     def identity(self) -> str:
         weights = f"{self.model.sha256} {self.model.description.get('encoder_sha256', self.tune)}"
-        how = f"steps {'nearest' if self.nearest else self.steps or 'refined'}"
+        how = (
+            f"effort {self.effort}"
+            if self.effort
+            else f"steps {self.steps or ('nearest' if self.nearest else 'refined')}"
+        )
         if self.beta and isinstance(self.model, Model):
             how += f" beta {self.beta:g} {self.model.realism.sha256}"
         return f"{nicc.__version__} {weights} {how}"
@@ -92,8 +102,14 @@ class NiccCodec(Codec):
             rate_point = Options(quality=quality).rate_point(self.model.architecture)
             return pack(encode_plainly(self.model, picture, rate_point, NEAREST, refine=False).container)
         image = Image.fromarray(pixels)
-        steps = None if self.fitted and not self.steps else self.steps
-        return nicc.encode(image, model=self.source, tune=self.tune, quality=quality, sga_steps=steps)
+        return nicc.encode(
+            image,
+            model=self.source,
+            tune=self.tune,
+            quality=quality,
+            effort=self.effort,
+            sga_steps=self.steps or None,
+        )
 
     def decode(self, data: bytes) -> np.ndarray:
         return np.asarray(nicc.decode(data, beta=self.beta))

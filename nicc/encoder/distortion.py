@@ -46,7 +46,7 @@ def raw_difference(original: np.ndarray, decoded: np.ndarray) -> float:
     a, b, total = original, decoded, 0.0
     for scale in range(scales):
         if scale:
-            a, b = _halved(a), _halved(b)
+            a, b = halved(a), halved(b)
         mean, fourth = _moments(a, b)
         total += float((weights[:, scale, 0] * mean + weights[:, scale, 1] * (fourth + TINY) ** 0.25).sum())
     return total * SUM_SCALE
@@ -70,7 +70,7 @@ def _strips(height: int, width: int) -> list[tuple[int, int]]:
     return [(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
-def _halved(image: np.ndarray) -> np.ndarray:
+def halved(image: np.ndarray) -> np.ndarray:
     """Linear light, means of squares of 2x2 pixels: of what there is of them at the right and at the bottom."""
     height, width, _ = image.shape
     out = np.empty((-(-height // 2), -(-width // 2), 3), F)

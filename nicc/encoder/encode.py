@@ -128,7 +128,10 @@ def encode_batch(
 def encode_plainly(
     model: Model, picture: Picture, rate_point: int, distortion_weight: float = DISTORTION_WEIGHT, refine: bool = True
 ) -> Encoding:
-    """A picture's container at a rate point, without iterating; ``distortion_weight`` as in `encode_latents`."""
+    """A picture's container at a rate point, without iterating; ``distortion_weight`` as in `encode_latents`.
+
+    Without ``refine``, latents are rounded as they are analysed, with no gradient step before.
+    """
     settings = Settings(rate_point, Annealing(0), refinements=int(refine))
     return _refined(model, picture, settings, analyse(model, picture, settings), distortion_weight).encoding
 

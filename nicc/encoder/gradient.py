@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nicc.encoder.distortion import light, xyb_of
+from nicc.encoder.distortion import halved, light, xyb_of
 from nicc.ssimulacra2 import (
     BLUR_REACH,
     C2,
@@ -51,8 +51,8 @@ def raw_gradient(original: Array, decoded: Array, scales: int) -> Array:
     weights = weights_of(scales).astype(F)
     a, b = [light()[original]], [light()[decoded]]
     while len(a) < scales and -(-min(a[-1].shape[:2]) // 2) >= SMALLEST:
-        a.append(_halved(a[-1]))
-        b.append(_halved(b[-1]))
+        a.append(halved(a[-1]))
+        b.append(halved(b[-1]))
     found: Array | None = None
     for scale in range(len(a) - 1, -1, -1):
         here = _scale_gradient(a[scale], b[scale], weights[:, scale])
@@ -63,14 +63,8 @@ def raw_gradient(original: Array, decoded: Array, scales: int) -> Array:
     return found * _light_slope()[decoded]
 
 
-def _halved(image: Array) -> Array:
-    height, width, _ = image.shape
-    padded = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
-    sums = padded[::2] + padded[1::2]
-    return (sums[:, ::2] + sums[:, 1::2]) * F(0.25)
-
-
 def _halved_adjoint(g: Array, height: int, width: int) -> Array:
+    """The adjoint of `halved`, to an image of this size."""
     out = (g * F(0.25)).repeat(2, 0).repeat(2, 1)
     if height % 2:
         out[height - 1] *= 2
@@ -80,6 +74,7 @@ def _halved_adjoint(g: Array, height: int, width: int) -> Array:
 
 
 def _light_slope() -> Array:
+    """The derivative of `light` by sRGB in 0..1."""
     x = np.arange(256) / 255
     steep = EXPONENT / (1 + OFFSET) * ((x + OFFSET) / (1 + OFFSET)) ** (EXPONENT - 1)
     return np.where(x <= KNEE, 1 / SLOPE, steep).astype(F)

@@ -55,6 +55,7 @@ class Rounded(NamedTuple):
     factor: Array
     """The adaptive steps' factors of the gain."""
     bits: float
+    """The coder's estimate; 0 where nobody asks for it."""
 
 
 @dataclass

@@ -175,11 +175,15 @@ def _refined(
         settings.weight(arch),
         settings.refinements,
         report,
-        settings.keep_on_interrupt,
     )
-    result = _coded(model, picture, settings, latents, weight, refinement)
-    if refinement.interrupted:
-        result.notes = (INTERRUPTED,)
+    try:
+        return _coded(model, picture, settings, latents, weight, refinement)
+    except KeyboardInterrupt:
+        if not settings.keep_on_interrupt:
+            raise
+    y = latents.y if refinement.reached is None else refinement.reached
+    result = _coded(model, picture, settings, Latents(y, latents.z), weight)
+    result.notes = (INTERRUPTED,)
     return result
 
 

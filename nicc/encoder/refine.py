@@ -72,8 +72,8 @@ class Refinement:
     steps: int = 1
     report: Report | None = None
     """Told after every step of several how the latents were rounded before it."""
-    keep_on_interrupt: bool = False
-    interrupted: bool = False
+    reached: Array | None = None
+    """Latents after the last complete step, while there are more to come."""
 
     def groups(self, y: Array, z: Array, quantise: Quantiser) -> Iterator[Array]:
         """Latents ``(h, w, C)`` times gain, moved, of one group of latent rows after another.
@@ -81,14 +81,10 @@ class Refinement:
         ``z`` are hyper-latents as `walk` takes them. Groups are rendered beside their neighbours, so one more is held;
         before the last of several steps, all are.
         """
-        try:
-            for step in range(self.steps - 1):
-                y = np.concatenate(list(self._step(y, z, quantise, step)))
-                y /= self.model.params["gain"][self.rate_point]
-        except KeyboardInterrupt:
-            if not self.keep_on_interrupt:
-                raise
-            self.interrupted = True
+        for step in range(self.steps - 1):
+            y = np.concatenate(list(self._step(y, z, quantise, step)))
+            y /= self.model.params["gain"][self.rate_point]
+            self.reached = y
         yield from self._step(y, z, quantise, self.steps - 1)
 
     def _step(self, y: Array, z: Array, quantise: Quantiser, step: int) -> Iterator[Array]:

@@ -129,11 +129,12 @@ def test_more_steps_lower_the_cost_further_and_say_how_far_they_are(coffee):
     assert last.psnr == pytest.approx(eight.psnr, abs=0.2)
 
 
-def test_an_interrupt_ends_the_steps(coffee):
+@pytest.mark.parametrize("step", [3, 8])
+def test_an_interrupt_ends_the_steps(coffee, step):
     picture, model = from_image(coffee.crop((0, 0, 64, 64)))[0], load_model("two-layer")
 
     def stop(state: State, _: int) -> None:
-        if state.step == 3:
+        if state.step == step:
             raise KeyboardInterrupt
 
     settings = Settings(30, Annealing(0), refinements=8)

@@ -61,8 +61,8 @@ def encode(  # noqa: PLR0913 - choices of the user, by keyword, most of them lef
     people see, ``psnr`` the least squared error. ``quality`` goes from 0, smallest, to 100, best.
     Instead of it, a target can be given: ``target_bpp`` bits per pixel or ``target_size`` bytes at
     most, ``target_psnr`` dB or ``target_ssimulacra2`` points at least. ``effort``
-    0..3 iterates 0, 20, 100 or 500 steps (pyramid is fitted for 200, 500, 2000 or 10000),
-    ``sga_steps`` any number; the same ``seed`` on the same
+    0..2 takes 1, 8 or 32 gradient steps, 3 anneals for 500 (pyramid is fitted for 200, 500, 2000 or 10000),
+    ``sga_steps`` for any number; the same ``seed`` on the same
     machine gives the same file. ``beta``, 0..1, is the realism that decoders use by default, above 0
     only for a model with a realism head. An image whose lossless form is no larger is stored
     losslessly, as screenshots and drawings often are, unless ``lossless`` is False; True stores any

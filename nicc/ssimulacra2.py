@@ -161,6 +161,11 @@ def visual_distortion(mse: Any, raw: Any, share: float = VISUAL_SHARE) -> Any:
     return (1 - share) * mse + share * MSE_PER_RAW * raw
 
 
+def above_knee(x: Any) -> Any:
+    """sRGB above `KNEE` to linear light, an array or a tensor."""
+    return ((x + OFFSET) / (1 + OFFSET)) ** EXPONENT
+
+
 def opponent(red: Any, green: Any, blue: Any) -> tuple[Any, Any, Any]:
     """X, Y and B, scaled and moved to positive values, of cube roots (arrays or tensors) less that of `OPSIN_BIAS`."""
     luma = (red + green) / 2

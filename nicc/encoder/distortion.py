@@ -11,14 +11,13 @@ import numpy as np
 
 from nicc.ssimulacra2 import (
     BLUR_REACH,
-    EXPONENT,
     KNEE,
-    OFFSET,
     OPSIN,
     OPSIN_BIAS,
     SLOPE,
     SUM_SCALE,
     TINY,
+    above_knee,
     blur_taps,
     differences,
     opponent,
@@ -30,6 +29,7 @@ from nicc.threads import one_blas_thread, pool
 STRIP_PIXELS = 1 << 15
 """About so many are compared at a time: they stay in a cache."""
 F = np.float32
+TAPS = blur_taps().astype(F)
 
 
 def mean_squared_error(original: np.ndarray, decoded: np.ndarray) -> float:
@@ -56,7 +56,7 @@ def raw_difference(original: np.ndarray, decoded: np.ndarray) -> float:
 def light() -> np.ndarray:
     """Linear light of the 256 levels of sRGB, float32."""
     x = np.arange(256) / 255
-    return np.where(x <= KNEE, x / SLOPE, ((x + OFFSET) / (1 + OFFSET)) ** EXPONENT).astype(F)
+    return np.where(x <= KNEE, x / SLOPE, above_knee(x)).astype(F)
 
 
 def _linear(rows: np.ndarray) -> np.ndarray:
@@ -121,15 +121,24 @@ def _maps(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _blurred(planes: np.ndarray) -> np.ndarray:
     """Blurred by a Gaussian ``(n, rows, 3 width)``: zero beyond the sides, and without `BLUR_REACH` rows around."""
-    taps = blur_taps().astype(F)
-    across = planes * taps[BLUR_REACH]
+    across = planes * TAPS[BLUR_REACH]
     for k in range(1, BLUR_REACH + 1):
-        weighed = planes * taps[BLUR_REACH + k]
+        weighed = planes * TAPS[BLUR_REACH + k]
         across[..., 3 * k :] += weighed[..., : -3 * k]
         across[..., : -3 * k] += weighed[..., 3 * k :]
-    rows = planes.shape[1] - 2 * BLUR_REACH
-    down = across[:, BLUR_REACH : BLUR_REACH + rows] * taps[BLUR_REACH]
+    return blurred_down(across)
+
+
+def blurred_down(planes: np.ndarray) -> np.ndarray:
+    """Sums over rows ``(..., rows, columns)``, weighed by a Gaussian, without `BLUR_REACH` of them at either end."""
+    n = planes.shape[-2] - 2 * BLUR_REACH
+
+    def shifted(by: int) -> np.ndarray:
+        return planes[..., BLUR_REACH + by : BLUR_REACH + by + n, :]
+
+    down = shifted(0) * TAPS[BLUR_REACH]
     for k in range(1, BLUR_REACH + 1):
-        pair = across[:, BLUR_REACH - k : BLUR_REACH - k + rows] + across[:, BLUR_REACH + k : BLUR_REACH + k + rows]
-        down += pair * taps[BLUR_REACH + k]
+        pair = shifted(-k) + shifted(k)
+        pair *= TAPS[BLUR_REACH + k]
+        down += pair
     return down

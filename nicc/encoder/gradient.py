@@ -6,9 +6,11 @@ what counts next to nothing is left out: gradients only say where to go.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
-from nicc.encoder.distortion import halved, light, xyb_of
+from nicc.encoder.distortion import blurred_down, halved, light, xyb_of
 from nicc.ssimulacra2 import (
     BLUR_REACH,
     C2,
@@ -22,7 +24,6 @@ from nicc.ssimulacra2 import (
     SMALLEST,
     SUM_SCALE,
     TINY,
-    blur_taps,
     weights_of,
 )
 
@@ -73,6 +74,7 @@ def _halved_adjoint(g: Array, height: int, width: int) -> Array:
     return out[:height, :width]
 
 
+@lru_cache(maxsize=1)
 def _light_slope() -> Array:
     """The derivative of `light` by sRGB in 0..1."""
     x = np.arange(256) / 255
@@ -132,18 +134,6 @@ def _map_gradient(values: Array, weights: Array) -> Array:
 
 def _blurred(plane: Array) -> Array:
     """Blurred by a Gaussian: zero beyond the sides, mirrored above and below. Its own adjoint."""
-    taps = blur_taps().astype(F)
     wide = np.pad(plane, ((0, 0), (BLUR_REACH, BLUR_REACH)))
-    across = _weighed(wide.T, taps).T
-    return _weighed(np.pad(across, ((BLUR_REACH, BLUR_REACH), (0, 0)), "symmetric"), taps)
-
-
-def _weighed(padded: Array, taps: Array) -> Array:
-    """Sums over rows of an array that has `BLUR_REACH` of them more at either end, weighed."""
-    n = len(padded) - 2 * BLUR_REACH
-    out = padded[BLUR_REACH : BLUR_REACH + n] * taps[BLUR_REACH]
-    for k in range(1, BLUR_REACH + 1):
-        pair = padded[BLUR_REACH - k : BLUR_REACH - k + n] + padded[BLUR_REACH + k : BLUR_REACH + k + n]
-        pair *= taps[BLUR_REACH + k]
-        out += pair
-    return out
+    across = blurred_down(wide.T).T
+    return blurred_down(np.pad(across, ((BLUR_REACH, BLUR_REACH), (0, 0)), "symmetric"))

@@ -24,7 +24,7 @@ from nicc.images import Picture
 from nicc.model import Model
 
 START_INSIDE = 0.4
-"""At the start, latents lie at most this far from the symbol that the plain encoder would write."""
+"""At the start, latents lie at most this far from the symbol that they are rounded to without gradient steps."""
 
 
 def choose_device(name: str) -> str:
@@ -37,7 +37,7 @@ def choose_device(name: str) -> str:
 
 
 def starting_point(model: Model, header: Header, analysed: Latents) -> Latents:
-    """Latents moved into the intervals of the symbols that the plain encoder writes."""
+    """Latents moved into the intervals of the symbols that they are rounded to without gradient steps."""
     grid, r = Grid.of(header), header.rate_point
     z_int = dequantise_z(model, r, quantise_z(model, r, analysed.z))
     y = np.empty_like(analysed.y)

@@ -2,7 +2,7 @@
 
 Stochastic Gumbel annealing (Yang, Bamler & Mandt 2020): every latent is rounded up or down at
 random, softly, the more decidedly the lower the temperature; Adam moves latents and hyper-latents
-to lower bits + lambda * squared error. The start is what the plain encoder would write. What counts
+to lower bits + lambda * squared error. The start is what the analysis finds, close to its symbols. What counts
 in the end is the file, see `nicc.encoder.encode`.
 """
 

@@ -130,8 +130,8 @@ def encode_to_target(
         if stop or result.latents is None or INTERRUPTED in result.notes or correction == CORRECTIONS:
             break
         miss = target.miss(result)
-        if moved:  # by how much the last move helped, within reason
-            slope = min(max((last - miss) / moved, target.slope / 3), 3 * target.slope)
+        if moved:
+            slope = _learned(target.slope, (last - miss) / moved)
         moved, last = miss / slope, miss
         knob += moved
         # the same rate point, so that the latents still lie on its grid; only the weight moves
@@ -154,12 +154,17 @@ def _corrected(
             break
         miss = target.miss(result)
         if moved:
-            slope = min(max((last - miss) / moved, slope / 3), 3 * slope)
+            slope = _learned(slope, (last - miss) / moved)
         moved = min(max(at + miss / slope, LOWEST), arch.rate_points - 1) - at
         if not moved:
             break
         at, last = at + moved, miss
     return knob, best
+
+
+def _learned(guess: float, found: float) -> float:
+    """By how much a move helped, within reason of a guess."""
+    return min(max(found, guess / 3), 3 * guess)
 
 
 def _trimmed(target: Target, result: Result) -> list[Result]:

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from nicc.ssimulacra2 import (
     BLUR_REACH,
-    EXPONENT,
     KNEE,
-    OFFSET,
     OPSIN,
     OPSIN_BIAS,
     SLOPE,
     SUM_SCALE,
     TINY,
+    above_knee,
     blur_taps,
     differences,
     opponent,
@@ -53,7 +52,7 @@ def _blur(x: Tensor) -> Tensor:
 
 def _linear(x: Tensor) -> Tensor:
     """sRGB 0..1 to linear light."""
-    return torch.where(x <= KNEE, x / SLOPE, ((x.clamp_min(0.04) + OFFSET) / (1 + OFFSET)) ** EXPONENT)
+    return torch.where(x <= KNEE, x / SLOPE, above_knee(x.clamp_min(0.04)))
 
 
 def _xyb(x: Tensor) -> Tensor:

@@ -84,11 +84,8 @@ class NiccCodec(Codec):
 
     def identity(self) -> str:
         weights = f"{self.model.sha256} {self.model.description.get('encoder_sha256', self.tune)}"
-        how = (
-            f"effort {self.effort}"
-            if self.effort
-            else f"steps {self.steps or ('nearest' if self.nearest else 'refined')}"
-        )
+        rounding = "nearest" if self.nearest else "refined"
+        how = f"effort {self.effort}" if self.effort else f"steps {self.steps or rounding}"
         if self.beta and isinstance(self.model, Model):
             how += f" beta {self.beta:g} {self.model.realism.sha256}"
         return f"{nicc.__version__} {weights} {how}"

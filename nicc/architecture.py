@@ -41,9 +41,12 @@ RECTIFIER_REACH = 2
 """Latent positions that a rectifier sees on every side."""
 MAX_RECTIFIERS = 3
 
+FILTER_STRENGTHS, FILTER_WEIGHTS = 6, 6
+"""Entries of the table of a directional filter's weights, by the strength of a direction, and weights of an entry."""
+
 CODING_FIELDS = ("latent_channels", "hyper_channels", "groups", "phases", "bands", "context_groups", "mean_hidden")
 """Fields that the meaning of a file's symbols depends on; the rest concerns one side only."""
-RENDERING = ("synthesis", "igdn", "rectifier", "inverse", "recon_offset")
+RENDERING = ("synthesis", "igdn", "rectifier", "inverse", "recon_offset", "filter")
 """Beginnings of the names of arrays that only turn decoded symbols into pixels."""
 
 SYNTHESES = ("two-layer", "jpeg-like")

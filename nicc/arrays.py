@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nicc.architecture import (
     CDF_ROWS,
+    FILTER_STRENGTHS,
+    FILTER_WEIGHTS,
     HIDDEN_BITS,
     HYPER_UNIT,
     MAGNITUDE_UNIT,
@@ -44,7 +46,7 @@ class Spec(NamedTuple):
 
 def receiver_arrays(arch: Architecture) -> dict[str, Spec]:
     """Every array of ``decoder.safetensors`` by name."""
-    return _tables(arch) | _synthesis(arch) | _means(arch) | _rows(arch) | _rectifiers(arch)
+    return _tables(arch) | _synthesis(arch) | _means(arch) | _rows(arch) | _rectifiers(arch) | _filter(arch)
 
 
 def _matrix(part: str, inputs: int, outputs: int, share: float = 1.0, kind: str = "float16") -> Spec:
@@ -136,6 +138,16 @@ def _rectifiers(arch: Architecture) -> dict[str, Spec]:
     return specs
 
 
+def _filter(arch: Architecture) -> dict[str, Spec]:
+    """The directional filter, which a model may have; a latent position has four of its blocks."""
+    directions = 4 * (90 * 64 + 8 * 90 + FILTER_STRENGTHS * FILTER_WEIGHTS)
+    shape = arch.rate_points, FILTER_STRENGTHS, FILTER_WEIGHTS
+    return {
+        "filter_weights": Spec(shape, "float16", "filter", directions + 256 * 2 * FILTER_WEIGHTS, optional=True),
+        "filter_limit": Spec((arch.rate_points,), "float32", optional=True),
+    }
+
+
 def integer_unit(arch: Architecture, name: str) -> np.ndarray | float:
     """What 1 of an integer array of the CDF rows is worth: rows per nat, log2 of a magnitude, or hidden unit.
 
@@ -180,11 +192,14 @@ def check_arrays(arch: Architecture, arrays: Mapping[str, np.ndarray]) -> None:
             raise ModelError("array active_groups names groups that are not there")
 
 
-def macs_per_pixel(arch: Architecture) -> dict[str, float]:
-    """Multiply-accumulates per pixel at the receiver by part, all groups of channels active."""
+def macs_per_pixel(arch: Architecture, arrays: Collection[str] = ()) -> dict[str, float]:
+    """Multiply-accumulates per pixel at the receiver by part, all groups of channels active.
+
+    Optional parts count where ``arrays`` names their arrays.
+    """
     parts: dict[str, float] = {}
-    for spec in receiver_arrays(arch).values():
-        if spec.part:
+    for name, spec in receiver_arrays(arch).items():
+        if spec.part and (name in arrays or not spec.optional):
             parts[spec.part] = parts.get(spec.part, 0.0) + spec.macs / 256
     return {part: round(macs, 1) for part, macs in parts.items()}
 

@@ -117,8 +117,9 @@ class Model:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of all arrays: what a head or a training belongs to."""
-        return digest(self.arrays, self.description["architecture"])
+        """SHA-256 of all arrays but the directional filter's, behind which nothing stands: what a head belongs to."""
+        before = {k: v for k, v in self.arrays.items() if not k.startswith("filter")}
+        return digest(before, self.description["architecture"])
 
     @property
     def fingerprint(self) -> bytes:
@@ -172,7 +173,7 @@ class Model:
 
     def macs_per_pixel(self) -> dict[str, float]:
         """Multiply-accumulates per pixel at the receiver, by part, all groups of channels active."""
-        return macs_per_pixel(self.architecture)
+        return macs_per_pixel(self.architecture, self.arrays)
 
 
 AnyModel = Model | PyramidModel

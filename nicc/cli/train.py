@@ -40,7 +40,7 @@ def train(
         ...,
         metavar="CONFIG",
         help="A TOML file, or two-layer-visual, two-layer, jpeg-like, pyramid, pyramid-family, pyramid-directions, "
-        "realism, realism-visual, rectify.",
+        "realism, realism-visual, rectify, directional, directional-psnr.",
     ),
     data: list[Path] = typer.Option(
         ...,
@@ -119,12 +119,14 @@ def _pyramid_stage(settings: PyramidConfig | FamilyConfig | DirectionsConfig) ->
 
 def _train(settings: AnyConfig, run: Run, report: LogReport) -> Path:
     """Runs the stage of a configuration; returns the checkpoint."""
-    from nicc.training import config, rate_distortion, realism, rectify
+    from nicc.training import config, directional, rate_distortion, realism, rectify
 
     if isinstance(settings, config.RealismConfig):
         return realism.train(settings, run, report)
     if isinstance(settings, config.RectifyConfig):
         return rectify.train(settings, run, report)
+    if isinstance(settings, config.DirectionalConfig):
+        return directional.train(settings, run, report)
     if isinstance(settings, config.TrainingConfig):
         return rate_distortion.train(settings, run, report)
     trained: Path = _pyramid_stage(settings).train(settings, run, report)
@@ -133,13 +135,15 @@ def _train(settings: AnyConfig, run: Run, report: LogReport) -> Path:
 
 def _export(settings: AnyConfig, checkpoint: Path, folder: Path, run: Run) -> None:
     """Writes what a stage has trained to a model's folder."""
-    from nicc.training import config, realism, rectify
+    from nicc.training import config, directional, realism, rectify
     from nicc.training.data import Photos
 
     if isinstance(settings, config.RealismConfig):
         realism.export(checkpoint, load_transform(str(folder)))
     elif isinstance(settings, config.RectifyConfig):
         rectify.export(checkpoint, load_transform(str(folder)))
+    elif isinstance(settings, config.DirectionalConfig):
+        directional.export(checkpoint, load_transform(str(folder)))
     elif isinstance(settings, config.TrainingConfig):
         from nicc.training.export import export
 

@@ -22,17 +22,17 @@ Array = Any
 Params = Mapping[str, Array]
 
 
-def synthesis(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
-    """Pixels of the latents ``y``.
+def synthesis(ops: Any, arch: Architecture, p: Params, y: Array, margin: int = 0) -> Array:
+    """Pixels of the latents ``y``, and ``margin`` more, an even number up to 8, on every side.
 
     ``y`` has shape ``(..., h + 2, w + 2, C)``: the latents to render with a margin of one
     position on every side (neighbours, or `mirror` at the border of the image). The model's
-    last channels may be left out; they are zero then. The result has shape ``(..., 16 h, 16 w, 3)``,
-    RGB around 0..1, not clipped.
+    last channels may be left out; they are zero then. The result has shape
+    ``(..., 16 h + 2 margin, 16 w + 2 margin, 3)``, RGB around 0..1, not clipped.
     """
     if arch.synthesis == "jpeg-like":
-        return _jpeg_like(ops, arch, p, y)
-    return from_hidden(ops, arch, p, hidden_layer(ops, arch, p, y))
+        return _jpeg_like(ops, arch, p, y, margin)
+    return from_hidden(ops, arch, p, hidden_layer(ops, arch, p, y, margin))
 
 
 def first_kernels(arch: Architecture, p: Params, channels: int) -> list[Array]:
@@ -43,20 +43,20 @@ def first_kernels(arch: Architecture, p: Params, channels: int) -> list[Array]:
     return kernels
 
 
-def _jpeg_like(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
+def _jpeg_like(ops: Any, arch: Architecture, p: Params, y: Array, margin: int) -> Array:
     """One transposed convolution (Yang & Mandt 2023, section 3.2, "JPEG-like")."""
     kernels = first_kernels(arch, p, y.shape[-1])
-    return ops.transposed_conv(y, kernels, PIXELS_PER_LATENT, 0) + p["synthesis_bias"]
+    return ops.transposed_conv(y, kernels, PIXELS_PER_LATENT, margin) + p["synthesis_bias"]
 
 
-def hidden_layer(ops: Any, arch: Architecture, p: Params, y: Array) -> Array:
-    """The first transposed convolution of two-layer: ``(..., 8 h + 2, 8 w + 2, D)`` of latents as `synthesis` has them.
+def hidden_layer(ops: Any, arch: Architecture, p: Params, y: Array, margin: int = 0) -> Array:
+    """The first transposed convolution of two-layer, of what `synthesis` has: ``(..., 8 h + 2 + margin, ..., D)``.
 
     Yang & Mandt 2023, section 3.2, "two-layer": transposed convolution, inverse GDN-1 beside a linear residual
     branch, transposed convolution; kernels 14 and 6 stand for 13 and 5, so that the
     sampling grids of pixels, hidden layer and latents stay centred on each other.
     """
-    return ops.transposed_conv(y, first_kernels(arch, p, y.shape[-1]), PIXELS_PER_LATENT // 2, 1)
+    return ops.transposed_conv(y, first_kernels(arch, p, y.shape[-1]), PIXELS_PER_LATENT // 2, 1 + margin // 2)
 
 
 def from_hidden(ops: Any, arch: Architecture, p: Params, hidden: Array) -> Array:

@@ -62,6 +62,38 @@ def exp_within(x: Array, limit: float) -> Array:
     return np.exp(np.clip(x, -limit, limit))
 
 
+def like(constant: Array, _: Array) -> Array:
+    """A constant beside arrays of the library."""
+    return constant
+
+
+def constant(x: Array) -> Array:
+    """``x``, through which no gradient passes."""
+    return x
+
+
+def unit(x: Array) -> Array:
+    """``x``, clipped to 0..1."""
+    return np.clip(x, 0, 1)
+
+
+def clipped(x: Array, limit: float) -> Array:
+    """``x``, clipped to -limit..limit."""
+    return np.minimum(np.maximum(x, -limit), limit)
+
+
+def chosen(x: Array, index: Array) -> Array:
+    """The entries of ``x`` ``(k, n)`` at ``index`` ``(n,)`` along its first axis."""
+    found: Array = np.take_along_axis(x, index[None], 0)[0]
+    return found
+
+
+def grouped(index: Array, count: int) -> tuple[Array, list[int]]:
+    """An order ``(n,)`` in which entries 0..count - 1 of ``index`` ``(n,)`` stand together, and their bounds in it."""
+    order = np.argsort(index, kind="stable")
+    return order, np.searchsorted(index[order], np.arange(count + 1)).tolist()
+
+
 def hats(x: Array, count: int) -> Array:
     """Weights ``(..., count)`` that interpolate linearly between 0, 1, ... count - 1 at ``x`` ``(..., 1)``."""
     return np.maximum(1 - np.abs(x - np.arange(count, dtype=x.dtype)), 0)
@@ -84,6 +116,41 @@ def space_to_depth(x: Array, factor: int) -> Array:
     """The inverse of `depth_to_space`."""
     h, w, d = x.shape[0] // factor, x.shape[1] // factor, x.shape[2]
     return x.reshape(h, factor, w, factor, d).transpose(0, 2, 1, 3, 4).reshape(h, w, factor**2 * d)
+
+
+def blocks(x: Array, side: int, reach: int) -> Array:
+    """``(h + 2 reach, w + 2 reach)`` in squares beside each other, each with what is around it.
+
+    ``(side + 2 reach, side + 2 reach, n)``, row by row: the same pixel of all squares lies side by side. The result is
+    overwritten by the next call.
+    """
+    h, w = (n - 2 * reach for n in x.shape)
+    rows, columns = x.strides
+    whole, shape = side + 2 * reach, (h // side, w // side)
+    out = _workspace("blocks", (whole, whole, *shape), x.dtype)
+    out[...] = as_strided(x, out.shape, (rows, columns, side * rows, side * columns), writeable=False)
+    return out.reshape(whole, whole, -1)
+
+
+def unblocked(x: Array, order: Array, shape: tuple[int, ...], reach: int) -> Array:
+    """Squares ``(side, side, n)`` in an order of those that `blocks` made of ``(h + 2 reach, w + 2 reach, ...)``.
+
+    The result is ``(h, w)`` and is overwritten by the next call.
+    """
+    side, (h, w) = len(x), (n - 2 * reach for n in shape[:2])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    out = _workspace("unblocked", (h // side, side, w // side, side), x.dtype)
+    out[...] = x.take(back, 2).reshape(side, side, h // side, w // side).transpose(2, 0, 3, 1)
+    return out.reshape(h, w)
+
+
+def add_to_colours(x: Array, change: Array) -> Array:
+    """``x`` ``(h, w, 3)`` with ``change`` ``(h, w)`` added to every colour."""
+    out = np.empty(x.shape, x.dtype)
+    for colour in range(3):  # a broadcast would be a loop over three
+        np.add(x[..., colour], change, out=out[..., colour])
+    return out
 
 
 def row_hidden(x: Array) -> Array:
@@ -180,7 +247,11 @@ def transposed_conv(x: Array, weights: list[Array], stride: int, margin: int) ->
         return patches
 
     def add(tiles: Array, row: int, offset: int) -> None:
-        """Adds patches, cut to rows that fall into one row of blocks, from ``offset`` on in it."""
+        """Adds patches, cut to no more rows than a block has, from ``offset`` on in a row of blocks."""
+        below = stride - offset
+        if tiles.shape[2] > below:
+            add(tiles[:, :, below:], row + 1, 0)
+            tiles = tiles[:, :, :below]
         part = tiles.transpose(0, 2, 1, 3, 4)
         target = out[row : row + part.shape[0], offset : offset + part.shape[1]]
         target[:, :, :w] += part[:, :, :, :stride]

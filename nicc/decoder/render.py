@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from nicc.architecture import PIXELS_PER_LATENT
-from nicc.decoder import networks, ops, realism
+from nicc.decoder import directional, networks, ops, realism
 from nicc.head import LATENT_REACH, PIXEL_REACH
 from nicc.model import Head, Model
 from nicc.threads import one_blas_thread, pool
@@ -31,6 +31,7 @@ class Renderer:
         self.margin = self.architecture.margin if self.rectifier else 1
         self.rectifier_bias = self.params["rectifier_bias"][rate_point] if self.rectifier else None
         self.step = self.params["inverse"][rate_point]
+        self.filter = directional.filter_of(self.params, rate_point)
         self.head: Head | None = None
         self.tile_positions = TILE_POSITIONS
         if beta:
@@ -47,11 +48,16 @@ class Renderer:
         if self.rectifier:
             y = networks.rectify(ops, self.architecture, self.params, y, self.rectifier_bias, self.step)
         if not self.head:
-            return networks.synthesis(ops, self.architecture, self.params, y)
+            return directional.rendered(ops, self.architecture, self.params, y, self.filter)
         around = networks.inside(y, LATENT_REACH - PIXEL_REACH - 1)
         x = networks.synthesis(ops, self.architecture, self.params, around)
         detail = realism.detail(ops, self.head.architecture, self.head.params, y, x, self.condition)
-        return networks.inside(x, PIXEL_REACH * PIXELS_PER_LATENT) + self.beta * detail
+        beyond = PIXEL_REACH * PIXELS_PER_LATENT
+        if self.filter:
+            x = directional.filtered(ops, self.filter, networks.inside(x, beyond - directional.REACH))
+        else:
+            x = networks.inside(x, beyond)
+        return x + self.beta * detail
 
 
 def strips(

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from nicc.architecture import COLOUR_PHASES, PIXELS_PER_LATENT, Architecture
-from nicc.decoder import networks, ops
+from nicc.decoder import directional, networks, ops
+from nicc.decoder.directional import REACH, Filter
 
 Array = np.ndarray
 Params = Mapping[str, Array]
@@ -18,27 +19,36 @@ GATHERED = 128
 """About as many positions' patches are gathered at a time."""
 
 
-def synthesis(arch: Architecture, p: Params, y: Array) -> tuple[Array, Adjoint]:
-    """Pixels as `nicc.decoder.networks.synthesis` renders them, and the adjoint there.
+def synthesis(arch: Architecture, p: Params, y: Array, there: Filter | None = None) -> tuple[Array, Adjoint]:
+    """Pixels as `nicc.decoder.directional.rendered` has them, and the adjoint there.
 
-    The adjoint must be called before anything else is rendered in this thread, and once.
+    The directional filter counts as the identity in the adjoint: it moves pixels by little. The adjoint must be called
+    before anything else is rendered in this thread, and once.
     """
     kernels = networks.first_kernels(arch, p, y.shape[-1])
+    margin = REACH if there else 0
+
+    def finished(pixels: Array) -> Array:
+        return directional.filtered(ops, there, pixels) if there else pixels
+
+    def around(g: Array) -> Array:
+        return ops.zero_pad(g, margin) if margin else g
+
     if arch.synthesis == "jpeg-like":
-        pixels = networks.synthesis(ops, arch, p, y)
-        return pixels, lambda g: transposed_conv_adjoint(g, kernels, PIXELS_PER_LATENT, 0)
-    hidden = networks.hidden_layer(ops, arch, p, y)
+        pixels = finished(networks.synthesis(ops, arch, p, y, margin))
+        return pixels, lambda g: transposed_conv_adjoint(around(g), kernels, PIXELS_PER_LATENT, margin)
+    hidden = networks.hidden_layer(ops, arch, p, y, margin)
     n = arch.hidden_channels
 
     def adjoint(g: Array) -> Array:
-        inner = _subpixel_conv_adjoint(g, p["synthesis_out"])
+        inner = _subpixel_conv_adjoint(around(g), p["synthesis_out"])
         outer = np.empty(hidden.shape, np.float32)
         outer[..., :n] = _igdn_adjoint(hidden[..., :n], inner, p["igdn_beta"], p["igdn_gamma"])
         if arch.residual:
             outer[..., n:] = inner[..., :COLOUR_PHASES]
-        return transposed_conv_adjoint(outer, kernels, PIXELS_PER_LATENT // 2, 1)
+        return transposed_conv_adjoint(outer, kernels, PIXELS_PER_LATENT // 2, 1 + margin // 2)
 
-    return networks.from_hidden(ops, arch, p, hidden), adjoint
+    return finished(networks.from_hidden(ops, arch, p, hidden)), adjoint
 
 
 def mirror_adjoint(p: Params, g: Array, top: bool, bottom: bool) -> Array:

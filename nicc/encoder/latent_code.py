@@ -27,6 +27,7 @@ from nicc.architecture import (
     Architecture,
 )
 from nicc.decoder import networks
+from nicc.decoder.directional import Filter
 from nicc.encoder import ops
 
 TAIL_WEIGHT, TAIL_WIDTH = 0.04, 3.0
@@ -109,6 +110,8 @@ class RateTables(NamedTuple):
     hidden_bias: Tensor
     rectifier_bias: Tensor | None
     """None where a model has no rectifier."""
+    filter: Filter | None = None
+    """None where a model has no directional filter, and where several rate points stand side by side."""
 
 
 def upsample(z: Tensor, h: int, w: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,6 +54,37 @@ def exp_within(x: Tensor, limit: float) -> Tensor:
     return x.clamp(-limit, limit).exp()
 
 
+def like(constant: np.ndarray, x: Tensor) -> Tensor:
+    """A constant beside arrays of the library."""
+    return torch.as_tensor(constant, dtype=x.dtype, device=x.device)
+
+
+def constant(x: Tensor) -> Tensor:
+    """``x``, through which no gradient passes."""
+    return x.detach()
+
+
+def unit(x: Tensor) -> Tensor:
+    """``x``, clipped to 0..1."""
+    return x.clamp(0, 1)
+
+
+def clipped(x: Tensor, limit: float) -> Tensor:
+    """``x``, clipped to -limit..limit."""
+    return x.clamp(-limit, limit)
+
+
+def chosen(x: Tensor, index: Tensor) -> Tensor:
+    """The entries of ``x`` ``(k, n)`` at ``index`` ``(n,)`` along its first axis."""
+    return x.gather(0, index[None])[0]
+
+
+def grouped(index: Tensor, count: int) -> tuple[Tensor, list[int]]:
+    """An order ``(n,)`` in which entries 0..count - 1 of ``index`` ``(n,)`` stand together, and their bounds in it."""
+    bounds = torch.bincount(index, minlength=count).cumsum(0).tolist()
+    return index.argsort(stable=True), [0, *bounds]
+
+
 def hats(x: Tensor, count: int) -> Tensor:
     """Weights ``(..., count)`` that interpolate linearly between 0, 1, ... count - 1 at ``x`` ``(..., 1)``."""
     return F.relu(1 - (x - torch.arange(count, device=x.device, dtype=x.dtype)).abs())
@@ -76,6 +108,30 @@ def space_to_depth(x: Tensor, factor: int) -> Tensor:
     n, h, w, d = x.shape
     x = x.reshape(n, h // factor, factor, w // factor, factor, d)
     return x.permute(0, 1, 3, 2, 4, 5).reshape(n, h // factor, w // factor, -1)
+
+
+def blocks(x: Tensor, side: int, reach: int) -> Tensor:
+    """``(N, h + 2 reach, w + 2 reach)`` in squares beside each other, each with what is around it.
+
+    ``(side + 2 reach, side + 2 reach, n)``, image by image and row by row.
+    """
+    whole = side + 2 * reach
+    return x.unfold(1, whole, side).unfold(2, whole, side).reshape(-1, whole, whole).permute(1, 2, 0)
+
+
+def unblocked(x: Tensor, order: Tensor, shape: tuple[int, ...], reach: int) -> Tensor:
+    """Squares ``(side, side, n)`` in an order of those that `blocks` made of ``(N, h + 2 reach, w + 2 reach, ...)``.
+
+    The result is ``(N, h, w)``.
+    """
+    side, (h, w) = len(x), (n - 2 * reach for n in shape[1:3])
+    x = x[..., order.argsort()].reshape(side, side, -1, h // side, w // side)
+    return x.permute(2, 3, 0, 4, 1).reshape(-1, h, w)
+
+
+def add_to_colours(x: Tensor, change: Tensor) -> Tensor:
+    """``x`` ``(N, h, w, 3)`` with ``change`` ``(N, h, w)`` added to every colour."""
+    return x + change[..., None]
 
 
 def row_hidden(x: Tensor) -> Tensor:

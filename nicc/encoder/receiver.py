@@ -18,6 +18,7 @@ from torch import Tensor
 from nicc.architecture import CDF_ROWS, HYPER_UNIT, Z_SYMBOL_LIMIT
 from nicc.arrays import integer_unit, receiver_arrays
 from nicc.decoder import networks
+from nicc.decoder.directional import filter_of, rendered
 from nicc.encoder import ops
 from nicc.encoder.latent_code import LatentCode, RateTables, latent_code
 from nicc.encoder.quantise import Quantiser
@@ -84,6 +85,7 @@ class Receiver:
             self.row_bias[r].reshape(-1, *self.row_bias.shape[1:]),
             self.hidden_bias[r].reshape(-1, *self.hidden_bias.shape[1:]),
             p["rectifier_bias"][r] if self.arch.rectifiers else None,
+            filter_of(p, rate_point) if isinstance(rate_point, int) else None,
         )
 
     def active_channels(self, rate_point: int) -> int:
@@ -122,7 +124,7 @@ class Receiver:
         """
         y = networks.mirror(ops, self.p, y_hat, self.arch.margin, top, bottom)
         y = networks.rectify(ops, self.arch, self.p, y, rate.rectifier_bias, rate.inverse / rate.gain)
-        return networks.synthesis(ops, self.arch, self.p, y).permute(0, 3, 1, 2)
+        return rendered(ops, self.arch, self.p, y, rate.filter).permute(0, 3, 1, 2)
 
     def code(self, z: Tensor, v: Tensor, rate: RateTables, quantise: Callable[[Tensor, slice], Tensor]) -> LatentCode:
         """`nicc.encoder.latent_code.latent_code`, relaxed, of upsampled hyper-latents in nats."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from nicc.architecture import PIXELS_PER_LATENT
 from nicc.decoder import networks, ops
+from nicc.decoder.directional import filter_of
 from nicc.decoder.latents import Visited, walk
 from nicc.encoder.adjoint import mirror_adjoint, synthesis
 from nicc.encoder.distortion import mean_squared_error
@@ -176,7 +177,8 @@ class Refinement:
         top, bottom = max(0, first - BESIDE), min(end, last + BESIDE)
         at_top, at_bottom = top == 0, bottom == end
         y = around[top - begin - (not at_top) : bottom - begin + (not at_bottom)]
-        rendered, adjoint = synthesis(arch, p, networks.mirror(ops, p, y, 1, at_top, at_bottom))
+        there = filter_of(p, self.rate_point)
+        rendered, adjoint = synthesis(arch, p, networks.mirror(ops, p, y, 1, at_top, at_bottom), there)
         original = self.pixels[top * PIXELS_PER_LATENT : bottom * PIXELS_PER_LATENT]
         visible = rendered[: len(original), : original.shape[1]]
         decoded = np.rint(visible.clip(0, 1) * 255).astype(np.uint8)

@@ -99,6 +99,23 @@ class RectifySchedule(StageSchedule):
 
 
 @dataclass(frozen=True)
+class DirectionalSchedule(StageSchedule):
+    """How to fit a directional filter: ``steps`` is the number of rate points, from the lowest to the highest."""
+
+    steps: int = 13
+    crops: int = 160
+    """Crops at every rate point; a multiple of ``batch``."""
+    iterations: int = 10
+    """Steps of Newton's method at most."""
+    log_every: int = 1
+    validate_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.crops < self.batch or self.crops % self.batch:
+            raise ModelError("steps must be 2 or more, crops a multiple of batch")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """A model's name and version, its architecture, and its training schedule."""
 
@@ -162,11 +179,29 @@ class RectifyConfig:
         return {"rectifiers": self.rectifiers, "width": self.width}
 
 
-AnyConfig = TrainingConfig | RealismConfig | RectifyConfig | PyramidConfig | FamilyConfig | DirectionsConfig
+@dataclass(frozen=True)
+class DirectionalConfig:
+    """A directional filter for the model of this name or folder, and the schedule that it is fitted by."""
+
+    name: str
+    model: str
+    training: DirectionalSchedule = field(default_factory=DirectionalSchedule)
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> DirectionalConfig:
+        """The configuration in a TOML file's tables."""
+        refuse_unknown(raw, cls)
+        return cls(raw["name"], str(raw.get("model", "two-layer")), schedule_of(DirectionalSchedule, raw))
+
+
+AnyConfig = (
+    TrainingConfig | RealismConfig | RectifyConfig | DirectionalConfig | PyramidConfig | FamilyConfig | DirectionsConfig
+)
 STAGES: dict[str, type[AnyConfig]] = {
     "rate-distortion": TrainingConfig,
     "realism": RealismConfig,
     "rectify": RectifyConfig,
+    "directional": DirectionalConfig,
     "pyramid": PyramidConfig,
     "pyramid-family": FamilyConfig,
     "pyramid-directions": DirectionsConfig,

@@ -222,6 +222,7 @@ def train(config: RectifyConfig, run: Run, report: LogReport | None = None) -> P
 def export(checkpoint: Path, model: Model) -> Model:
     """Writes a model's folder anew with what was trained on it: next version, same fingerprint.
 
+    A directional filter, which belongs to the synthesis as it was, is left out.
     Raises `ModelError` for a checkpoint of another model, or one that is still exploring.
     """
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -233,7 +234,7 @@ def export(checkpoint: Path, model: Model) -> Model:
     arch, rectifiers, width = model.architecture, saved["config"]["rectifiers"], saved["config"]["width"]
     trained = Rectified(FrozenModel(model), rectifiers, width)
     trained.load_state_dict(saved["candidates"][0]["average"])
-    arrays = {k: v for k, v in model.arrays.items() if not k.startswith("rectifier")}
+    arrays = {k: v for k, v in model.arrays.items() if not k.startswith(("rectifier", "filter"))}
     tensors = {**dict(trained.synthesis.items()), **trained.arrays()}
     if rectifiers:
         tensors["rectifier_bias"] = at_rate(arch, trained.bias, torch.arange(arch.rate_points).float())[:, 0, 0]

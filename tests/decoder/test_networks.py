@@ -54,6 +54,21 @@ def test_numpy_and_torch_render_the_same_pixels(arch, h, w):
     assert np.abs(a.numpy() - b).max() * 255 <= 1e-3 * max(1, float(a.abs().max()))
 
 
+@pytest.mark.parametrize("arch", [a for a in ARCHITECTURES if not a.rectifiers], ids=name_of)
+def test_pixels_around_a_part_are_those_of_the_whole(arch):
+    torch.manual_seed(0)
+    codec = CodecModule(arch)
+    with torch.no_grad():
+        for name, value in codec.p.items():
+            if name.startswith(("synthesis", "igdn")):
+                value.normal_(std=0.05)
+    p = {k: v.detach().numpy() for k, v in codec.params().items()}
+    y = np.random.default_rng(0).normal(size=(7, 8, arch.latent_channels)).astype(np.float32)
+    whole = networks.synthesis(ops, arch, p, y).copy()
+    part = networks.synthesis(ops, arch, p, y[1:-1, 1:-1], 4)
+    np.testing.assert_allclose(part, whole[12:-12, 12:-12], atol=1e-4 * np.abs(whole).max())
+
+
 @pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("depth", [0, 3])
 def test_numpy_and_torch_add_the_same_detail(condition, depth):

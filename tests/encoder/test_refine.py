@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nicc.decoder import networks, ops
+from nicc.decoder import directional, networks, ops
 from nicc.decoder.hyper import dequantise_z
 from nicc.encoder import adjoint, refine
 from nicc.encoder.encode import INTERRUPTED, Result, analyse, encode, encode_plainly
@@ -34,13 +34,19 @@ def test_the_adjoint_of_the_synthesis_is_its_gradient(name, channels):
     expected_pixels = networks.synthesis(ops, arch, p, padded).copy()
     pixels, back = adjoint.synthesis(arch, p, padded)
     assert np.array_equal(pixels, expected_pixels)
+    unfiltered = back(by_pixels).copy()
 
     receiver, point = receiver_of(model), arch.rate_points - 1
+    there = directional.filter_of(p, point)
+    pixels, back = adjoint.synthesis(arch, p, padded, there)
+    assert np.array_equal(pixels, directional.rendered(ops, arch, p, padded, there))
+    assert np.abs(back(by_pixels) - unfiltered).max() < 1e-4 * np.abs(unfiltered).max()  # the filter is the identity
+
     leaf = torch.tensor(y[None], requires_grad=True)
-    rendered = receiver.synthesise(leaf, receiver.rate(point))
+    rendered = receiver.synthesise(leaf, receiver.rate(point)._replace(filter=None))
     rendered.backward(torch.tensor(by_pixels[None]).permute(0, 3, 1, 2))
     expected = leaf.grad[0].numpy()
-    found = adjoint.mirror_adjoint(p, back(by_pixels), True, True)
+    found = adjoint.mirror_adjoint(p, unfiltered, True, True)
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 

@@ -83,7 +83,7 @@ class NiccCodec(Codec):
             raise Unavailable(str(e)) from None
 
     def identity(self) -> str:
-        weights = f"{self.model.sha256} {self.model.description.get('encoder_sha256', self.tune)}"
+        weights = " ".join(self.model.description[f"{part}_sha256"] for part in ("decoder", "encoder"))
         rounding = "nearest" if self.nearest else "refined"
         how = f"effort {self.effort}" if self.effort else f"steps {self.steps or rounding}"
         if self.beta and isinstance(self.model, Model):

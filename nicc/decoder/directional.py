@@ -1,0 +1,149 @@
+"""A filter along edges, behind the synthesis: it takes off the ripples beside them and sharpens what remains.
+
+Each 8x8 pixels have a direction, the one of eight along which their luma changes least, as in AV1's constrained
+directional enhancement filter (Midtskogen & Valin 2018, "The AV1 Constrained Directional Enhancement Filter (CDEF)").
+Every pixel is moved by its differences d from two neighbours on either side along the direction and one on either side
+across it, by the sum of
+
+    a clip(d, -limit, limit) + b clip(d, -4 limit, 4 limit)
+
+Small differences are mostly errors, and smoothed; large ones are edges, and left or sharpened. The weights a and b
+depend on the rate point and on how strong the direction is; they were fitted to what files of the model decode to
+(`nicc.training.directional`). Described once, run by NumPy and by PyTorch, like `nicc.decoder.networks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nicc.architecture import FILTER_STRENGTHS, Architecture
+from nicc.decoder.networks import inside, synthesis
+
+Array = Any
+SIDE = 8
+"""Pixels a side of the blocks that have one direction."""
+REACH = 2
+"""Pixels on every side that the filter sees around a part."""
+LUMA = (0.299, 0.587, 0.114)
+DIRECTIONS = ((-1, 1), (-0.5, 1), (0, 1), (0.5, 1), (1, 1), (1, 0.5), (1, 0), (1, -0.5))
+"""Rows and columns from one pixel to the next along each direction; the one across is four further on."""
+FAR = 4
+"""Limits of the second clip over that of the first."""
+STRENGTH_STEP = 2.0
+"""Strengths, log2(1 + variance along the direction less across it), between entries of the table of weights."""
+
+
+Pair = tuple[tuple[int, int], tuple[int, int]]
+"""Row and column of two opposite neighbours."""
+
+
+class Filter(NamedTuple):
+    """What `filtered` needs at a rate point."""
+
+    weights: Array
+    """``(FILTER_STRENGTHS, FILTER_WEIGHTS)``: a of the three pairs of neighbours, then b, at each strength."""
+    limit: Array
+    """In levels of luma."""
+
+
+def filter_of(p: Mapping[str, Array], rate_point: int) -> Filter | None:
+    """The filter among a model's arrays, if it has one."""
+    if "filter_weights" not in p:
+        return None
+    return Filter(p["filter_weights"][rate_point], p["filter_limit"][rate_point])
+
+
+def rendered(ops: Any, arch: Architecture, p: Mapping[str, Array], y: Array, there: Filter | None) -> Array:
+    """`nicc.decoder.networks.synthesis` of latents, filtered where there is a filter."""
+    if there is None:
+        return synthesis(ops, arch, p, y)
+    return filtered(ops, there, synthesis(ops, arch, p, y, REACH))
+
+
+def _pixel(direction: int, distance: int) -> tuple[int, int]:
+    """Row and column of the pixel at a distance along a direction, rounded away from zero."""
+    row, column = (int(np.copysign(np.floor(abs(v) * distance + 0.5), v)) for v in DIRECTIONS[direction % 8])
+    return row, column
+
+
+@lru_cache(maxsize=1)
+def neighbours() -> tuple[tuple[Pair, ...], ...]:
+    """For each direction three pairs of neighbours: 1 and 2 pixels along it, 1 across."""
+    found = []
+    for direction in range(len(DIRECTIONS)):
+        ahead = [_pixel(direction, 1), _pixel(direction, 2), _pixel(direction + 4, 1)]
+        found.append(tuple(((row, column), (-row, -column)) for row, column in ahead))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def lines() -> tuple[np.ndarray, np.ndarray]:
+    """Matrices to the sums along all lines of a block, ``(90, 64)``, and from their squares to powers, ``(8, 90)``.
+
+    Sums are less the block's mean and divided by the root of the line's length, so that their squares are the energy
+    that smoothing along the line leaves.
+    """
+    row, column = np.mgrid[:SIDE, :SIDE]
+    half_row, half_column = row // 2, column // 2
+    numbers = [row + column, row + half_column, row, 3 + row - half_column]
+    numbers += [7 + row - column, 3 - half_row + column, column, half_row + column]
+    sums, powers = [], []
+    for direction, number in enumerate(numbers):
+        for n in range(number.max() + 1):
+            line = (number == n).ravel() / np.sqrt(np.count_nonzero(number == n))
+            sums.append(line - line.mean())
+            powers.append(np.arange(len(numbers)) == direction)
+    return np.array(sums, np.float32), np.array(powers, np.float32).T.copy()
+
+
+def directions(ops: Any, centre: Array) -> tuple[Array, Array]:
+    """Of blocks of luma ``(8, 8, n)``, 0..255, the direction ``(n,)`` and its strength in entries of the table."""
+    to_sums, to_powers = (ops.like(matrix, centre) for matrix in lines())
+    sums = to_sums @ centre.reshape(SIDE * SIDE, -1)
+    powers = to_powers @ (sums * sums)
+    direction = powers.argmax(0)
+    across = (direction + len(DIRECTIONS) // 2) % len(DIRECTIONS)
+    power, other = (ops.chosen(powers, index) for index in (direction, across))
+    strength = ops.log(1 + ops.relu(power - other) / SIDE**2) / (STRENGTH_STEP * np.log(2))
+    return direction, ops.unit(strength / (FILTER_STRENGTHS - 1)) * (FILTER_STRENGTHS - 1)
+
+
+def filtered(ops: Any, there: Filter, x: Array) -> Array:
+    """Pixels around 0..1, ``(..., h, w, 3)``, of ``x`` ``(..., h + 2 REACH, w + 2 REACH, 3)``.
+
+    h and w are multiples of 8. What is added is the same for all three colours.
+    """
+    blocks = ops.blocks(ops.unit(x) @ ops.like(np.array(LUMA, np.float32) * 255, x), SIDE, REACH)
+    direction, strength = directions(ops, ops.constant(inner(blocks)))
+    order, bounds = ops.grouped(direction, len(DIRECTIONS))
+    by_block = (ops.hats(strength[order][:, None], FILTER_STRENGTHS) @ there.weights).T
+    blocks = blocks[..., order]
+    changes = []
+    for pairs, begin, end in zip(neighbours(), bounds[:-1], bounds[1:], strict=True):
+        if end > begin:
+            parts = differences(ops, blocks[..., begin:end], pairs, there.limit)
+            changes.append(sum(part * by_block[i, begin:end] for i, part in enumerate(parts)))
+    change = ops.unblocked(ops.concat(changes, -1), order, x.shape, REACH)
+    return ops.add_to_colours(inside(x, REACH), change / 255)
+
+
+def inner(blocks: Array) -> Array:
+    """Blocks ``(8, 8, n)`` without what is around them."""
+    return blocks[REACH:-REACH, REACH:-REACH]
+
+
+def differences(ops: Any, blocks: Array, pairs: tuple[Pair, ...], limit: Array) -> list[Array]:
+    """What the weights multiply in blocks of one direction: of every pair, clipped near, then far, ``(8, 8, n)``."""
+    centre, near, far = inner(blocks), [], []
+    for pair in pairs:
+        one, other = (
+            blocks[REACH + row : REACH + row + SIDE, REACH + column : REACH + column + SIDE] - centre
+            for row, column in pair
+        )
+        near.append(ops.clipped(one, limit) + ops.clipped(other, limit))
+        far.append(ops.clipped(one, FAR * limit) + ops.clipped(other, FAR * limit))
+    return near + far

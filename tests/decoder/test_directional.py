@@ -1,0 +1,92 @@
+"""The directional filter: the same by both libraries, by its formula, in parts as in the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nicc.architecture import FILTER_STRENGTHS, FILTER_WEIGHTS
+from nicc.decoder import directional, ops
+from nicc.decoder.directional import REACH, Filter, filtered, neighbours
+from nicc.encoder import ops as torch_ops
+
+
+def filter_with(seed=0, size=0.1, limit=5.0):
+    weights = np.random.default_rng(seed).normal(size=(FILTER_STRENGTHS, FILTER_WEIGHTS)) * size
+    return Filter(weights.astype(np.float32), np.float32(limit))
+
+
+@pytest.fixture
+def picture(coffee):
+    """Pixels ``(68, 100, 3)`` around 0..1, some of them outside."""
+    pixels = np.asarray(coffee.crop((200, 150, 300, 218)), np.float32) / 255
+    return pixels * 1.3 - 0.15
+
+
+def test_numpy_and_torch_filter_alike(picture):
+    there = filter_with()
+    a = filtered(ops, there, picture)
+    both = torch.tensor(np.stack([picture, picture[::-1]]))
+    b = filtered(torch_ops, Filter(*map(torch.tensor, there)), both).numpy()
+    assert a.shape == (64, 96, 3)
+    assert np.abs(a - picture[REACH:-REACH, REACH:-REACH]).max() > 0.01
+    np.testing.assert_allclose(b[0], a, atol=1e-6)
+    np.testing.assert_allclose(b[1], filtered(ops, there, picture[::-1]), atol=1e-6)
+
+
+def test_a_pixel_is_moved_by_its_clipped_differences(picture):
+    there = filter_with()
+    found = filtered(ops, there, picture)
+    luma = picture.clip(0, 1) @ (np.array(directional.LUMA) * 255)
+    blocks = ops.blocks(luma.astype(np.float32), 8, REACH).copy()
+    direction, strength = directional.directions(ops, directional.inner(blocks))
+    for row, column in ((0, 0), (13, 50), (63, 95), (40, 7)):
+        block = row // 8 * 12 + column // 8
+        below = min(int(strength[block]), FILTER_STRENGTHS - 2)
+        share = strength[block] - below
+        weights = (1 - share) * there.weights[below] + share * there.weights[below + 1]
+        change, here = 0.0, (row + REACH, column + REACH)
+        for i, pair in enumerate(neighbours()[direction[block]]):
+            for down, right in pair:
+                apart = luma[here[0] + down, here[1] + right] - luma[here]
+                change += weights[i] * np.clip(apart, -5, 5) + weights[3 + i] * np.clip(apart, -20, 20)
+        np.testing.assert_allclose(found[row, column], picture[here] + change / 255, atol=1e-5)
+
+
+@pytest.mark.parametrize("direction", range(8))
+def test_stripes_have_their_direction(direction):
+    down, right = directional.DIRECTIONS[direction]
+    row, column = np.mgrid[:8, :8]
+    phase = (column * down - row * right) / np.hypot(down, right)
+    stripes = (128 + 60 * np.sin(1.3 * phase)).astype(np.float32)[..., None]
+    found, strength = directional.directions(ops, stripes)
+    assert found.tolist() == [direction]
+    assert strength[0] > 2
+
+
+def test_flat_pictures_and_weights_of_zero_change_nothing(picture):
+    flat = np.full((36, 36, 3), 0.3, np.float32)
+    np.testing.assert_allclose(filtered(ops, filter_with(), flat), flat[2:-2, 2:-2], atol=1e-6)
+    same = filtered(ops, filter_with(size=0), picture)
+    assert np.array_equal(same, picture[REACH:-REACH, REACH:-REACH])
+
+
+def test_a_part_is_filtered_as_in_the_whole(picture):
+    there = filter_with()
+    whole = filtered(ops, there, picture)
+    part = filtered(ops, there, picture[16 : 16 + 36, 40 : 40 + 44])
+    np.testing.assert_allclose(part, whole[16:48, 40:80], atol=1e-6)
+
+
+def test_gradients_pass_where_nothing_is_clipped():
+    """With weights that do not follow the strength of directions, which counts as a constant."""
+    torch.manual_seed(0)
+    weights = torch.randn(FILTER_WEIGHTS, dtype=torch.float64).expand(FILTER_STRENGTHS, -1) * 0.1
+    there = Filter(weights, torch.tensor(1000.0, dtype=torch.float64))
+    x = (torch.rand(1, 20, 20, 3, dtype=torch.float64) * 0.6 + 0.2).requires_grad_()
+    filtered(torch_ops, there, x).square().sum().backward()
+    moved = torch.randn(x.shape, dtype=torch.float64) * 1e-6
+    with torch.no_grad():
+        ahead, behind = (filtered(torch_ops, there, x + s * moved).square().sum() for s in (1, -1))
+    assert float((x.grad * moved).sum()) == pytest.approx(float(ahead - behind) / 2, rel=1e-6)

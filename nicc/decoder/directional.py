@@ -46,7 +46,7 @@ class Filter(NamedTuple):
 
     weights: Array
     """``(FILTER_STRENGTHS, FILTER_WEIGHTS)``: a of the three pairs of neighbours, then b, at each strength."""
-    limit: Array
+    limit: float
     """In levels of luma."""
 
 
@@ -54,7 +54,7 @@ def filter_of(p: Mapping[str, Array], rate_point: int) -> Filter | None:
     """The filter among a model's arrays, if it has one."""
     if "filter_weights" not in p:
         return None
-    return Filter(p["filter_weights"][rate_point], p["filter_limit"][rate_point])
+    return Filter(p["filter_weights"][rate_point], float(p["filter_limit"][rate_point]))
 
 
 def rendered(ops: Any, arch: Architecture, p: Mapping[str, Array], y: Array, there: Filter | None) -> Array:
@@ -136,7 +136,7 @@ def inner(blocks: Array) -> Array:
     return blocks[REACH:-REACH, REACH:-REACH]
 
 
-def differences(ops: Any, blocks: Array, pairs: tuple[Pair, ...], limit: Array) -> list[Array]:
+def differences(ops: Any, blocks: Array, pairs: tuple[Pair, ...], limit: float) -> list[Array]:
     """What the weights multiply in blocks of one direction: of every pair, clipped near, then far, ``(8, 8, n)``."""
     centre, near, far = inner(blocks), [], []
     for pair in pairs:

@@ -103,7 +103,7 @@ def example(original: Tensor, around: Tensor, limit: float, share: float) -> Exa
     features = np.empty((blocks.shape[-1], d.SIDE**2, FILTER_WEIGHTS), np.float32)
     for number, pairs in enumerate(d.neighbours()):
         here = direction == number
-        parts = d.differences(ops, blocks[..., here], pairs, np.float32(limit))
+        parts = d.differences(ops, blocks[..., here], pairs, limit)
         features[here] = np.stack(parts).reshape(FILTER_WEIGHTS, d.SIDE**2, -1).T
     decoded = networks.inside(around, d.REACH).permute(2, 0, 1).contiguous()
     found = Example(

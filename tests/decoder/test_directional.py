@@ -14,7 +14,7 @@ from nicc.encoder import ops as torch_ops
 
 def filter_with(seed=0, size=0.1, limit=5.0):
     weights = np.random.default_rng(seed).normal(size=(FILTER_STRENGTHS, FILTER_WEIGHTS)) * size
-    return Filter(weights.astype(np.float32), np.float32(limit))
+    return Filter(weights.astype(np.float32), limit)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_numpy_and_torch_filter_alike(picture):
     there = filter_with()
     a = filtered(ops, there, picture)
     both = torch.tensor(np.stack([picture, picture[::-1]]))
-    b = filtered(torch_ops, Filter(*map(torch.tensor, there)), both).numpy()
+    b = filtered(torch_ops, there._replace(weights=torch.tensor(there.weights)), both).numpy()
     assert a.shape == (64, 96, 3)
     assert np.abs(a - picture[REACH:-REACH, REACH:-REACH]).max() > 0.01
     np.testing.assert_allclose(b[0], a, atol=1e-6)
@@ -83,7 +83,7 @@ def test_gradients_pass_where_nothing_is_clipped():
     """With weights that do not follow the strength of directions, which counts as a constant."""
     torch.manual_seed(0)
     weights = torch.randn(FILTER_WEIGHTS, dtype=torch.float64).expand(FILTER_STRENGTHS, -1) * 0.1
-    there = Filter(weights, torch.tensor(1000.0, dtype=torch.float64))
+    there = Filter(weights, 1000.0)
     x = (torch.rand(1, 20, 20, 3, dtype=torch.float64) * 0.6 + 0.2).requires_grad_()
     filtered(torch_ops, there, x).square().sum().backward()
     moved = torch.randn(x.shape, dtype=torch.float64) * 1e-6

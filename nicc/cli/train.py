@@ -143,7 +143,10 @@ def _export(settings: AnyConfig, checkpoint: Path, folder: Path, run: Run) -> No
     elif isinstance(settings, config.RectifyConfig):
         rectify.export(checkpoint, load_transform(str(folder)))
     elif isinstance(settings, config.DirectionalConfig):
-        directional.export(checkpoint, load_transform(str(folder)))
+        from nicc.training.export import write_card
+
+        model = directional.export(checkpoint, load_transform(str(folder)))
+        write_card(model, Photos(run.data, run.cache), run.data, run.validation)
     elif isinstance(settings, config.TrainingConfig):
         from nicc.training.export import export
 

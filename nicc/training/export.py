@@ -264,6 +264,12 @@ def export(
     if head.is_file() and _foreign(head, model):
         head.unlink()
         print(f"{head}: removed, since it belongs to other weights; train it anew", file=sys.stderr)
-    images = sorted(p for p in validation.iterdir() if p.suffix.lower() in SUFFIXES) if validation else []
-    write_atomically(out / "README.md", model_card(model, data, len(photos.images), images).encode())
+    write_card(model, photos, data, validation)
     return model
+
+
+def write_card(model: Model, photos: Photos, data: Sequence[Path] = (), validation: Path | None = None) -> None:
+    """Writes the card of a model into its folder; ``photos``, read from ``data``, are those it was trained on."""
+    assert model.folder
+    images = sorted(p for p in validation.iterdir() if p.suffix.lower() in SUFFIXES) if validation else []
+    write_atomically(model.folder / "README.md", model_card(model, data, len(photos.images), images).encode())

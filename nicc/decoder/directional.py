@@ -112,12 +112,17 @@ def directions(ops: Any, centre: Array) -> tuple[Array, Array]:
     return direction, ops.unit(strength / (FILTER_STRENGTHS - 1)) * (FILTER_STRENGTHS - 1)
 
 
+def luma(ops: Any, x: Array) -> Array:
+    """Luma in 0..255 of pixels ``(..., 3)`` around 0..1."""
+    return ops.unit(x) @ ops.like(np.array(LUMA, np.float32) * 255, x)
+
+
 def filtered(ops: Any, there: Filter, x: Array) -> Array:
     """Pixels around 0..1, ``(..., h, w, 3)``, of ``x`` ``(..., h + 2 REACH, w + 2 REACH, 3)``.
 
     h and w are multiples of 8. What is added is the same for all three colours.
     """
-    blocks = ops.blocks(ops.unit(x) @ ops.like(np.array(LUMA, np.float32) * 255, x), SIDE, REACH)
+    blocks = ops.blocks(luma(ops, x), SIDE, REACH)
     direction, strength = directions(ops, ops.constant(inner(blocks)))
     order, bounds = ops.grouped(direction, len(DIRECTIONS))
     by_block = (ops.hats(strength[order][:, None], FILTER_STRENGTHS) @ there.weights).T

@@ -107,12 +107,14 @@ class DirectionalSchedule(StageSchedule):
     """Crops at every rate point; a multiple of ``batch``."""
     iterations: int = 10
     """Steps of Newton's method at most."""
+    lpips_weight: float = 0.0
+    """Weight of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
     log_every: int = 1
     validate_every: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or self.crops < self.batch or self.crops % self.batch:
-            raise ModelError("steps must be 2 or more, crops a multiple of batch")
+        if self.steps < 2 or self.crops < self.batch or self.crops % self.batch or self.lpips_weight < 0:
+            raise ModelError("steps must be 2 or more, crops a multiple of batch, lpips_weight 0 or more")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from nicc.ssimulacra2 import ENCODING_SHARE, visual_distortion
 from nicc.training.config import DirectionalConfig
 from nicc.training.folder import training_facts, write_parts
 from nicc.training.frozen import Frozen
+from nicc.training.perceptual import Lpips
 from nicc.training.stage import LogReport, Run, Stage, drive
 
 Array = np.ndarray
@@ -82,22 +83,36 @@ def _image(blocks: Array, h: int, w: int) -> Array:
     return ops.unblocked(squares, np.arange(len(blocks)), (h, w), 0).copy()
 
 
-def _distortion(original: Tensor, share: float) -> Callable[[Tensor], Tensor]:
-    """The distortion from an image ``(3, h, w)`` in 0..1, with so large a share of SSIMULACRA 2."""
-    difference = difference_from(original[None]) if share else None
+@dataclass
+class Measure:
+    """What a filter is fitted by: the squared error, a share of SSIMULACRA 2 in its place, and LPIPS beside both."""
 
-    def distortion(pixels: Tensor) -> Tensor:
-        pixels = pixels.clamp(0, 1)
-        mse = (pixels - original).square().mean() * 255**2
-        return visual_distortion(mse, difference(pixels[None])[0], share) if difference else mse
+    share: float = 0.0
+    lpips: Lpips | None = None
+    lpips_weight: float = 0.0
 
-    return distortion
+    def distortion(self, original: Tensor) -> Callable[[Tensor], Tensor]:
+        """The distortion from an image ``(3, h, w)`` in 0..1, on the scale of the squared error."""
+        difference = difference_from(original[None]) if self.share else None
+        with torch.no_grad():
+            features = self.lpips.features(original[None] * 2 - 1) if self.lpips else []
+
+        def distortion(pixels: Tensor) -> Tensor:
+            pixels = pixels.clamp(0, 1)
+            found = (pixels - original).square().mean() * 255**2
+            if difference:
+                found = visual_distortion(found, difference(pixels[None])[0], self.share)
+            if self.lpips:
+                distance = self.lpips.between(features, self.lpips.features(pixels[None] * 2 - 1))[0]
+                found = found + self.lpips_weight * distance
+            return found
+
+        return distortion
 
 
-def example(original: Tensor, around: Tensor, limit: float, share: float) -> Example:
+def example(original: Tensor, around: Tensor, limit: float, measure: Measure) -> Example:
     """A crop ``(3, h, w)``, and what it is decoded to with a margin, ``(h + 2 REACH, w + 2 REACH, 3)``."""
-    pixels = around.numpy()
-    luma = ops.unit(pixels) @ (np.array(d.LUMA, np.float32) * 255)
+    luma = d.luma(ops, around.numpy())
     blocks = ops.blocks(luma, d.SIDE, d.REACH).copy()
     direction, strength = d.directions(ops, d.inner(blocks))
     features = np.empty((blocks.shape[-1], d.SIDE**2, FILTER_WEIGHTS), np.float32)
@@ -106,14 +121,10 @@ def example(original: Tensor, around: Tensor, limit: float, share: float) -> Exa
         parts = d.differences(ops, blocks[..., here], pairs, limit)
         features[here] = np.stack(parts).reshape(FILTER_WEIGHTS, d.SIDE**2, -1).T
     decoded = networks.inside(around, d.REACH).permute(2, 0, 1).contiguous()
-    found = Example(
-        decoded, features, ops.hats(strength[:, None], FILTER_STRENGTHS), _distortion(original, share), 0.0, np.empty(0)
-    )
+    shares, distortion = ops.hats(strength[:, None], FILTER_STRENGTHS), measure.distortion(original)
+    found = Example(decoded, features, shares, distortion, 0.0, np.empty(0))
     found.unfiltered, gradient = found.gradient(decoded)
-    error = _blocks(
-        (torch.tensor(d.LUMA) @ (decoded.clamp(0, 1) - original).flatten(1)).reshape(original.shape[1:]).numpy()
-    )
-    error *= 255
+    error = _blocks(networks.inside(luma[..., None], d.REACH)[..., 0] - d.luma(ops, original.permute(1, 2, 0).numpy()))
     squares = np.square(error).sum(1)
     found.importance = np.maximum((error * gradient).sum(1), 0) / (2 * squares + 0.01 * squares.mean() + 1e-9)
     return found
@@ -157,7 +168,12 @@ class FilterFitter(Stage):
         self.config, self.s = config, config.training
         self.model = load_transform(config.model)
         self.base, self.arch = Frozen(self.model, run.device), self.model.architecture
-        self.share = ENCODING_SHARE if self.arch.objective == "visual" else 0.0
+        self.measure = Measure(ENCODING_SHARE if self.arch.objective == "visual" else 0.0)
+        if self.s.lpips_weight:
+            self.measure.lpips, self.measure.lpips_weight = (
+                Lpips.of_folder("squeeze", run.perceptual),
+                self.s.lpips_weight,
+            )
         self.points = np.linspace(0, self.arch.rate_points - 1, self.s.steps).round().astype(int).tolist()
         self.weights: list[Tensor] = []
         self.limits: list[float] = []
@@ -180,9 +196,9 @@ class FilterFitter(Stage):
             for part in images.split(AT_ONCE)
             for o, x in zip(part.cpu(), self._decoded(part, point), strict=True)
         ]
-        luma = torch.tensor(d.LUMA) * 255
         error = [
-            ((networks.inside(x, d.REACH).clamp(0, 1) - o.permute(1, 2, 0)) @ luma).square().mean() for o, x in pairs
+            (d.luma(torch_ops, networks.inside(x, d.REACH)) - d.luma(torch_ops, o.permute(1, 2, 0))).square().mean()
+            for o, x in pairs
         ]
         return pairs, float(torch.stack(error).mean().sqrt())
 
@@ -190,7 +206,7 @@ class FilterFitter(Stage):
         point = self.points[self.step]
         crops = torch.cat([self.crops() for _ in range(self.s.crops // self.s.batch)])
         pairs, limit = self._pairs(crops, point)
-        weights, left = fitted([example(o, x, limit, self.share) for o, x in pairs], self.s.iterations)
+        weights, left = fitted([example(o, x, limit, self.measure) for o, x in pairs], self.s.iterations)
         self.weights.append(torch.from_numpy(weights))
         self.limits.append(limit)
         self.step += 1
@@ -199,12 +215,14 @@ class FilterFitter(Stage):
 
     def validate(self, images: Tensor) -> dict[str, Any]:
         """The distortion as a share of what it is unfiltered, and PSNR, at the rate point fitted last."""
-        if not self.weights:
-            return {"table": [{"rate_point": self.points[0], "psnr": 0.0}]}
-        point, weights = self.points[self.step - 1], self.weights[-1].numpy()
+        point = self.points[max(self.step - 1, 0)]
+        pairs, limit = self._pairs(images, point)
+        weights = np.zeros((FILTER_STRENGTHS, FILTER_WEIGHTS))
+        if self.weights:
+            weights, limit = self.weights[-1].numpy(), self.limits[-1]
         found, mse = [], []
-        for o, x in self._pairs(images, point)[0]:
-            e = example(o, x, self.limits[-1], self.share)
+        for o, x in pairs:
+            e = example(o, x, limit, self.measure)
             pixels = e.filtered(weights).clamp(0, 1)
             found.append(e.distortion(pixels).item() / e.unfiltered)
             mse.append([((p.clamp(0, 1) - o) * 255).square().mean() for p in (pixels, e.decoded)])

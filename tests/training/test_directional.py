@@ -68,7 +68,7 @@ def test_gradients_are_those_of_the_distortion(coffee, share):
     torch.manual_seed(0)
     decoded = torch.nn.functional.pad(original[None] * 0.8 + 0.1, (REACH,) * 4, "reflect")[0].permute(1, 2, 0)
     decoded = decoded + torch.randn(decoded.shape) * 0.02
-    found = directional.example(original, decoded.contiguous(), 5.0, share)
+    found = directional.example(original, decoded.contiguous(), 5.0, directional.Measure(share))
     assert torch.equal(found.decoded, inside(decoded, REACH).permute(2, 0, 1))
     assert found.unfiltered == pytest.approx(float(found.distortion(found.decoded)))
     rng = np.random.default_rng(0)

@@ -182,6 +182,8 @@ def check_arrays(arch: Architecture, arrays: Mapping[str, np.ndarray]) -> None:
             raise ModelError(f"array {name} is {found.shape}, not {spec.shape}")
         if found.dtype != np.dtype(spec.kind):
             raise ModelError(f"array {name} holds {found.dtype}, not {spec.kind}")
+    if len(filters := {"filter_weights", "filter_limit"} & set(arrays)) == 1:
+        raise ModelError(f"array {filters.pop()} is there, and the other of its filter is missing")
     for kind in "yz":
         sizes, frequencies = arrays[f"{kind}_sizes"], arrays[f"{kind}_frequencies"]
         if int(sizes.astype(np.int64).sum()) != len(frequencies):

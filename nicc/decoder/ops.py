@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from nicc.architecture import HIDDEN_BITS, ROW_BITS
+from nicc.decoder.workspace import workspace
 
 Array = np.ndarray
 
@@ -127,7 +126,7 @@ def blocks(x: Array, side: int, reach: int) -> Array:
     h, w = (n - 2 * reach for n in x.shape)
     rows, columns = x.strides
     whole, shape = side + 2 * reach, (h // side, w // side)
-    out = _workspace("blocks", (whole, whole, *shape), x.dtype)
+    out = workspace("blocks", (whole, whole, *shape), x.dtype)
     out[...] = as_strided(x, out.shape, (rows, columns, side * rows, side * columns), writeable=False)
     return out.reshape(whole, whole, -1)
 
@@ -140,7 +139,7 @@ def unblocked(x: Array, order: Array, shape: tuple[int, ...], reach: int) -> Arr
     side, (h, w) = len(x), (n - 2 * reach for n in shape[:2])
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
-    out = _workspace("unblocked", (h // side, side, w // side, side), x.dtype)
+    out = workspace("unblocked", (h // side, side, w // side, side), x.dtype)
     out[...] = x.take(back, 2).reshape(side, side, h // side, w // side).transpose(2, 0, 3, 1)
     return out.reshape(h, w)
 
@@ -162,9 +161,9 @@ def row_hidden(x: Array) -> Array:
 
 def igdn(x: Array, beta: Array, gamma: Array) -> Array:
     """Inverse GDN-1, x (beta + abs(x) gamma). The result is overwritten by the next call."""
-    size = np.abs(x, out=_workspace("magnitudes", x.shape, x.dtype))
+    size = np.abs(x, out=workspace("magnitudes", x.shape, x.dtype))
     n = x.shape[-1]
-    y = _workspace("igdn", x.shape, x.dtype)
+    y = workspace("igdn", x.shape, x.dtype)
     np.matmul(size.reshape(-1, n), gamma, out=y.reshape(-1, n))
     y += beta
     y *= x
@@ -224,7 +223,7 @@ def transposed_conv(x: Array, weights: list[Array], stride: int, margin: int) ->
     _, k, _, d = weights[0].shape
     rest = k - stride
     reach = rest // 2 + margin
-    out = _workspace("overlap", (h + 1, stride, w + 1, stride, d), x.dtype)
+    out = workspace("overlap", (h + 1, stride, w + 1, stride, d), x.dtype)
     inner_rows = out[1 : h - 1]
     inner_rows[:, :, w] = 0
     out[0] = out[h - 1] = out[h] = 0
@@ -234,14 +233,14 @@ def transposed_conv(x: Array, weights: list[Array], stride: int, margin: int) ->
         first = weights[0][:, rows]
         columns = first[0].size
         result = np.matmul(
-            y[:, : len(first)], first.reshape(len(first), -1), out=_workspace(name, (len(y), columns), x.dtype)
+            y[:, : len(first)], first.reshape(len(first), -1), out=workspace(name, (len(y), columns), x.dtype)
         )
         patches = result.reshape(len(y), -1, k, d)
         for more in weights[1:]:
             part = more[:, rows]
             size = len(y), part[0].size
             added = np.matmul(
-                y[:, c - len(part) :], part.reshape(len(part), -1), out=_workspace(name + " more", size, x.dtype)
+                y[:, c - len(part) :], part.reshape(len(part), -1), out=workspace(name + " more", size, x.dtype)
             )
             patches[..., d - part.shape[-1] :] += added.reshape(len(y), -1, k, part.shape[-1])
         return patches
@@ -269,22 +268,6 @@ def transposed_conv(x: Array, weights: list[Array], stride: int, margin: int) ->
     return full[cut : h * stride + rest - cut, cut : w * stride + rest - cut]
 
 
-_buffers = threading.local()
-
-
-def _workspace(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Uninitialised memory that is used again by the next call in this thread.
-
-    Fresh pages for every band would cost more time than the arithmetic on them.
-    """
-    size = math.prod(shape)
-    held: Array | None = getattr(_buffers, name, None)
-    if held is None or held.size < size or held.dtype != dtype:
-        held = np.empty(size, dtype)
-        setattr(_buffers, name, held)
-    return held[:size].reshape(shape)
-
-
 def conv3(x: Array, weight: Array) -> Array:
     """3x3 convolution of ``(h + 2, w + 2, C)`` with ``(9 C, D)``, rows (row, column, channel).
 
@@ -294,10 +277,10 @@ def conv3(x: Array, weight: Array) -> Array:
     weight = weight.reshape(3, 3 * c, -1)
     x = np.ascontiguousarray(x)
     windows = as_strided(x, (h + 2, w, 3 * c), x.strides)  # three neighbours in a row lie side by side
-    rows = _workspace("windows", (h + 2, w, 3 * c), x.dtype)
+    rows = workspace("windows", (h + 2, w, 3 * c), x.dtype)
     rows[...] = windows
     rows = rows.reshape(-1, 3 * c)
-    out, part = _workspace("convolved", (2, h * w, weight.shape[-1]), x.dtype)
+    out, part = workspace("convolved", (2, h * w, weight.shape[-1]), x.dtype)
     np.matmul(rows[: h * w], weight[0], out=out)
     for i in (1, 2):
         out += np.matmul(rows[i * w : (i + h) * w], weight[i], out=part)

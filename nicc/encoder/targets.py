@@ -27,7 +27,9 @@ LOWEST = -12.0
 SIZE_TOLERANCE = 0.03
 TOLERANCES, SLOPES = {"psnr": 0.1, "ssimulacra2": 0.5}, {"psnr": 0.08, "ssimulacra2": 0.3}
 UNITS = {"psnr": "{} dB", "ssimulacra2": "SSIMULACRA 2 of {}"}
-FINE_STEPS, CORRECTIONS = 5, 3
+RATE_POINT_SLOPE = 2.5
+"""By how much more the next rate point changes than its weight of the distortion alone."""
+FINE_STEPS, CORRECTIONS, RATE_POINT_CORRECTIONS = 5, 3, 6
 TRIM_WEIGHTS, TRIM_STEPS = (DISTORTION_WEIGHT / 3, DISTORTION_WEIGHT * 12), 6
 WARM_SHARE = 0.25
 """Steps of a correction, which starts from the last result, against those of the first iteration."""
@@ -145,8 +147,8 @@ def _corrected(
 ) -> tuple[float, Result]:
     """The best of some results near a knob, and its knob; what was ``found`` there if none is better."""
     best, at = found, knob
-    slope, last, moved = target.slope, 0.0, 0.0
-    for _ in range(CORRECTIONS + 1):
+    slope, last, moved = RATE_POINT_SLOPE * target.slope, 0.0, 0.0
+    for _ in range(RATE_POINT_CORRECTIONS + 1):
         result = code(at)
         if target.met(result) and target.better(result, best):
             knob, best = at, result

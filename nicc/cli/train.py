@@ -40,7 +40,7 @@ def train(
         ...,
         metavar="CONFIG",
         help="A TOML file, or two-layer-visual, two-layer, jpeg-like, pyramid, pyramid-family, pyramid-directions, "
-        "realism, realism-visual, rectify, directional, directional-psnr.",
+        "realism, realism-visual, rectify, directional, directional-psnr, directional-jpeg-like.",
     ),
     data: list[Path] = typer.Option(
         ...,

@@ -59,9 +59,19 @@ def filter_of(p: Mapping[str, Array], rate_point: int) -> Filter | None:
 
 def rendered(ops: Any, arch: Architecture, p: Mapping[str, Array], y: Array, there: Filter | None) -> Array:
     """`nicc.decoder.networks.synthesis` of latents, filtered where there is a filter."""
-    if there is None:
-        return synthesis(ops, arch, p, y)
-    return filtered(ops, there, synthesis(ops, arch, p, y, REACH))
+    margin = margin_of(there)
+    return finished(ops, there, synthesis(ops, arch, p, y, margin), margin)
+
+
+def margin_of(there: Filter | None) -> int:
+    """Pixels on every side that a filter, or none, sees around a part."""
+    return REACH if there else 0
+
+
+def finished(ops: Any, there: Filter | None, x: Array, margin: int) -> Array:
+    """Pixels without their ``margin``, which is at least `margin_of` the filter; filtered where there is one."""
+    x = inside(x, margin - margin_of(there))
+    return filtered(ops, there, x) if there else x
 
 
 def _pixel(direction: int, distance: int) -> tuple[int, int]:
@@ -137,7 +147,7 @@ def filtered(ops: Any, there: Filter, x: Array) -> Array:
 
 
 def inner(blocks: Array) -> Array:
-    """Blocks ``(8, 8, n)`` without what is around them."""
+    """Blocks ``(8, 8, n)``, or a plane ``(h, w)``, without what is around them."""
     return blocks[REACH:-REACH, REACH:-REACH]
 
 

@@ -52,12 +52,7 @@ class Renderer:
         around = networks.inside(y, LATENT_REACH - PIXEL_REACH - 1)
         x = networks.synthesis(ops, self.architecture, self.params, around)
         detail = realism.detail(ops, self.head.architecture, self.head.params, y, x, self.condition)
-        beyond = PIXEL_REACH * PIXELS_PER_LATENT
-        if self.filter:
-            x = directional.filtered(ops, self.filter, networks.inside(x, beyond - directional.REACH))
-        else:
-            x = networks.inside(x, beyond)
-        return x + self.beta * detail
+        return directional.finished(ops, self.filter, x, PIXEL_REACH * PIXELS_PER_LATENT) + self.beta * detail
 
 
 def strips(

@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from nicc.architecture import COLOUR_PHASES, PIXELS_PER_LATENT, Architecture
 from nicc.decoder import directional, networks, ops
-from nicc.decoder.directional import REACH, Filter
+from nicc.decoder.directional import Filter
 
 Array = np.ndarray
 Params = Mapping[str, Array]
@@ -26,29 +26,22 @@ def synthesis(arch: Architecture, p: Params, y: Array, there: Filter | None = No
     before anything else is rendered in this thread, and once.
     """
     kernels = networks.first_kernels(arch, p, y.shape[-1])
-    margin = REACH if there else 0
-
-    def finished(pixels: Array) -> Array:
-        return directional.filtered(ops, there, pixels) if there else pixels
-
-    def around(g: Array) -> Array:
-        return ops.zero_pad(g, margin) if margin else g
-
+    margin = directional.margin_of(there)
     if arch.synthesis == "jpeg-like":
-        pixels = finished(networks.synthesis(ops, arch, p, y, margin))
-        return pixels, lambda g: transposed_conv_adjoint(around(g), kernels, PIXELS_PER_LATENT, margin)
+        pixels = directional.rendered(ops, arch, p, y, there)
+        return pixels, lambda g: transposed_conv_adjoint(ops.zero_pad(g, margin), kernels, PIXELS_PER_LATENT, margin)
     hidden = networks.hidden_layer(ops, arch, p, y, margin)
     n = arch.hidden_channels
 
     def adjoint(g: Array) -> Array:
-        inner = _subpixel_conv_adjoint(around(g), p["synthesis_out"])
+        inner = _subpixel_conv_adjoint(ops.zero_pad(g, margin), p["synthesis_out"])
         outer = np.empty(hidden.shape, np.float32)
         outer[..., :n] = _igdn_adjoint(hidden[..., :n], inner, p["igdn_beta"], p["igdn_gamma"])
         if arch.residual:
             outer[..., n:] = inner[..., :COLOUR_PHASES]
         return transposed_conv_adjoint(outer, kernels, PIXELS_PER_LATENT // 2, 1 + margin // 2)
 
-    return finished(networks.from_hidden(ops, arch, p, hidden)), adjoint
+    return directional.finished(ops, there, networks.from_hidden(ops, arch, p, hidden), margin), adjoint
 
 
 def mirror_adjoint(p: Params, g: Array, top: bool, bottom: bool) -> Array:

@@ -65,11 +65,16 @@ class Example:
 
     def gradient(self, pixels: Tensor) -> tuple[float, Array]:
         """The distortion of pixels, and its gradient by a level of luma ``(n, 64)``."""
-        pixels = pixels.clone().requires_grad_()
-        value = self.distortion(pixels)
-        value.backward()
-        assert pixels.grad is not None
-        return value.item(), _blocks(pixels.grad.sum(0).numpy() / 255)
+        return _gradient(self.distortion, pixels)
+
+
+def _gradient(distortion: Callable[[Tensor], Tensor], pixels: Tensor) -> tuple[float, Array]:
+    """`Example.gradient` of a distortion."""
+    pixels = pixels.clone().requires_grad_()
+    value = distortion(pixels)
+    value.backward()
+    assert pixels.grad is not None
+    return value.item(), _blocks(pixels.grad.sum(0).numpy() / 255)
 
 
 def _blocks(plane: Array) -> Array:
@@ -122,12 +127,11 @@ def example(original: Tensor, around: Tensor, limit: float, measure: Measure) ->
         features[here] = np.stack(parts).reshape(FILTER_WEIGHTS, d.SIDE**2, -1).T
     decoded = networks.inside(around, d.REACH).permute(2, 0, 1).contiguous()
     shares, distortion = ops.hats(strength[:, None], FILTER_STRENGTHS), measure.distortion(original)
-    found = Example(decoded, features, shares, distortion, 0.0, np.empty(0))
-    found.unfiltered, gradient = found.gradient(decoded)
-    error = _blocks(networks.inside(luma[..., None], d.REACH)[..., 0] - d.luma(ops, original.permute(1, 2, 0).numpy()))
+    unfiltered, gradient = _gradient(distortion, decoded)
+    error = _blocks(d.inner(luma) - d.luma(ops, original.permute(1, 2, 0).numpy()))
     squares = np.square(error).sum(1)
-    found.importance = np.maximum((error * gradient).sum(1), 0) / (2 * squares + 0.01 * squares.mean() + 1e-9)
-    return found
+    importance = np.maximum((error * gradient).sum(1), 0) / (2 * squares + 0.01 * squares.mean() + 1e-9)
+    return Example(decoded, features, shares, distortion, unfiltered, importance)
 
 
 def fitted(examples: list[Example], iterations: int) -> tuple[Array, float]:
@@ -168,12 +172,9 @@ class FilterFitter(Stage):
         self.config, self.s = config, config.training
         self.model = load_transform(config.model)
         self.base, self.arch = Frozen(self.model, run.device), self.model.architecture
-        self.measure = Measure(ENCODING_SHARE if self.arch.objective == "visual" else 0.0)
-        if self.s.lpips_weight:
-            self.measure.lpips, self.measure.lpips_weight = (
-                Lpips.of_folder("squeeze", run.perceptual),
-                self.s.lpips_weight,
-            )
+        share = ENCODING_SHARE if self.arch.objective == "visual" else 0.0
+        lpips = Lpips.of_folder("squeeze", run.perceptual) if self.s.lpips_weight else None
+        self.measure = Measure(share, lpips, self.s.lpips_weight)
         self.points = np.linspace(0, self.arch.rate_points - 1, self.s.steps).round().astype(int).tolist()
         self.weights: list[Tensor] = []
         self.limits: list[float] = []
@@ -186,7 +187,7 @@ class FilterFitter(Stage):
     def _decoded(self, x: Tensor, point: int) -> Tensor:
         """What ``x`` ``(N, 3, h, w)`` is decoded to, unfiltered, with the filter's margin, channels last."""
         decoded = self.base.decode(x, torch.full((len(x),), point, device=x.device))
-        return networks.synthesis(torch_ops, self.arch, self.base.receiver.p, self.base.padded(decoded, 1), d.REACH)
+        return self.base.synthesise(self.base.padded(decoded, 1), d.REACH)
 
     @torch.no_grad()
     def _pairs(self, images: Tensor, point: int) -> tuple[list[tuple[Tensor, Tensor]], float]:

@@ -79,9 +79,9 @@ class Frozen:
         y = networks.mirror(ops, self.receiver.p, decoded.y_hat, margin + reach)
         return networks.rectify(ops, self.arch, self.receiver.p, y, decoded.rectifier_bias, decoded.step)
 
-    def synthesise(self, padded: Tensor) -> Tensor:
-        """Pixels ``(N, H, W, 3)`` of latents with a margin of one."""
-        return networks.synthesis(ops, self.arch, self.receiver.p, padded)
+    def synthesise(self, padded: Tensor, margin: int = 0) -> Tensor:
+        """Pixels ``(N, H, W, 3)`` of latents with a margin of one, unfiltered, and ``margin`` more on every side."""
+        return networks.synthesis(ops, self.arch, self.receiver.p, padded, margin)
 
 
 class QuantisedLatents(Protocol):

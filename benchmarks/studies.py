@@ -77,7 +77,7 @@ class Coded:
         quantise = Quantiser(model)
 
         def visit(here: Visited) -> np.ndarray:
-            s = quantise(residual(self.v, here), here.rows)
+            s = quantise(residual(self.v, here), here.rows, here.channels)
             self.bits[here.channels] += quantise.costs(s, here.rows).sum(0)
             self.factors[here.at, here.channels] = here.factor
             return s

@@ -54,7 +54,7 @@ def _started_rows(model: Model, rate_point: int, z: np.ndarray, y: np.ndarray, r
 
     def visit(here: Visited) -> np.ndarray:
         x = residual(v, here)
-        s = quantise(x, here.rows)
+        s = quantise(x, here.rows, here.channels)
         inside = here.means + s + np.clip(x - s, -START_INSIDE, START_INSIDE)
         moved[here.at, here.channels] = inside / here.factor
         return s
@@ -79,7 +79,7 @@ def _decoded_rows(model: Model, header: Header, latents: Latents, first: int, la
     quantise = Quantiser(model, NEAREST)
 
     def visit(here: Visited) -> np.ndarray:
-        return quantise(residual(v, here), here.rows)
+        return quantise(residual(v, here), here.rows, here.channels)
 
     return walk(model, r, z_int, first, last, latents.y.shape[1], visit)[1]
 

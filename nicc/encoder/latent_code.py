@@ -236,7 +236,7 @@ def _moved(p: dict[str, Tensor], s: Tensor, row: Tensor, relaxed: bool) -> Tenso
 
 
 @torch.no_grad()
-def thresholds(code: LatentCode, distortion_weight: float) -> Tensor:
+def thresholds(code: LatentCode, distortion_weight: Tensor) -> Tensor:
     """How much above one half a residual's fraction must be to be rounded away from zero.
 
     The encoder takes the cheaper of the two nearest symbols (`nicc.encoder.encode.Quantiser`);

@@ -102,7 +102,7 @@ def _bits_of_rows(
     bits = np.zeros(len(v), np.float32)
 
     def visit(here: Visited) -> np.ndarray:
-        s = quantise(residual(v, here), here.rows)
+        s = quantise(residual(v, here), here.rows, here.channels)
         bits[here.at] += quantise.costs(s, here.rows).sum(-1)
         return s
 

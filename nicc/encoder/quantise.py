@@ -36,10 +36,13 @@ class Encoding(NamedTuple):
 
 
 class Quantiser:
-    """Rounds residuals to the cheaper of the two nearest symbols, counting bits and distortion."""
+    """Rounds residuals to the cheaper of the two nearest symbols, counting bits and distortion.
+
+    The ``distortion_weight`` is multiplied by the model's own for every channel.
+    """
 
     def __init__(self, model: Model, distortion_weight: float = DISTORTION_WEIGHT) -> None:
-        self.weight = distortion_weight
+        self.weights = distortion_weight * model.rounding
         self.offsets = model.params["recon_offset"]
         sizes = model.arrays["y_sizes"].astype(np.int64)
         frequencies = np.maximum(model.arrays["y_frequencies"], 1)
@@ -63,8 +66,8 @@ class Quantiser:
         bits[coded] = self.cost(symbols[coded], rows[coded].astype(np.int64))
         return bits
 
-    def __call__(self, residual: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Symbols, int32, for real residuals under CDF rows of equal shape. Row 0 gives 0."""
+    def __call__(self, residual: np.ndarray, rows: np.ndarray, channels: slice) -> np.ndarray:
+        """Symbols, int32, for real residuals ``(positions, channels)`` under CDF rows alike. Row 0 gives 0."""
         s = np.rint(np.clip(residual, -32767, 32767)).astype(np.int32)
         s[rows == 0] = 0
         at = np.nonzero(s)
@@ -74,7 +77,8 @@ class Quantiser:
         error = x - near + self.offsets[row, np.minimum(near, 2) - 1]
         lower_error = x - lower + np.where(lower > 0, self.offsets[row, np.clip(lower, 1, 2) - 1], 0)
         saved = self.cost(near * sign, row) - self.cost(lower * sign, row)
-        s[at] = sign * np.where(saved > self.weight * (lower_error**2 - error**2), lower, near)
+        weight = self.weights[channels][at[-1]]
+        s[at] = sign * np.where(saved > weight * (lower_error**2 - error**2), lower, near)
         return s
 
 
@@ -140,7 +144,7 @@ def _code_rows(
 
     def visit(here: Visited) -> np.ndarray:
         nonlocal bits
-        s = quantise(residual(v, here), here.rows)
+        s = quantise(residual(v, here), here.rows, here.channels)
         model.row_coder.write(writer, s, here.rows)
         coded = here.rows > 0
         bits += float(quantise.cost(s[coded], here.rows[coded].astype(np.int64)).sum())

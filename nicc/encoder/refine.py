@@ -120,7 +120,7 @@ class Refinement:
         def visit(here: Visited) -> Array:
             nonlocal bits
             factor[here.at, here.channels] = here.factor
-            symbols = quantise(residual(v, here), here.rows)
+            symbols = quantise(residual(v, here), here.rows, here.channels)
             if self.report:
                 bits += float(quantise.costs(symbols, here.rows).sum())
             return symbols

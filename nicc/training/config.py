@@ -19,6 +19,9 @@ else:
     import tomli as tomllib
 
 DISTANCES = ("l2", "l1", "smooth-l1", "cosine")
+COLOURS = ("luma", "chroma")
+WEIGHTED_RATES = (0.05, 0.3, 0.6)
+"""Rate points, as shares of the highest, at which gains are given; linear between these, constant beyond."""
 SHIPPED = Path(__file__).parent / "configs"
 
 
@@ -46,12 +49,16 @@ class CodecSchedule(StageSchedule):
     """Learning rate of gains, priors and biases, of which each rate point has its own."""
     sender_only: bool = False
     """Whether the analysis alone is trained, for the networks of the receiver that training started with."""
+    coder_only: bool = False
+    """Whether the entropy model's networks alone are trained, for transforms, hyper-latents and gains as they are."""
     lpips_weight: float = 0.0
     """Weight of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         if self.lpips_weight < 0:
             raise ModelError("lpips_weight must be 0 or more")
+        if self.sender_only and self.coder_only:
+            raise ModelError("sender_only and coder_only exclude each other")
         if self.sender_only and (self.entropy_steps or self.predictive_share):
             raise ModelError("sender_only: entropy_steps and predictive_share, which train the receiver, must be 0")
 
@@ -118,6 +125,34 @@ class DirectionalSchedule(StageSchedule):
 
 
 @dataclass(frozen=True)
+class Weighting:
+    """What changes for the channels of one band of frequency."""
+
+    colour: str
+    """``luma`` or ``chroma``: where most of the energy of a channel's basis function is."""
+    above: float
+    """Frequency in cycles per pixel at which the band begins; it ends where the colour's next one begins."""
+    gain: tuple[float, ...] = (1.0,) * len(WEIGHTED_RATES)
+    """Factors of the gain at `WEIGHTED_RATES`."""
+    rounding: float = 1.0
+    """Weight of squared rounding errors against bits, in that of other channels."""
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> Weighting:
+        """The band of a ``[[weighting]]`` table of a configuration. Raises `ModelError`."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        try:
+            made = cls(**values)
+        except TypeError as e:
+            raise ModelError(f"weighting: {e}") from None
+        if made.colour not in COLOURS or len(made.gain) != len(WEIGHTED_RATES) or min(*made.gain, made.rounding) <= 0:
+            raise ModelError(
+                f"weighting: luma or chroma, {len(WEIGHTED_RATES)} gains and a rounding above 0 are needed"
+            )
+        return made
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """A model's name and version, its architecture, and its training schedule."""
 
@@ -125,6 +160,8 @@ class TrainingConfig:
     version: int = 1
     architecture: Architecture = field(default_factory=Architecture)
     training: CodecSchedule = field(default_factory=CodecSchedule)
+    weighting: tuple[Weighting, ...] = ()
+    """Applied once to what training starts from."""
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> TrainingConfig:
@@ -135,6 +172,7 @@ class TrainingConfig:
             int(raw.get("version", 1)),
             Architecture.from_dict(raw.get("architecture", {})),
             schedule_of(CodecSchedule, raw),
+            tuple(map(Weighting.of, raw.get("weighting", []))),
         )
 
 

@@ -148,7 +148,7 @@ def encoder_arrays(codec: CodecModule) -> dict[str, np.ndarray]:
     """The sender's arrays: half precision, and 8-bit integers with a scale per output for networks."""
     arrays: dict[str, np.ndarray] = {}
     for name, value in codec.state_dict().items():
-        if not name.startswith(("analysis.", "hyper_analysis.", "hyper_offset")):
+        if not name.startswith(("analysis.", "hyper_analysis.", "hyper_offset", "rounding")):
             continue
         a = value.numpy()
         if a.ndim < 2:
@@ -165,9 +165,10 @@ def encoder_arrays(codec: CodecModule) -> dict[str, np.ndarray]:
 class _Counter:
     """Codes crops and counts symbols: by CDF row, and how often channel groups are not zero by rate point."""
 
-    def __init__(self, model: Model, pmfs: list[np.ndarray]) -> None:
+    def __init__(self, model: Model, pmfs: list[np.ndarray], rounding: np.ndarray) -> None:
         arch = model.architecture
         self.model, self.quantise = model, Quantiser(model)
+        self.quantise.weights *= rounding  # the model is in no folder yet, and knows none
         self.rows = [np.zeros(len(p)) for p in pmfs]
         self.coded, self.positions = np.zeros((arch.rate_points, arch.group_count)), np.zeros(arch.rate_points)
 
@@ -177,7 +178,7 @@ class _Counter:
         v = (y * model.params["gain"][rate_point]).reshape(-1, y.shape[-1])
 
         def visit(here: Visited) -> np.ndarray:
-            s = self.quantise(residual(v, here), here.rows)
+            s = self.quantise(residual(v, here), here.rows, here.channels)
             self.coded[rate_point, groups.index(here.channels.start)] += np.count_nonzero(s)
             for row in np.unique(here.rows[here.rows > 0]):
                 m = int(self.quantise.limit[row])
@@ -214,7 +215,7 @@ def refit_tables(
     start = row_pmfs()
     pmfs = start
     for _ in range(REFIT_ROUNDS):
-        counter = _Counter(Model(description, arrays | _row_tables(pmfs)), start)
+        counter = _Counter(Model(description, arrays | _row_tables(pmfs)), start, codec.rounding.numpy())
         for latents, hyper, point in zip(y.numpy(), z, points.tolist(), strict=True):
             counter.code(latents, hyper, point)
         pmfs = [start[0]]

@@ -26,6 +26,7 @@ from nicc.training.perceptual import Lpips
 from nicc.training.restore import checkpoint_of
 from nicc.training.stage import CHECKPOINT, WARM_UP, Average, LogReport, Run, Stage, drive
 from nicc.training.start import start
+from nicc.training.weighting import weigh
 
 LPIPS_NETWORK = "squeeze"
 """The network that is trained on; benchmarks measure with the other, AlexNet."""
@@ -79,6 +80,8 @@ RULES = (
     Rule("prior.*", "table_rate"),
 )
 """Every parameter matches one pattern; the order means nothing."""
+CODER = ("codec.row_*", "codec.hidden_*", "codec.p.row*", "codec.p.mean[0-9]*", "codec.p.mean_later*")
+"""What is trained where the entropy model alone is: not what gains and hyper-latents are measured from."""
 
 
 def learning_rates(model: RateDistortion, s: CodecSchedule) -> list[dict[str, Any]]:
@@ -130,6 +133,9 @@ class CodecTrainer(Stage):
         self.model.to(self.device).to(memory_format=torch.channels_last)
         if self.s.sender_only:
             self.model.requires_grad_(False).codec.analysis.requires_grad_(True)
+        if self.s.coder_only:
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in CODER))
         self.optimizer = MuonAdam(
             learning_rates(self.model, self.s), betas=(0.9, 0.99), fused=run.device == "cuda" or None
         )
@@ -157,12 +163,16 @@ class CodecTrainer(Stage):
             self.step, self.seconds, self.pixels = other["step"], other["seconds"], other["pixels"]
         else:
             start(self.model.codec, self.model.prior, self.photos, self.s.overlap, self.s.seed)
+        if self.config.weighting:
+            weigh(self.model.codec, self.config.weighting)
 
     def _perceptual(self, original: Tensor, decoded: Tensor) -> Tensor:
         return self.s.lpips_weight * self.lpips(*self.shifted(original, decoded))
 
     @property
     def phase(self) -> Phase:
+        if self.s.coder_only:
+            return Phase.CODER
         if self.step < self.s.entropy_steps:
             return Phase.ENTROPY
         left = 1 - self.progress - self.s.predictive_share

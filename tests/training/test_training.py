@@ -19,16 +19,20 @@ from PIL import Image
 
 import nicc
 from nicc import ImageError, ModelError
+from nicc.encoder.quantise import Quantiser
+from nicc.model import load_model, load_transform
 from nicc.training import stage
 from nicc.training.codec import CodecModule
-from nicc.training.config import CodecSchedule, TrainingConfig, load_config
+from nicc.training.config import CodecSchedule, TrainingConfig, Weighting, load_config
 from nicc.training.data import Photos
 from nicc.training.export import decoder_arrays, export
 from nicc.training.growth import start_from
 from nicc.training.klt import lapped_klt, lapping
 from nicc.training.objective import Phase, RateDistortion
 from nicc.training.rate_distortion import train
+from nicc.training.restore import restored_codec
 from nicc.training.stage import Run
+from nicc.training.weighting import spectra
 from tests.conftest import ROOT, TINY, psnr
 from tests.training.conftest import entries
 
@@ -148,6 +152,62 @@ def test_another_sender_is_trained_for_the_same_receiver(folder, tmp_path):
     assert trained["codec.analysis.out"].abs().max() > 0
 
 
+def test_bits_are_weighed_by_frequency_and_the_entropy_model_follows(folder, tmp_path):
+    begin = run(folder, tmp_path / "a")
+    schedule = replace(SCHEDULE, steps=SCHEDULE.steps + 3, coder_only=True, entropy_steps=0, batch=1)
+    bands = (Weighting("luma", 0.0, (1.0, 1.0, 1.5)), Weighting("luma", 0.1, (0.5,) * 3, 2.0), Weighting("chroma", 0.0))
+    config = replace(CONFIG, training=schedule, weighting=bands)
+    out = run(folder, tmp_path / "b", config, begin=begin)
+    trained, first = (torch.load(path, weights_only=True) for path in (out, begin))
+    changed = {k for k, v in first["average"].items() if not torch.equal(trained["model"][k], v)}
+    gains = {"codec.log_gain", "codec.rounding", "codec.row_counts"}
+    assert gains < changed
+    assert {
+        k for k in changed - gains if not k.startswith(("codec.row_", "codec.hidden_", "codec.p.row", "codec.p.mean"))
+    } == set()
+    assert not {"codec.p.mean_z", "codec.log_hyper_gain", "codec.log_inverse"} & changed
+    codec = CodecModule(TINY)
+    codec.load_state_dict({k.removeprefix("codec."): v for k, v in first["average"].items() if "prior" not in k})
+    seen = spectra(codec)
+    factor = (trained["model"]["codec.log_gain"] - first["average"]["codec.log_gain"]).exp()
+    fine = (seen.luma > 0.5) & (seen.frequency >= 0.1)
+    broad = (seen.luma > 0.5) & (seen.frequency < 0.1)
+    assert fine.any()
+    assert broad.any()
+    torch.testing.assert_close(factor[:, fine], torch.full_like(factor[:, fine], 0.5))
+    assert (factor[0, broad] - 1).abs().max() < 1e-6
+    torch.testing.assert_close(factor[-1, broad], torch.full_like(factor[-1, broad], 1.5))
+    assert (factor[:, seen.luma <= 0.5] - 1).abs().max() < 1e-6
+    torch.testing.assert_close(trained["model"]["codec.rounding"], 1 + fine.float())
+
+    model = export(out, tmp_path / "model", Photos([folder]))
+    np.testing.assert_array_equal(model.rounding, 1 + fine.numpy())
+    restored = restored_codec(load_model(str(tmp_path / "model")))
+    torch.testing.assert_close(restored.rounding, trained["model"]["codec.rounding"])
+
+
+def test_a_rounding_weight_keeps_more_of_its_channels():
+    model = load_transform("two-layer")
+    rng = np.random.default_rng(3)
+    rows = rng.integers(1, 64, (50, 8)).astype(np.uint8)
+    values = (rng.laplace(size=rows.shape) * np.exp(rows * 0.1) / 8).astype(np.float32)
+    quantise = Quantiser(model)
+    even = quantise(values, rows, slice(0, 8))
+    quantise.weights = quantise.weights.copy()
+    quantise.weights[:4] *= 10
+    weighed = quantise(values, rows, slice(0, 8))
+    assert np.abs(weighed[:, :4]).sum() > np.abs(even[:, :4]).sum()
+    np.testing.assert_array_equal(weighed[:, 4:], even[:, 4:])
+
+
+def test_frequencies_of_channels_are_those_of_their_basis_functions():
+    seen = spectra(restored_codec(load_transform("two-layer")))
+    assert seen.luma[0] > 0.9  # the means of colours come first
+    assert seen.luma[1:3].max() < 0.2
+    assert seen.frequency[:3].max() < 1 / 16
+    assert seen.frequency[200:].mean() > 2 * seen.frequency[:30].mean()
+
+
 def test_a_larger_analysis_starts_as_the_smaller_one():
     torch.manual_seed(1)
     first = RateDistortion(CodecModule(TINY))
@@ -201,6 +261,10 @@ def test_two_processes_train_one_model(folder, tmp_path):
         ('name = "a"\n[training]\nstep = 3', "unknown entries"),
         ('name = "a"\n[training]\ncrop = 100', "multiple of 64"),
         ('name = "a"\n[training]\nsender_only = true', "which train the receiver, must be 0"),
+        ('name = "a"\n[training]\nsender_only = true\ncoder_only = true', "exclude each other"),
+        ('name = "a"\n[[weighting]]\ncolour = "red"\nabove = 0.1', "luma or chroma"),
+        ('name = "a"\n[[weighting]]\ncolour = "luma"\nabove = 0.1\ngain = [1.0, 0.0, 1.0]', "above 0 are needed"),
+        ('name = "a"\n[[weighting]]\ncolour = "luma"\nbelow = 0.1', "weighting: "),
         ('name = "a"\n[architecture]\nkernel = 15', "kernel"),
         ('name = "a"\nstage = "magic"', "stage 'magic' is not one of"),
         ('name = "a"\nstage = "realism"\n[architecture]', "unknown entries architecture"),

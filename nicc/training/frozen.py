@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nicc.architecture import Architecture
-from nicc.decoder import networks
+from nicc.decoder import directional, networks
 from nicc.encoder import ops
 from nicc.encoder.latent_code import LatentCode, RateTables, round_above, thresholds, upsample
 from nicc.encoder.quantise import DISTORTION_WEIGHT
@@ -48,6 +48,7 @@ class Frozen:
     def __init__(self, model: Model, device: str = "cpu") -> None:
         self.model, self.arch = model, model.architecture
         self.transform, self.receiver = torch_transform_of(model, device), receiver_of(model, device)
+        self.rounding = torch.from_numpy(DISTORTION_WEIGHT * model.rounding).to(device)
 
     @torch.no_grad()
     def code(self, x: Tensor, rate_point: Tensor) -> Coded:
@@ -64,7 +65,7 @@ class Frozen:
         nats = upsample((z / steps).round() * steps, *y.shape[1:3])
         v = y * rate.gain
         first = self.receiver.code(nats, v, rate, lambda x, _: x.round())
-        raised = thresholds(first, DISTORTION_WEIGHT)
+        raised = thresholds(first, self.rounding)
         code = self.receiver.code(nats, v, rate, lambda x, channels: round_above(x, raised[..., channels]))
         return Coded(y, nats, rate, code)
 
@@ -82,6 +83,11 @@ class Frozen:
     def synthesise(self, padded: Tensor, margin: int = 0) -> Tensor:
         """Pixels ``(N, H, W, 3)`` of latents with a margin of one, unfiltered, and ``margin`` more on every side."""
         return networks.synthesis(ops, self.arch, self.receiver.p, padded, margin)
+
+    def filtered(self, x: Tensor, rate_point: Tensor, margin: int) -> Tensor:
+        """Pixels ``(N, H, W, 3)`` with a margin as decoding ends, without it: every one by its rate point's filter."""
+        p, parts = self.receiver.p, zip(x.split(1), rate_point.tolist(), strict=True)
+        return torch.cat([directional.finished(ops, directional.filter_of(p, r), one, margin) for one, r in parts])
 
 
 class QuantisedLatents(Protocol):

@@ -31,6 +31,7 @@ from nicc.head import LARGEST_BETA, LATENT_REACH, PIXEL_REACH, HeadArchitecture
 from nicc.images import write_atomically
 from nicc.model import REALISM_FILE, Model, digest, load_transform
 from nicc.ssimulacra2 import visual_distortion
+from nicc.training.codec import lambdas
 from nicc.training.config import RealismConfig
 from nicc.training.frozen import Decoded, Frozen
 from nicc.training.optimizer import MuonAdam
@@ -42,7 +43,9 @@ LATENTS_SEEN = 12
 WON_LOSS, WON_STEPS = 0.02, 200
 """The discriminator has won when its loss stays below this for so many steps in the mean."""
 CUT = 2
-VALIDATION_POINTS = (9, 27)
+RATE_EXPONENT = 0.5
+"""Losses are multiplied by this power of lambda: distortion and LPIPS fall with the rate, and where they are low the
+head would hardly be trained. (They fall about as its power of 0.65; low rates keep the larger part.)"""
 VALIDATION_BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 VALIDATION_COUNT, GRID_COUNT = 8, 4
 
@@ -61,7 +64,7 @@ class RealismHead(nn.Module):
         self.p = nn.ParameterDict({k: nn.Parameter(v) for k, v in values.items()})
 
     def forward(self, y: Tensor, x: Tensor, beta: Tensor, rate: Tensor) -> Tensor:
-        """Pixels ``(N, H, W, 3)`` around 0..1: those inside ``x``, with detail.
+        """What to add to pixels, ``(N, H, W, 3)``.
 
         ``y`` and ``x`` as `nicc.decoder.realism.detail` takes them, beta 0..`LARGEST_BETA` and the
         rate point as a share of the highest ``(N,)``.
@@ -69,7 +72,7 @@ class RealismHead(nn.Module):
         p = dict(self.p.items())
         condition = realism.conditions(ops, self.head, p, beta[:, None], rate[:, None])
         detail = realism.detail(ops, self.head, p, y, x, condition[:, None, None])
-        return inside(x, PIXEL_REACH * PIXELS_PER_LATENT) + beta[:, None, None, None] * detail
+        return beta[:, None, None, None] * detail
 
 
 class Discriminator(nn.Module):
@@ -185,13 +188,19 @@ class HeadTrainer(Stage):
                 self._train_discriminator(x, fake.detach(), latents)
                 realness = F.softplus(-self.discriminator(fake, latents).float()).mean((1, 2, 3))
             perceptual = s.lpips_weight * distance + s.adversarial_weight * realness
-            objective = (s.mse_weight * distortion + realism.paper_beta(beta) * perceptual).mean()
+            costs = s.mse_weight * distortion + realism.paper_beta(beta) * perceptual
+            objective = (self._weights(point) * costs).mean()
         self.update(self.head, self.optimizer, objective)
         self.average.update(self.head, self.step)
         if self.discriminator_loss < WON_LOSS:
             self.ended = "the discriminator has won; it teaches nothing any more"
         figures = {"loss": objective, "mse": mse.mean(), "lpips": distance.mean(), "realness": realness.mean()}
         return {k: float(v.detach()) for k, v in figures.items()} | {"discriminator": self.discriminator_loss}
+
+    def _weights(self, point: Tensor) -> Tensor:
+        """What the losses of rate points are multiplied by, 1 in the middle."""
+        arch = self.model.architecture
+        return (lambdas(arch, point) / (arch.lambda_min * arch.lambda_max) ** 0.5) ** RATE_EXPONENT
 
     def _train_discriminator(self, real: Tensor, fake: Tensor, latents: Tensor) -> None:
         logits = self.discriminator(torch.cat([real, fake]), torch.cat([latents, latents])).float()
@@ -207,8 +216,9 @@ class HeadTrainer(Stage):
         with torch.no_grad():
             y = self.base.padded(decoded, LATENT_REACH)
             x = self.base.synthesise(inside(y, LATENT_REACH - PIXEL_REACH - 1))
+            plain = self.base.filtered(x, point, PIXEL_REACH * PIXELS_PER_LATENT)
         rate = point / (self.model.architecture.rate_points - 1)
-        return (head or self.head)(y, x, beta, rate).permute(0, 3, 1, 2)
+        return (plain + (head or self.head)(y, x, beta, rate)).permute(0, 3, 1, 2)
 
     def averaged(self) -> RealismHead:
         head = RealismHead(self.config.head, self.model.architecture.latent_channels, torch.ones(1)).to(self.device)
@@ -223,7 +233,7 @@ class HeadTrainer(Stage):
         """
         images = images[:VALIDATION_COUNT]
         head, table, rows = self.averaged(), [], []
-        for point in VALIDATION_POINTS:
+        for point in (9, 27, 3 * self.model.architecture.rate_points // 4):
             points = torch.full((len(images),), point, device=self.device)
             decoded = self.base.decode(images, points)
             shown = [images[:GRID_COUNT]]

@@ -78,6 +78,7 @@ def browser():
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.set_script_timeout(180)  # a page's images took longer than the 30 s by default on a slow, busy machine
     yield driver
     driver.quit()
 

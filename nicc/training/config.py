@@ -49,16 +49,12 @@ class CodecSchedule(StageSchedule):
     """Learning rate of gains, priors and biases, of which each rate point has its own."""
     sender_only: bool = False
     """Whether the analysis alone is trained, for the networks of the receiver that training started with."""
-    coder_only: bool = False
-    """Whether the entropy model's networks alone are trained, for transforms, hyper-latents and gains as they are."""
     lpips_weight: float = 0.0
     """Weight of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         if self.lpips_weight < 0:
             raise ModelError("lpips_weight must be 0 or more")
-        if self.sender_only and self.coder_only:
-            raise ModelError("sender_only and coder_only exclude each other")
         if self.sender_only and (self.entropy_steps or self.predictive_share):
             raise ModelError("sender_only: entropy_steps and predictive_share, which train the receiver, must be 0")
 

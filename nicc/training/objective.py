@@ -17,7 +17,7 @@ from nicc.encoder.latent_code import LIKELIHOOD_FLOOR, row_likelihood, ste_round
 from nicc.encoder.quantise import DISTORTION_WEIGHT
 from nicc.encoder.visual import raw_difference
 from nicc.ssimulacra2 import score, visual_distortion
-from nicc.training.codec import CodecModule, at_rate, lambdas
+from nicc.training.codec import CodecModule, at_rate
 
 COST_EXPONENT = 0.43
 """The cost bpp + lambda MSE grows about as this power of lambda; losses are divided by it."""
@@ -39,8 +39,6 @@ class Phase(Enum):
 
     The second phase of soft-to-predictive training (Luo & Chen 2024), here for the rate as well.
     """
-    CODER = "coder"
-    """As PREDICTIVE, but no pixels: squared rounding errors, as the encoder weighs them, are the distortion."""
 
 
 class HyperPrior(nn.Module):
@@ -125,10 +123,7 @@ class RateDistortion(nn.Module):
                 if self.training:
                     codec.count_symbols(code.symbols, code.rows)
             mse = distortion = points = torch.zeros_like(bits_y)
-            if phase is Phase.CODER:
-                weighed = codec.rounding * (code.residual - code.symbols.detach()).square()
-                distortion = DISTORTION_WEIGHT * weighed.sum((1, 2, 3)) / pixels / lambdas(codec.arch, rate_point)
-            elif phase is not Phase.ENTROPY:
+            if phase is not Phase.ENTROPY:
                 decoded = codec.synthesise(code.y_hat, rate_point)
                 mse = distortion = (decoded - x).square().mean((1, 2, 3)) * 255**2
                 if codec.arch.objective == "visual":

@@ -80,8 +80,6 @@ RULES = (
     Rule("prior.*", "table_rate"),
 )
 """Every parameter matches one pattern; the order means nothing."""
-CODER = ("codec.row_*", "codec.hidden_*", "codec.p.row*", "codec.p.mean[0-9]*", "codec.p.mean_later*")
-"""What is trained where the entropy model alone is: not what gains and hyper-latents are measured from."""
 
 
 def learning_rates(model: RateDistortion, s: CodecSchedule) -> list[dict[str, Any]]:
@@ -133,9 +131,6 @@ class CodecTrainer(Stage):
         self.model.to(self.device).to(memory_format=torch.channels_last)
         if self.s.sender_only:
             self.model.requires_grad_(False).codec.analysis.requires_grad_(True)
-        if self.s.coder_only:
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in CODER))
         self.optimizer = MuonAdam(
             learning_rates(self.model, self.s), betas=(0.9, 0.99), fused=run.device == "cuda" or None
         )
@@ -171,8 +166,6 @@ class CodecTrainer(Stage):
 
     @property
     def phase(self) -> Phase:
-        if self.s.coder_only:
-            return Phase.CODER
         if self.step < self.s.entropy_steps:
             return Phase.ENTROPY
         left = 1 - self.progress - self.s.predictive_share

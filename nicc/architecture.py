@@ -41,7 +41,7 @@ RECTIFIER_REACH = 2
 """Latent positions that a rectifier sees on every side."""
 MAX_RECTIFIERS = 3
 
-FILTER_STRENGTHS, FILTER_WEIGHTS = 6, 6
+FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS = 6, 4, 6
 """Entries of the table of a directional filter's weights, by the strength of a direction, and weights of an entry."""
 
 CODING_FIELDS = ("latent_channels", "hyper_channels", "groups", "phases", "bands", "context_groups", "mean_hidden")

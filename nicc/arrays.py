@@ -17,6 +17,7 @@ import numpy as np
 from nicc.architecture import (
     CDF_ROWS,
     FILTER_STRENGTHS,
+    FILTER_TEXTURES,
     FILTER_WEIGHTS,
     HIDDEN_BITS,
     HYPER_UNIT,
@@ -140,8 +141,9 @@ def _rectifiers(arch: Architecture) -> dict[str, Spec]:
 
 def _filter(arch: Architecture) -> dict[str, Spec]:
     """The directional filter, which a model may have; a latent position has four of its blocks."""
-    directions = 4 * (90 * 64 + 8 * 90 + FILTER_STRENGTHS * FILTER_WEIGHTS)
-    shape = arch.rate_points, FILTER_STRENGTHS, FILTER_WEIGHTS
+    classes = FILTER_STRENGTHS * FILTER_TEXTURES
+    directions = 4 * (90 * 64 + 8 * 90 + 2 * 64 + classes * (1 + FILTER_WEIGHTS))
+    shape = arch.rate_points, FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS
     return {
         "filter_weights": Spec(shape, "float16", "filter", directions + 256 * 2 * FILTER_WEIGHTS, optional=True),
         "filter_limit": Spec((arch.rate_points,), "float32", optional=True),

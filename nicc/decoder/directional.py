@@ -8,7 +8,8 @@ across it, by the sum of
     a clip(d, -limit, limit) + b clip(d, -4 limit, 4 limit)
 
 Small differences are mostly errors, and smoothed; large ones are edges, and left or sharpened. The weights a and b
-depend on the rate point and on how strong the direction is; they were fitted to what files of the model decode to
+depend on the rate point, on how strong the direction is, and on how much there is beside it: next to nothing, or
+texture, which is not to be smoothed away. They were fitted to what files of the model decode to
 (`nicc.training.directional`). Described once, run by NumPy and by PyTorch, like `nicc.decoder.networks`.
 """
 
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nicc.architecture import FILTER_STRENGTHS, Architecture
+from nicc.architecture import FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS, Architecture
 from nicc.decoder.networks import inside, synthesis
 
 Array = Any
@@ -35,6 +36,8 @@ FAR = 4
 """Limits of the second clip over that of the first."""
 STRENGTH_STEP = 2.0
 """Strengths, log2(1 + variance along the direction less across it), between entries of the table of weights."""
+TEXTURE_STEP, LEAST_TEXTURE = 3.0, -5.5
+"""Textures, log2 of the variance that is left along the direction by squared limits, between entries, and the first."""
 
 
 Pair = tuple[tuple[int, int], tuple[int, int]]
@@ -45,7 +48,7 @@ class Filter(NamedTuple):
     """What `filtered` needs at a rate point."""
 
     weights: Array
-    """``(FILTER_STRENGTHS, FILTER_WEIGHTS)``: a of the three pairs of neighbours, then b, at each strength."""
+    """``(FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS)``: a of the three pairs of neighbours, then b."""
     limit: float
     """In levels of luma."""
 
@@ -110,16 +113,27 @@ def lines() -> tuple[np.ndarray, np.ndarray]:
     return np.array(sums, np.float32), np.array(powers, np.float32).T.copy()
 
 
-def directions(ops: Any, centre: Array) -> tuple[Array, Array]:
-    """Of blocks of luma ``(8, 8, n)``, 0..255, the direction ``(n,)`` and its strength in entries of the table."""
+def directions(ops: Any, centre: Array, limit: float) -> tuple[Array, Array]:
+    """Of blocks of luma ``(8, 8, n)``, 0..255, the direction ``(n,)`` and the shares of the table's entries ``(n, k)``.
+
+    Entries are strengths of the direction times textures: the variance that averages along the direction lack.
+    """
     to_sums, to_powers = (ops.like(matrix, centre) for matrix in lines())
-    sums = to_sums @ centre.reshape(SIDE * SIDE, -1)
+    flat = centre.reshape(SIDE * SIDE, -1)
+    sums = to_sums @ flat
     powers = to_powers @ (sums * sums)
     direction = powers.argmax(0)
     across = (direction + len(DIRECTIONS) // 2) % len(DIRECTIONS)
     power, other = (ops.chosen(powers, index) for index in (direction, across))
     strength = ops.log(1 + ops.relu(power - other) / SIDE**2) / (STRENGTH_STEP * np.log(2))
-    return direction, ops.unit(strength / (FILTER_STRENGTHS - 1)) * (FILTER_STRENGTHS - 1)
+    apart = flat - flat.mean(0)
+    left = ops.relu((apart * apart).sum(0) - power) / (SIDE * limit) ** 2
+    texture = (ops.log(left + 2.0**LEAST_TEXTURE / 4) / np.log(2) - LEAST_TEXTURE) / TEXTURE_STEP
+    by_strength, by_texture = (
+        ops.hats(ops.unit(value / (count - 1))[:, None] * (count - 1), count)
+        for value, count in ((strength, FILTER_STRENGTHS), (texture, FILTER_TEXTURES))
+    )
+    return direction, (by_strength[:, :, None] * by_texture[:, None]).reshape(-1, FILTER_STRENGTHS * FILTER_TEXTURES)
 
 
 def luma(ops: Any, x: Array) -> Array:
@@ -133,9 +147,9 @@ def filtered(ops: Any, there: Filter, x: Array) -> Array:
     h and w are multiples of 8. What is added is the same for all three colours.
     """
     blocks = ops.blocks(luma(ops, x), SIDE, REACH)
-    direction, strength = directions(ops, ops.constant(inner(blocks)))
+    direction, shares = directions(ops, ops.constant(inner(blocks)), there.limit)
     order, bounds = ops.grouped(direction, len(DIRECTIONS))
-    by_block = (ops.hats(strength[order][:, None], FILTER_STRENGTHS) @ there.weights).T
+    by_block = (shares[order] @ there.weights.reshape(-1, FILTER_WEIGHTS)).T
     blocks = blocks[..., order]
     changes = []
     for pairs, begin, end in zip(neighbours(), bounds[:-1], bounds[1:], strict=True):

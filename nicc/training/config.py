@@ -108,8 +108,8 @@ class DirectionalSchedule(StageSchedule):
     steps: int = 13
     crops: int = 160
     """Crops at every rate point; a multiple of ``batch``."""
-    iterations: int = 10
-    """Steps of Newton's method at most."""
+    iterations: int = 25
+    """Steps of L-BFGS at most."""
     lpips_weight: float = 0.0
     """Weight of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
     log_every: int = 1

@@ -1,9 +1,9 @@
 """The directional filter of a model: its weights, fitted to what files of the model decode to.
 
-The filter (`nicc.decoder.directional`) is linear in its weights, so that Newton's method finds them: at every rate
-point in turn, the mean of the model's distortion over some crops, each relative to what it is unfiltered, is lowered in
-a few steps. The gradient is exact; the curvature counts as that of a squared error which every block weighs by as much
-as its errors count in the distortion.
+The filter (`nicc.decoder.directional`) is linear in its weights, so that a method of second order finds them: at every
+rate point in turn, L-BFGS lowers the mean of the model's distortion over some crops, each relative to what it is
+unfiltered. It works in coordinates in which a squared error that every block weighs by as much as its errors count in
+the distortion would curve alike in all directions.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
-from nicc.architecture import FILTER_STRENGTHS, FILTER_WEIGHTS
+from nicc.architecture import FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS
 from nicc.decoder import directional as d
 from nicc.decoder import networks, ops
 from nicc.encoder import ops as torch_ops
@@ -34,8 +35,7 @@ from nicc.training.stage import LogReport, Run, Stage, drive
 Array = np.ndarray
 RIDGE = 1e-3
 """Of the curvature along every weight, added to it."""
-LEAST_STEP = 1 / 16
-"""Newton steps are halved where they do not help, down to this."""
+TABLE = FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS
 AT_ONCE = 8
 """Crops that are coded at a time."""
 
@@ -49,7 +49,7 @@ class Example:
     features: Array
     """What the weights multiply, ``(n, 64, FILTER_WEIGHTS)`` of n blocks."""
     shares: Array
-    """Of the entries of the table in the weights of a block, ``(n, FILTER_STRENGTHS)``."""
+    """Of the entries of the table in the weights of a block, as `nicc.decoder.directional.directions` has them."""
     distortion: Callable[[Tensor], Tensor]
     """Of pixels ``(3, h, w)``, on the scale of the squared error."""
     unfiltered: float
@@ -59,7 +59,8 @@ class Example:
 
     def filtered(self, weights: Array) -> Tensor:
         """The decoded pixels with the filter, ``(3, h, w)``."""
-        change = np.einsum("npf,nf->np", self.features, self.shares @ weights, optimize=True)
+        by_block = self.shares @ weights.reshape(-1, FILTER_WEIGHTS)
+        change = np.einsum("npf,nf->np", self.features, by_block, optimize=True)
         h, w = self.decoded.shape[1:]
         return self.decoded + torch.from_numpy(_image(change, h, w)).float() / 255
 
@@ -119,14 +120,14 @@ def example(original: Tensor, around: Tensor, limit: float, measure: Measure) ->
     """A crop ``(3, h, w)``, and what it is decoded to with a margin, ``(h + 2 REACH, w + 2 REACH, 3)``."""
     luma = d.luma(ops, around.numpy())
     blocks = ops.blocks(luma, d.SIDE, d.REACH).copy()
-    direction, strength = d.directions(ops, d.inner(blocks))
+    direction, shares = d.directions(ops, d.inner(blocks), limit)
     features = np.empty((blocks.shape[-1], d.SIDE**2, FILTER_WEIGHTS), np.float32)
     for number, pairs in enumerate(d.neighbours()):
         here = direction == number
         parts = d.differences(ops, blocks[..., here], pairs, limit)
         features[here] = np.stack(parts).reshape(FILTER_WEIGHTS, d.SIDE**2, -1).T
     decoded = networks.inside(around, d.REACH).permute(2, 0, 1).contiguous()
-    shares, distortion = ops.hats(strength[:, None], FILTER_STRENGTHS), measure.distortion(original)
+    distortion = measure.distortion(original)
     unfiltered, gradient = _gradient(distortion, decoded)
     error = _blocks(d.inner(luma) - d.luma(ops, original.permute(1, 2, 0).numpy()))
     squares = np.square(error).sum(1)
@@ -135,33 +136,32 @@ def example(original: Tensor, around: Tensor, limit: float, measure: Measure) ->
 
 
 def fitted(examples: list[Example], iterations: int) -> tuple[Array, float]:
-    """Weights ``(FILTER_STRENGTHS, FILTER_WEIGHTS)``, and the mean distortion as a share of what it is without."""
+    """Weights of the `TABLE`, and the mean distortion as a share of what it is without."""
     mean = float(np.mean([e.unfiltered for e in examples]))
     scale = [1 / (e.unfiltered + mean) for e in examples]
     at_first = sum(s * e.unfiltered for s, e in zip(scale, examples, strict=True))
-    size = FILTER_STRENGTHS * FILTER_WEIGHTS
+    size = FILTER_STRENGTHS * FILTER_TEXTURES * FILTER_WEIGHTS
     curvature = np.zeros((size, size))
     for s, e in zip(scale, examples, strict=True):
         products = np.einsum("npf,npg,n->nfg", e.features, e.features, 2 * s * e.importance, optimize=True)
         part = np.einsum("ni,nj,nfg->ifjg", e.shares, e.shares, products, optimize=True)
         curvature += part.reshape(size, size)
     curvature += np.diag(RIDGE * (np.diag(curvature) + 1e-3 * np.trace(curvature) / size) + 1e-12)
-    weights, best = np.zeros((FILTER_STRENGTHS, FILTER_WEIGHTS)), (np.inf, np.zeros(0), np.zeros(0))
-    step = 1.0
-    for _ in range(iterations):
+    values, vectors = np.linalg.eigh(curvature)
+    unscaled = vectors / np.sqrt(values)
+    """From coordinates in which the curvature is the same along all of them."""
+
+    def cost(x: Array) -> tuple[float, Array]:
+        weights = (unscaled @ x).reshape(-1, FILTER_WEIGHTS)
         total, gradient = 0.0, np.zeros_like(weights)
         for s, e in zip(scale, examples, strict=True):
             value, by_luma = e.gradient(e.filtered(weights))
             total += s * value
             gradient += s * e.shares.T @ np.einsum("npf,np->nf", e.features, by_luma, optimize=True)
-        if total < best[0]:
-            best = total, weights, np.linalg.solve(curvature, gradient.ravel()).reshape(weights.shape)
-        else:
-            step /= 2
-            if step < LEAST_STEP:
-                break
-        weights = best[1] - step * best[2]
-    return best[1], best[0] / at_first
+        return total, gradient.ravel() @ unscaled
+
+    found = minimize(cost, np.zeros(size), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
+    return (unscaled @ found.x).reshape(TABLE), float(found.fun) / at_first
 
 
 class FilterFitter(Stage):
@@ -218,7 +218,7 @@ class FilterFitter(Stage):
         """The distortion as a share of what it is unfiltered, and PSNR, at the rate point fitted last."""
         point = self.points[max(self.step - 1, 0)]
         pairs, limit = self._pairs(images, point)
-        weights = np.zeros((FILTER_STRENGTHS, FILTER_WEIGHTS))
+        weights = np.zeros(TABLE)
         if self.weights:
             weights, limit = self.weights[-1].numpy(), self.limits[-1]
         found, mse = [], []

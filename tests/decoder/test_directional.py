@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from nicc.architecture import FILTER_STRENGTHS, FILTER_WEIGHTS
+from nicc.architecture import FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS
 from nicc.decoder import directional, ops
 from nicc.decoder.directional import REACH, Filter, filtered, neighbours
 from nicc.encoder import ops as torch_ops
 
 
 def filter_with(seed=0, size=0.1, limit=5.0):
-    weights = np.random.default_rng(seed).normal(size=(FILTER_STRENGTHS, FILTER_WEIGHTS)) * size
+    weights = np.random.default_rng(seed).normal(size=(FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS)) * size
     return Filter(weights.astype(np.float32), limit)
 
 
@@ -40,12 +40,10 @@ def test_a_pixel_is_moved_by_its_clipped_differences(picture):
     found = filtered(ops, there, picture)
     luma = picture.clip(0, 1) @ (np.array(directional.LUMA) * 255)
     blocks = ops.blocks(luma.astype(np.float32), 8, REACH).copy()
-    direction, strength = directional.directions(ops, directional.inner(blocks))
+    direction, shares = directional.directions(ops, directional.inner(blocks), 5.0)
     for row, column in ((0, 0), (13, 50), (63, 95), (40, 7)):
         block = row // 8 * 12 + column // 8
-        below = min(int(strength[block]), FILTER_STRENGTHS - 2)
-        share = strength[block] - below
-        weights = (1 - share) * there.weights[below] + share * there.weights[below + 1]
+        weights = np.tensordot(shares[block].reshape(FILTER_STRENGTHS, FILTER_TEXTURES), there.weights, 2)
         change, here = 0.0, (row + REACH, column + REACH)
         for i, pair in enumerate(neighbours()[direction[block]]):
             for down, right in pair:
@@ -60,9 +58,29 @@ def test_stripes_have_their_direction(direction):
     row, column = np.mgrid[:8, :8]
     phase = (column * down - row * right) / np.hypot(down, right)
     stripes = (128 + 60 * np.sin(1.3 * phase)).astype(np.float32)[..., None]
-    found, strength = directional.directions(ops, stripes)
+    found, shares = directional.directions(ops, stripes, 5.0)
     assert found.tolist() == [direction]
-    assert strength[0] > 2
+    assert strength_of(shares) > 2
+    assert shares.sum() == pytest.approx(1)
+
+
+def strength_of(shares):
+    """The mean strength, in entries of the table, of one block."""
+    return shares.reshape(FILTER_STRENGTHS, FILTER_TEXTURES).sum(1) @ np.arange(FILTER_STRENGTHS)
+
+
+def test_what_averages_along_the_direction_lack_is_texture():
+    stripes = np.broadcast_to(128 + 40 * np.sin(np.arange(8) * 1.3)[None], (8, 8)).astype(np.float32)
+    noise = np.random.default_rng(2).normal(size=(8, 8)).astype(np.float32)
+    blocks = np.stack([stripes + amount * noise for amount in (0.0, 2.0, 15.0)], -1)
+    direction, shares = directional.directions(ops, blocks, 5.0)
+    assert direction.tolist() == [6, 6, 6]
+    textures = shares.reshape(3, FILTER_STRENGTHS, FILTER_TEXTURES).sum(1) @ np.arange(FILTER_TEXTURES)
+    assert textures[0] == 0
+    # log2 of the variance left, 8 / 64 of which belong to averages, by the squared limit
+    left = np.square(noise - noise.mean(0)).sum() / 64
+    expected = [(np.log2(left * (amount / 5) ** 2 + 2**-7.5) + 5.5) / 3 for amount in (2.0, 15.0)]
+    np.testing.assert_allclose(textures[1:], expected, atol=1e-4)
 
 
 def test_flat_pictures_and_weights_of_zero_change_nothing(picture):
@@ -80,9 +98,9 @@ def test_a_part_is_filtered_as_in_the_whole(picture):
 
 
 def test_gradients_pass_where_nothing_is_clipped():
-    """With weights that do not follow the strength of directions, which counts as a constant."""
+    """With weights that do not follow directions' strengths and textures, which count as constants."""
     torch.manual_seed(0)
-    weights = torch.randn(FILTER_WEIGHTS, dtype=torch.float64).expand(FILTER_STRENGTHS, -1) * 0.1
+    weights = torch.randn(FILTER_WEIGHTS, dtype=torch.float64).expand(FILTER_STRENGTHS, FILTER_TEXTURES, -1) * 0.1
     there = Filter(weights, 1000.0)
     x = (torch.rand(1, 20, 20, 3, dtype=torch.float64) * 0.6 + 0.2).requires_grad_()
     filtered(torch_ops, there, x).square().sum().backward()

@@ -121,17 +121,6 @@ class Model:
         before = {k: v for k, v in self.arrays.items() if not k.startswith("filter")}
         return digest(before, self.description["architecture"])
 
-    @cached_property
-    def rounding(self) -> np.ndarray:
-        """By how much more or less a squared rounding error counts in each channel when the sender rounds, ``(C,)``."""
-        even = np.ones(self.architecture.latent_channels, np.float32)
-        return self.sender.get("rounding", even) if self.folder else even
-
-    @cached_property
-    def sender(self) -> dict[str, np.ndarray]:
-        """The arrays of ``encoder.safetensors``, read when first asked for. Raises `ModelError`."""
-        return sender_arrays(self)
-
     @property
     def fingerprint(self) -> bytes:
         """The first bytes of `coding_sha256`, as in a file's header."""
@@ -254,13 +243,6 @@ def read_part(folder: Path, description: dict[str, Any], part: str) -> dict[str,
     if digest(arrays, description["architecture"]) != description[f"{part}_sha256"]:
         raise ModelError(f"{path}: damaged: its digest is not the one in model.json; reinstall the model")
     return arrays
-
-
-def sender_arrays(model: AnyModel) -> dict[str, np.ndarray]:
-    """The arrays of a model's ``encoder.safetensors``. Raises `ModelError`."""
-    if model.folder is None:
-        raise ModelError(f"model {model.name} has no encoder side")
-    return read_part(model.folder, model.description, "encoder")
 
 
 @lru_cache(maxsize=4)

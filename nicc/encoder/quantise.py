@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from safetensors import safe_open
 
 from nicc.architecture import HYPER_UNIT
 from nicc.container import Container, Group, Header, with_checksum
@@ -35,6 +37,21 @@ class Encoding(NamedTuple):
     estimated_bits: float
 
 
+@lru_cache(maxsize=8)
+def rounding_of(model: Model) -> np.ndarray:
+    """By how much more or less a squared rounding error counts in each channel of a model, ``(C,)``.
+
+    It is among the arrays of the encoder; a model that has none rounds all channels alike.
+    """
+    path = model.folder / "encoder.safetensors" if model.folder else None
+    if path and path.is_file():
+        with safe_open(path, framework="np") as f:
+            if "rounding" in f.keys():  # noqa: SIM118 - not a dictionary
+                weights: np.ndarray = f.get_tensor("rounding")
+                return weights
+    return np.ones(model.architecture.latent_channels, np.float32)
+
+
 class Quantiser:
     """Rounds residuals to the cheaper of the two nearest symbols, counting bits and distortion.
 
@@ -42,7 +59,7 @@ class Quantiser:
     """
 
     def __init__(self, model: Model, distortion_weight: float = DISTORTION_WEIGHT) -> None:
-        self.weights = distortion_weight * model.rounding
+        self.weights = distortion_weight * rounding_of(model)
         self.offsets = model.params["recon_offset"]
         sizes = model.arrays["y_sizes"].astype(np.int64)
         frequencies = np.maximum(model.arrays["y_frequencies"], 1)

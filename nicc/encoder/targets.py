@@ -31,6 +31,8 @@ RATE_POINT_SLOPE = 2.5
 """By how much more the next rate point changes than its weight of the distortion alone."""
 FINE_STEPS, CORRECTIONS, RATE_POINT_CORRECTIONS = 5, 3, 6
 TRIM_WEIGHTS, TRIM_STEPS = (DISTORTION_WEIGHT / 3, DISTORTION_WEIGHT * 12), 6
+FURTHER = (0.5, 1.5, 3.0)
+"""By how many rate points the weight of the distortion moves on where neighbours lie on either side of a target."""
 WARM_SHARE = 0.25
 """Steps of a correction, which starts from the last result, against those of the first iteration."""
 
@@ -107,8 +109,10 @@ def encode_to_target(
     analysed = analyse(model, picture, settings)
     plain = replace(settings, annealing=replace(settings.annealing, steps=0))
 
-    def code(t: float, refinements: int = settings.refinements) -> Result:
-        return encode(model, picture, _at(arch, replace(plain, refinements=refinements), t), report, analysed=analysed)
+    def code(t: float, refinements: int = settings.refinements, beyond: int = 0) -> Result:
+        at = _at(arch, replace(plain, refinements=refinements), t)
+        at = replace(at, rate_point=at.rate_point + beyond)
+        return encode(model, picture, at, report, analysed=analysed)
 
     try:
         knob, found = _search(arch, target, partial(code, refinements=0))
@@ -143,9 +147,12 @@ def encode_to_target(
 
 
 def _corrected(
-    arch: Architecture, target: Target, knob: float, found: Result, code: Callable[[float], Result]
+    arch: Architecture, target: Target, knob: float, found: Result, code: Callable[..., Result]
 ) -> tuple[float, Result]:
-    """The best of some results near a knob, and its knob; what was ``found`` there if none is better."""
+    """The best of some results near a knob, and its knob; what was ``found`` there if none is better.
+
+    Where neighbouring rate points lie on either side of the target, the one that misses it is tried with other weights.
+    """
     best, at = found, knob
     slope, last, moved = RATE_POINT_SLOPE * target.slope, 0.0, 0.0
     for _ in range(RATE_POINT_CORRECTIONS + 1):
@@ -161,6 +168,14 @@ def _corrected(
         if not moved:
             break
         at, last = at + moved, miss
+    point, side = max(0, math.ceil(knob)), 1 if target.size is not None else -1
+    for further in FURTHER:
+        if target.close(best) or not 0 <= point + side < arch.rate_points:
+            break
+        t = knob - side * further
+        result = code(t, beyond=point + side - max(0, math.ceil(t)))
+        if target.met(result) and target.better(result, best):
+            best = result
     return knob, best
 
 

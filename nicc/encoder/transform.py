@@ -13,8 +13,8 @@ import numpy as np
 from nicc.architecture import LATENTS_PER_HYPER, PIXELS_PER_LATENT
 from nicc.decoder import ops
 from nicc.encoder import analysis
-from nicc.errors import needs
-from nicc.model import AnyModel, Model, sender_arrays
+from nicc.errors import ModelError, needs
+from nicc.model import AnyModel, Model, read_part
 from nicc.threads import one_blas_thread, pool
 
 BAND_POSITIONS = 1024
@@ -51,7 +51,10 @@ class Transform(Protocol):
 
 def encoder_arrays_of(model: AnyModel) -> dict[str, np.ndarray]:
     """The stored arrays of the sender as float32, 8-bit ones scaled. Raises `ModelError`."""
-    return unscaled(model.sender if isinstance(model, Model) else sender_arrays(model))
+    if model.folder is None:
+        raise ModelError(f"model {model.name} has no encoder side")
+    arrays = read_part(model.folder, model.description, "encoder")
+    return unscaled(arrays)
 
 
 def unscaled(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

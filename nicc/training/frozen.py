@@ -11,7 +11,7 @@ from nicc.architecture import Architecture
 from nicc.decoder import directional, networks
 from nicc.encoder import ops
 from nicc.encoder.latent_code import LatentCode, RateTables, round_above, thresholds, upsample
-from nicc.encoder.quantise import DISTORTION_WEIGHT
+from nicc.encoder.quantise import DISTORTION_WEIGHT, rounding_of
 from nicc.encoder.receiver import receiver_of
 from nicc.encoder.torch_transform import torch_transform_of
 from nicc.model import Model
@@ -48,7 +48,7 @@ class Frozen:
     def __init__(self, model: Model, device: str = "cpu") -> None:
         self.model, self.arch = model, model.architecture
         self.transform, self.receiver = torch_transform_of(model, device), receiver_of(model, device)
-        self.rounding = torch.from_numpy(DISTORTION_WEIGHT * model.rounding).to(device)
+        self.rounding = torch.from_numpy(DISTORTION_WEIGHT * rounding_of(model)).to(device)
 
     @torch.no_grad()
     def code(self, x: Tensor, rate_point: Tensor) -> Coded:

@@ -13,7 +13,7 @@ from nicc.architecture import CDF_ROWS, HYPER_UNIT
 from nicc.arrays import integer_unit
 from nicc.encoder.torch_transform import encoder_state
 from nicc.errors import ModelError
-from nicc.model import Model, load_transform
+from nicc.model import Model, load_transform, read_part
 from nicc.training.codec import COUNTED, CodecModule, at_rate
 from nicc.training.data import Photos
 from nicc.training.objective import RateDistortion
@@ -89,7 +89,7 @@ def restored_codec(model: Model) -> CodecModule:
     state |= {name: real(name) for name in ("recon_offset", "deviation", "parity")}
     if arch.rectifiers:
         state["rectifier_bias"] = at_anchors(real("rectifier_bias"))
-    state |= encoder_state(model.sender)
+    state |= encoder_state(read_part(model.folder, model.description, "encoder"))
     codec.load_state_dict(state)
     return codec
 

@@ -83,7 +83,7 @@ def test_training_repeats_resumes_and_shows_crops(photos, tmp_path, perceptual, 
     assert all(torch.equal(first["weights"][k], again["weights"][k]) for k in first["weights"])
     assert (tmp_path / "a" / "crops.png").stat().st_size > 10000
     logged = entries(tmp_path / "a")
-    assert [row["beta"] for row in logged[0]["validation"]["table"]] == [0, 0.25, 0.5, 0.75, 1] * 2
+    assert [row["beta"] for row in logged[0]["validation"]["table"]] == [0, 0.25, 0.5, 0.75, 1] * 3
     assert logged[1]["realness"] == 0 < logged[4]["realness"]
     untrained = pytest.approx(2 * np.log(2), abs=2e-5)
     assert logged[1]["discriminator"] == untrained

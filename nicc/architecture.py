@@ -42,7 +42,8 @@ RECTIFIER_REACH = 2
 MAX_RECTIFIERS = 3
 
 FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS = 6, 4, 6
-"""Entries of the table of a directional filter's weights, by the strength of a direction, and weights of an entry."""
+"""Entries of the table of a directional filter's weights, by strengths of a direction and by textures beside it, and
+weights of an entry."""
 
 CODING_FIELDS = ("latent_channels", "hyper_channels", "groups", "phases", "bands", "context_groups", "mean_hidden")
 """Fields that the meaning of a file's symbols depends on; the rest concerns one side only."""

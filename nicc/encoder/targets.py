@@ -109,9 +109,10 @@ def encode_to_target(
     analysed = analyse(model, picture, settings)
     plain = replace(settings, annealing=replace(settings.annealing, steps=0))
 
-    def code(t: float, refinements: int = settings.refinements, beyond: int = 0) -> Result:
+    def code(t: float, refinements: int = settings.refinements, rate_point: int | None = None) -> Result:
         at = _at(arch, replace(plain, refinements=refinements), t)
-        at = replace(at, rate_point=at.rate_point + beyond)
+        if rate_point is not None:
+            at = replace(at, rate_point=rate_point)
         return encode(model, picture, at, report, analysed=analysed)
 
     try:
@@ -168,12 +169,12 @@ def _corrected(
         if not moved:
             break
         at, last = at + moved, miss
-    point, side = max(0, math.ceil(knob)), 1 if target.size is not None else -1
+    side = 1 if target.size is not None else -1
+    other = _point(knob) + side
     for further in FURTHER:
-        if target.close(best) or not 0 <= point + side < arch.rate_points:
+        if target.close(best) or not 0 <= other < arch.rate_points:
             break
-        t = knob - side * further
-        result = code(t, beyond=point + side - max(0, math.ceil(t)))
+        result = code(knob - side * further, rate_point=other)
         if target.met(result) and target.better(result, best):
             best = result
     return knob, best
@@ -206,7 +207,12 @@ def _shorter(annealing: Annealing) -> Annealing:
 
 def _at(arch: Architecture, settings: Settings, t: float) -> Settings:
     """Settings of a real rate point."""
-    return replace(settings, rate_point=max(0, math.ceil(t)), lagrangian=arch.rate_lambda(t))
+    return replace(settings, rate_point=_point(t), lagrangian=arch.rate_lambda(t))
+
+
+def _point(t: float) -> int:
+    """The rate point that is coded for a real one."""
+    return max(0, math.ceil(t))
 
 
 def _search(arch: Architecture, target: Target, code: Callable[[float], Result]) -> tuple[float, Result]:

@@ -33,6 +33,9 @@ class HeadArchitecture:
     """Channels per position of the fine grid that come from the latents."""
     pixel_width: int = 48
     depth: int = 3
+    filter_fade: tuple[float, ...] = ()
+    """Share of the filter's weights that a beta of 1 takes off, at most all of them, from the lowest rate point to the
+    highest; linear between. What smoothing takes for ripples is detail to whom realism counts. Empty leaves them."""
 
     def __post_init__(self) -> None:
         if self.condition not in CONDITIONS:
@@ -40,13 +43,16 @@ class HeadArchitecture:
         widths = (self.condition_width, self.latent_width, self.handover, self.pixel_width)
         if min(widths) < 1 or not 0 <= self.depth <= 3:
             raise ModelError("realism: widths must be positive, depth 0 to 3")
+        if min(self.filter_fade, default=0) < 0:
+            raise ModelError("realism: filter_fade must be 0 or more")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HeadArchitecture:
         """The head that a configuration describes; unknown names raise `ModelError`."""
         if unknown := set(values) - {f.name for f in fields(cls)}:
             raise ModelError(f"realism: unknown entries {', '.join(sorted(unknown))}")
-        return cls(**values)
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -60,6 +60,11 @@ def filter_of(p: Mapping[str, Array], rate_point: int) -> Filter | None:
     return Filter(p["filter_weights"][rate_point], float(p["filter_limit"][rate_point]))
 
 
+def weakened(there: Filter | None, share: float) -> Filter | None:
+    """A filter with a share of its weights."""
+    return there._replace(weights=there.weights * np.float32(share)) if there and share else None
+
+
 def rendered(ops: Any, arch: Architecture, p: Mapping[str, Array], y: Array, there: Filter | None) -> Array:
     """`nicc.decoder.networks.synthesis` of latents, filtered where there is a filter."""
     margin = margin_of(there)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from nicc.architecture import PIXELS_PER_LATENT
 from nicc.decoder.networks import inside
 from nicc.head import (
@@ -29,6 +31,14 @@ Params = Mapping[str, Array]
 def paper_beta(beta: Array) -> Array:
     """The paper's beta: 2.56 at 1. By squares, since most of the effect is there at small values."""
     return 2.56 * beta * beta
+
+
+def filter_left(head: HeadArchitecture, beta: float, rate: float) -> float:
+    """The share of the directional filter's weights at a beta; ``rate`` is the rate point as a share of the highest."""
+    if not head.filter_fade:
+        return 1.0
+    fade = float(np.interp(rate, np.linspace(0, 1, len(head.filter_fade)), head.filter_fade))
+    return max(0.0, 1.0 - beta * fade)
 
 
 def conditions(ops: Any, head: HeadArchitecture, p: Params, beta: Array, rate: Array) -> Array:

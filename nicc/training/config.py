@@ -51,6 +51,8 @@ class CodecSchedule(StageSchedule):
     """Whether the analysis alone is trained, for the networks of the receiver that training started with."""
     lpips_weight: float = 0.0
     """Weight of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
+    active_from: tuple[int, ...] = ()
+    """Rate points from which the last groups of channels are coded, one for each of them; others always are."""
 
     def __post_init__(self) -> None:
         if self.lpips_weight < 0:
@@ -112,12 +114,16 @@ class DirectionalSchedule(StageSchedule):
     """Steps of L-BFGS at most."""
     lpips_weight: float = 0.0
     """Weight of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
+    kept: tuple[float, ...] = ()
+    """Shares of the fitted weights that are kept, by rate point; all of them if there are none."""
     log_every: int = 1
     validate_every: int = 1
 
     def __post_init__(self) -> None:
         if self.steps < 2 or self.crops < self.batch or self.crops % self.batch or self.lpips_weight < 0:
             raise ModelError("steps must be 2 or more, crops a multiple of batch, lpips_weight 0 or more")
+        if self.kept and (len(self.kept) != self.steps or min(self.kept) < 0):
+            raise ModelError("kept must name a share of 0 or more for every rate point")
 
 
 @dataclass(frozen=True)

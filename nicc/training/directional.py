@@ -208,7 +208,8 @@ class FilterFitter(Stage):
         crops = torch.cat([self.crops() for _ in range(self.s.crops // self.s.batch)])
         pairs, limit = self._pairs(crops, point)
         weights, left = fitted([example(o, x, limit, self.measure) for o, x in pairs], self.s.iterations)
-        self.weights.append(torch.from_numpy(weights))
+        kept = self.s.kept[self.step] if self.s.kept else 1.0
+        self.weights.append(torch.from_numpy(kept * weights))
         self.limits.append(limit)
         self.step += 1
         self.pixels += len(crops) * self.s.crop**2

@@ -38,8 +38,6 @@ from nicc.training.objective import HyperPrior, RateDistortion
 ROW_SPREADS = 6.0
 """Deviations that a row's table covers before the escape."""
 REFIT_CROPS, REFIT_SIZE, REFIT_ROUNDS = 202, 256, 2
-NEGLIGIBLE = 5e-4
-"""Share of symbols that are not zero up to which a group of channels is left out at a rate point."""
 PSEUDO_COUNT = 1000.0
 """Weight of the parametric distribution against counted symbols when a row is refitted."""
 
@@ -163,23 +161,20 @@ def encoder_arrays(codec: CodecModule) -> dict[str, np.ndarray]:
 
 
 class _Counter:
-    """Codes crops and counts symbols: by CDF row, and how often channel groups are not zero by rate point."""
+    """Codes crops and counts symbols by CDF row."""
 
     def __init__(self, model: Model, pmfs: list[np.ndarray], rounding: np.ndarray) -> None:
-        arch = model.architecture
         self.model, self.quantise = model, Quantiser(model)
         self.quantise.weights *= rounding  # the model is in no folder yet, and knows none
         self.rows = [np.zeros(len(p)) for p in pmfs]
-        self.coded, self.positions = np.zeros((arch.rate_points, arch.group_count)), np.zeros(arch.rate_points)
 
     def code(self, y: np.ndarray, z: np.ndarray, rate_point: int) -> None:
         """Codes latents ``(h, w, C)`` with hyper-latents in nats."""
-        model, groups = self.model, self.model.architecture.groups
+        model = self.model
         v = (y * model.params["gain"][rate_point]).reshape(-1, y.shape[-1])
 
         def visit(here: Visited) -> np.ndarray:
             s = self.quantise(residual(v, here), here.rows, here.channels)
-            self.coded[rate_point, groups.index(here.channels.start)] += np.count_nonzero(s)
             for row in np.unique(here.rows[here.rows > 0]):
                 m = int(self.quantise.limit[row])
                 mine = s[here.rows == row]
@@ -189,23 +184,24 @@ class _Counter:
 
         z_int = dequantise_z(model, rate_point, quantise_z(model, rate_point, z))
         walk(model, rate_point, z_int, 0, len(y), y.shape[1], visit)
-        self.positions[rate_point] += len(v)
 
-    def active_groups(self) -> np.ndarray:
-        """Channel groups that each rate point needs: more at higher ones, those that are coded now and then."""
-        arch = self.model.architecture
-        active = np.full(arch.rate_points, arch.context_groups, np.uint8)
-        for group in range(arch.context_groups, arch.group_count):
-            size = arch.groups[group + 1] - arch.groups[group]
-            share = np.cumsum(self.coded[:, group]) / np.maximum(np.cumsum(self.positions) * size, 1)
-            active[share > NEGLIGIBLE] = group + 1
-        return np.maximum.accumulate(active)
+
+def active_groups(arch: Architecture, active_from: Sequence[int]) -> np.ndarray:
+    """Channel groups by rate point: all but as many as there are numbers, and one more from each number on.
+
+    What groups are worth is not seen in the symbols of plain rounding: the finest stay empty there, and the encoder's
+    refinement fills them.
+    """
+    active = np.full(arch.rate_points, arch.group_count - len(active_from), np.uint8)
+    for first in active_from:
+        active[first:] += 1
+    return active
 
 
 def refit_tables(
     description: dict[str, Any], arrays: dict[str, np.ndarray], codec: CodecModule, photos: Photos
 ) -> dict[str, np.ndarray]:
-    """Row tables from the symbols that the rows really code on training crops, and the groups that rates need."""
+    """Row tables from the symbols that the rows really code on training crops."""
     rng = np.random.default_rng(7)
     crops = torch.tensor(photos.crops(rng, REFIT_CROPS, REFIT_SIZE)).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
@@ -222,7 +218,7 @@ def refit_tables(
         for count, pmf in zip(counter.rows[1:], start[1:], strict=True):
             even = np.append((count[:-1] + count[-2::-1]) / 2, count[-1])
             pmfs.append((even + PSEUDO_COUNT * pmf) / (even.sum() + PSEUDO_COUNT))
-    return _row_tables(pmfs) | {"active_groups": counter.active_groups()}
+    return _row_tables(pmfs)
 
 
 def _foreign(head: Path, model: Model) -> bool:
@@ -249,7 +245,7 @@ def export(
     trained.load_state_dict(saved["average"])
     trained.eval()
     description: dict[str, Any] = {"name": saved["name"], "version": saved["version"], "architecture": arch.to_dict()}
-    arrays = decoder_arrays(trained)
+    arrays = decoder_arrays(trained) | {"active_groups": active_groups(arch, saved["active_from"])}
     encoder = encoder_arrays(trained.codec)
     trained.codec.load_state_dict(encoder_state(encoder), strict=False)
     arrays |= refit_tables(description, arrays, trained.codec, photos)

@@ -84,10 +84,16 @@ class Frozen:
         """Pixels ``(N, H, W, 3)`` of latents with a margin of one, unfiltered, and ``margin`` more on every side."""
         return networks.synthesis(ops, self.arch, self.receiver.p, padded, margin)
 
-    def filtered(self, x: Tensor, rate_point: Tensor, margin: int) -> Tensor:
-        """Pixels ``(N, H, W, 3)`` with a margin as decoding ends, without it: every one by its rate point's filter."""
-        p, parts = self.receiver.p, zip(x.split(1), rate_point.tolist(), strict=True)
-        return torch.cat([directional.finished(ops, directional.filter_of(p, r), one, margin) for one, r in parts])
+    def filtered(self, x: Tensor, rate_point: Tensor, margin: int, left: list[float]) -> Tensor:
+        """Pixels ``(N, H, W, 3)`` with a margin as decoding ends, without it.
+
+        Every one by its rate point's filter, of whose weights a share is ``left``.
+        """
+        done = []
+        for one, r, share in zip(x.split(1), rate_point.tolist(), left, strict=True):
+            there = directional.weakened(directional.filter_of(self.receiver.p, r), share)
+            done.append(directional.finished(ops, there, one, margin))
+        return torch.cat(done)
 
 
 class QuantisedLatents(Protocol):

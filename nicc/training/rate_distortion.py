@@ -206,6 +206,7 @@ class CodecTrainer(Stage):
             "name": self.config.name,
             "version": self.config.version,
             "architecture": self.config.architecture.to_dict(),
+            "active_from": self.s.active_from,
             "model": self.model.state_dict(),
             "average": self.average.values,
             "optimizer": self.optimizer.state_dict(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class HeadTrainer(Stage):
     def _start_from(self, other: Model) -> None:
         """Takes over the head of another model whose first latents mean about the same; new latents start unseen."""
         theirs = other.realism
-        if theirs.architecture != self.config.head:
+        if replace(theirs.architecture, filter_fade=self.config.head.filter_fade) != self.config.head:
             raise ModelError(f"cannot start from the head of {other.name}: its widths differ")
         for name, value in self.head.p.items():
             given = torch.from_numpy(theirs.params[name])
@@ -216,8 +217,10 @@ class HeadTrainer(Stage):
         with torch.no_grad():
             y = self.base.padded(decoded, LATENT_REACH)
             x = self.base.synthesise(inside(y, LATENT_REACH - PIXEL_REACH - 1))
-            plain = self.base.filtered(x, point, PIXEL_REACH * PIXELS_PER_LATENT)
-        rate = point / (self.model.architecture.rate_points - 1)
+            rate = point / (self.model.architecture.rate_points - 1)
+            shares = zip(beta.tolist(), rate.tolist(), strict=True)
+            left = [realism.filter_left(self.config.head, b, share) for b, share in shares]
+            plain = self.base.filtered(x, point, PIXEL_REACH * PIXELS_PER_LATENT, left)
         return (plain + (head or self.head)(y, x, beta, rate)).permute(0, 3, 1, 2)
 
     def averaged(self) -> RealismHead:

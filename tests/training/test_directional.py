@@ -62,6 +62,19 @@ def test_it_resumes_and_refuses_what_is_not_done(photos, tmp_path, bare_model):
         replace(SCHEDULE, crops=9)
 
 
+def test_a_share_of_what_is_fitted_is_kept(photos, tmp_path, bare_model):
+    fitted = []
+    for kept in ((), (0.5, 0.25)):
+        config = replace(CONFIG, training=replace(SCHEDULE, kept=kept))
+        trainer = directional.FilterFitter(config, Run([photos], tmp_path / f"run{len(kept)}", amp=False))
+        trainer.train_step()
+        fitted.append(trainer.weights[0])
+    assert fitted[0].abs().max() > 1e-3
+    torch.testing.assert_close(fitted[1], fitted[0] / 2)
+    with pytest.raises(ModelError, match="kept"):
+        replace(SCHEDULE, kept=(1.0,))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_gradients_are_those_of_the_distortion(coffee, share):
     original = torch.tensor(np.asarray(coffee.crop((200, 150, 264, 214)))).permute(2, 0, 1).float() / 255

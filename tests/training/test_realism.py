@@ -12,7 +12,10 @@ from PIL import Image
 
 import nicc
 from nicc import ModelError
-from nicc.head import HeadArchitecture
+from nicc.decoder.networks import inside
+from nicc.decoder.realism import filter_left
+from nicc.decoder.render import Renderer
+from nicc.head import LATENT_REACH, HeadArchitecture
 from nicc.model import load_model, read_head
 from nicc.training import realism, stage
 from nicc.training.config import RealismConfig, RealismSchedule, load_config
@@ -119,6 +122,37 @@ def test_heads_that_do_not_belong_are_refused(photos, tmp_path, perceptual, bare
     path.write_bytes(data[:100])
     with pytest.raises(ModelError, match="damaged"):
         read_head(path, load_model("two-layer"))
+
+
+@pytest.mark.parametrize(("beta", "share"), [(0.25, 0.75), (0.5, 0.5), (1.25, 0.0)])
+def test_a_head_is_trained_on_what_beta_leaves_of_the_filter(photos, tmp_path, perceptual, bare_model, beta, share):
+    head = replace(HEAD, filter_fade=(1.0,))
+    config = RealismConfig("tiny", "two-layer", head, replace(SCHEDULE, adversarial_share=0.0))
+    trainer = realism.HeadTrainer(config, Run([photos], tmp_path / "run", amp=False, perceptual=perceptual))
+    point, b = torch.tensor([50, 50]), torch.full((2,), beta)
+    decoded = trainer.base.decode(trainer.crops(), point)
+    trained = trainer.render(decoded, b, point).permute(0, 2, 3, 1).detach().numpy()  # a new head is silent
+    torch.save(trainer.state() | {"pixels": 0, "seconds": 0.0, "step": 1}, tmp_path / "head.pt")
+    model = load_model("two-layer")
+    realism.export(tmp_path / "head.pt", model)
+    model = load_model("two-layer")
+    padded = trainer.base.padded(decoded, LATENT_REACH)[0].numpy()
+    np.testing.assert_allclose(trained[0], Renderer(model, 50, beta, rectifier=False)(padded), atol=1e-4)
+    plain = Renderer(model, 50, rectifier=False)
+    given, around = plain.filter, inside(padded, LATENT_REACH - 1)
+    plain.filter = given._replace(weights=given.weights * share)
+    np.testing.assert_allclose(trained[0], plain(around), atol=1e-4)
+    plain.filter = given
+    assert np.abs(trained[0] - plain(around)).max() > 1e-3
+
+
+def test_filters_fade_with_beta_and_the_rate():
+    head = replace(HEAD, filter_fade=(0.0, 0.5, 2.0))
+    assert [filter_left(head, 0.5, rate) for rate in (0, 0.5, 0.75, 1)] == [1, 0.75, 0.375, 0]
+    assert [filter_left(head, beta, 1) for beta in (0, 0.25, 1)] == [1, 0.5, 0]
+    assert filter_left(HEAD, 1, 1) == 1
+    with pytest.raises(ModelError, match="filter_fade"):
+        replace(HEAD, filter_fade=(1.0, -0.5))
 
 
 def test_the_shipped_configuration():

@@ -26,7 +26,7 @@ from nicc.training import stage
 from nicc.training.codec import CodecModule
 from nicc.training.config import CodecSchedule, TrainingConfig, Weighting, load_config
 from nicc.training.data import Photos
-from nicc.training.export import decoder_arrays, export
+from nicc.training.export import active_groups, decoder_arrays, export
 from nicc.training.growth import start_from
 from nicc.training.klt import lapped_klt, lapping
 from nicc.training.objective import Phase, RateDistortion
@@ -114,6 +114,12 @@ def test_exported_models_code_images(folder, tmp_path, monkeypatch, coffee, synt
     small, large = (nicc.encode(image, model="tiny", quality=q) for q in (5, 60))
     assert len(small) < len(large)
     assert 21 < psnr(image, nicc.decode(small)) < psnr(image, nicc.decode(large))
+
+
+def test_the_last_groups_are_active_from_their_rate_points_on():
+    count, rates = TINY.group_count, TINY.rate_points
+    assert active_groups(TINY, ()).tolist() == [count] * rates
+    assert active_groups(TINY, (5, 33)).tolist() == [count - 2] * 5 + [count - 1] * 28 + [count] * (rates - 33)
 
 
 def test_exported_steps_of_hyper_latents_are_the_trained_ones():

@@ -34,8 +34,8 @@ class HeadArchitecture:
     pixel_width: int = 48
     depth: int = 3
     filter_fade: tuple[float, ...] = ()
-    """Share of the filter's weights that a beta of 1 takes off, at most all of them, from the lowest rate point to the
-    highest; linear between. What smoothing takes for ripples is detail to whom realism counts. Empty leaves them."""
+    """What beta is multiplied by to be the share of the filter's weights that it takes off, all from 1 on: from the
+    lowest rate point to the highest, linear between. What the filter takes for ripples is, to LPIPS, detail."""
 
     def __post_init__(self) -> None:
         if self.condition not in CONDITIONS:

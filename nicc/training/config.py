@@ -165,6 +165,11 @@ class TrainingConfig:
     weighting: tuple[Weighting, ...] = ()
     """Applied once to what training starts from."""
 
+    def __post_init__(self) -> None:
+        given, arch = self.training.active_from, self.architecture
+        if len(given) > arch.group_count - arch.context_groups or min(given, default=0) < 0:
+            raise ModelError("active_from must name rate points, no more than there are groups that are no context")
+
     @classmethod
     def of(cls, raw: dict[str, Any]) -> TrainingConfig:
         """The configuration in a TOML file's tables."""

@@ -120,6 +120,9 @@ def test_the_last_groups_are_active_from_their_rate_points_on():
     count, rates = TINY.group_count, TINY.rate_points
     assert active_groups(TINY, ()).tolist() == [count] * rates
     assert active_groups(TINY, (5, 33)).tolist() == [count - 2] * 5 + [count - 1] * 28 + [count] * (rates - 33)
+    for given in ((1, 2, 3), (-1,)):
+        with pytest.raises(ModelError, match="active_from"):
+            replace(CONFIG, training=replace(SCHEDULE, active_from=given))
 
 
 def test_exported_steps_of_hyper_latents_are_the_trained_ones():

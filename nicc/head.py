@@ -34,8 +34,10 @@ class HeadArchitecture:
     pixel_width: int = 48
     depth: int = 3
     filter_fade: tuple[float, ...] = ()
-    """What beta is multiplied by to be the share of the filter's weights that it takes off, all from 1 on: from the
-    lowest rate point to the highest, linear between. What the filter takes for ripples is, to LPIPS, detail."""
+    """What beta is multiplied by to be the share, at most 1, by which the filter fades (`nicc.decoder.directional`).
+
+    From the lowest rate point to the highest, linear between. What the filter smooths in textures is, to LPIPS, detail.
+    """
 
     def __post_init__(self) -> None:
         if self.condition not in CONDITIONS:

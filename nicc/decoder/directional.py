@@ -38,6 +38,8 @@ STRENGTH_STEP = 2.0
 """Strengths, log2(1 + variance along the direction less across it), between entries of the table of weights."""
 TEXTURE_STEP, LEAST_TEXTURE = 3.0, -5.5
 """Textures, log2 of the variance that is left along the direction by squared limits, between entries, and the first."""
+FADING = (0.0, 0.0, 0.5, 1.0)
+"""How much of their weights entries of texture, from none to most, lose when a filter fades."""
 
 
 Pair = tuple[tuple[int, int], tuple[int, int]]
@@ -60,9 +62,12 @@ def filter_of(p: Mapping[str, Array], rate_point: int) -> Filter | None:
     return Filter(p["filter_weights"][rate_point], float(p["filter_limit"][rate_point]))
 
 
-def weakened(there: Filter | None, share: float) -> Filter | None:
-    """A filter with a share of its weights."""
-    return there._replace(weights=there.weights * np.float32(share)) if there and share else None
+def faded(ops: Any, there: Filter | None, share: float) -> Filter | None:
+    """A filter without a share of its weights, as far as `FADING` says: it goes on where there is no texture."""
+    if there is None:
+        return None
+    left = ops.like(np.array(1 - share * np.array(FADING), np.float32), there.weights)
+    return there._replace(weights=there.weights * left[:, None])
 
 
 def rendered(ops: Any, arch: Architecture, p: Mapping[str, Array], y: Array, there: Filter | None) -> Array:

@@ -33,12 +33,12 @@ def paper_beta(beta: Array) -> Array:
     return 2.56 * beta * beta
 
 
-def filter_left(head: HeadArchitecture, beta: float, rate: float) -> float:
-    """The share of the directional filter's weights at a beta; ``rate`` is the rate point as a share of the highest."""
+def filter_fading(head: HeadArchitecture, beta: float, rate: float) -> float:
+    """The share of `nicc.decoder.directional.faded` at a beta; ``rate`` is the rate point as a share of the highest."""
     if not head.filter_fade:
-        return 1.0
+        return 0.0
     fade = float(np.interp(rate, np.linspace(0, 1, len(head.filter_fade)), head.filter_fade))
-    return max(0.0, 1.0 - beta * fade)
+    return min(1.0, beta * fade)
 
 
 def conditions(ops: Any, head: HeadArchitecture, p: Params, beta: Array, rate: Array) -> Array:

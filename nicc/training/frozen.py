@@ -84,14 +84,14 @@ class Frozen:
         """Pixels ``(N, H, W, 3)`` of latents with a margin of one, unfiltered, and ``margin`` more on every side."""
         return networks.synthesis(ops, self.arch, self.receiver.p, padded, margin)
 
-    def filtered(self, x: Tensor, rate_point: Tensor, margin: int, left: list[float]) -> Tensor:
+    def filtered(self, x: Tensor, rate_point: Tensor, margin: int, fading: list[float]) -> Tensor:
         """Pixels ``(N, H, W, 3)`` with a margin as decoding ends, without it.
 
-        Every one by its rate point's filter, of whose weights a share is ``left``.
+        Every one by its rate point's filter, faded by its share.
         """
         done = []
-        for one, r, share in zip(x.split(1), rate_point.tolist(), left, strict=True):
-            there = directional.weakened(directional.filter_of(self.receiver.p, r), share)
+        for one, r, share in zip(x.split(1), rate_point.tolist(), fading, strict=True):
+            there = directional.faded(ops, directional.filter_of(self.receiver.p, r), share)
             done.append(directional.finished(ops, there, one, margin))
         return torch.cat(done)
 

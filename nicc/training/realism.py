@@ -219,8 +219,8 @@ class HeadTrainer(Stage):
             x = self.base.synthesise(inside(y, LATENT_REACH - PIXEL_REACH - 1))
             rate = point / (self.model.architecture.rate_points - 1)
             shares = zip(beta.tolist(), rate.tolist(), strict=True)
-            left = [realism.filter_left(self.config.head, b, share) for b, share in shares]
-            plain = self.base.filtered(x, point, PIXEL_REACH * PIXELS_PER_LATENT, left)
+            fading = [realism.filter_fading(self.config.head, b, share) for b, share in shares]
+            plain = self.base.filtered(x, point, PIXEL_REACH * PIXELS_PER_LATENT, fading)
         return (plain + (head or self.head)(y, x, beta, rate)).permute(0, 3, 1, 2)
 
     def averaged(self) -> RealismHead:

@@ -13,7 +13,7 @@ from PIL import Image
 import nicc
 from nicc import ModelError
 from nicc.decoder.networks import inside
-from nicc.decoder.realism import filter_left
+from nicc.decoder.realism import filter_fading
 from nicc.decoder.render import Renderer
 from nicc.head import LATENT_REACH, HeadArchitecture
 from nicc.model import load_model, read_head
@@ -124,7 +124,7 @@ def test_heads_that_do_not_belong_are_refused(photos, tmp_path, perceptual, bare
         read_head(path, load_model("two-layer"))
 
 
-@pytest.mark.parametrize(("beta", "share"), [(0.25, 0.75), (0.5, 0.5), (1.25, 0.0)])
+@pytest.mark.parametrize(("beta", "share"), [(0.25, 0.25), (0.5, 0.5), (1.25, 1.0)])
 def test_a_head_is_trained_on_what_beta_leaves_of_the_filter(photos, tmp_path, perceptual, bare_model, beta, share):
     head = replace(HEAD, filter_fade=(1.0,))
     config = RealismConfig("tiny", "two-layer", head, replace(SCHEDULE, adversarial_share=0.0))
@@ -140,7 +140,8 @@ def test_a_head_is_trained_on_what_beta_leaves_of_the_filter(photos, tmp_path, p
     np.testing.assert_allclose(trained[0], Renderer(model, 50, beta, rectifier=False)(padded), atol=1e-4)
     plain = Renderer(model, 50, rectifier=False)
     given, around = plain.filter, inside(padded, LATENT_REACH - 1)
-    plain.filter = given._replace(weights=given.weights * share)
+    left = np.array([1, 1, 1 - share / 2, 1 - share], np.float32)
+    plain.filter = given._replace(weights=given.weights * left[None, :, None])
     np.testing.assert_allclose(trained[0], plain(around), atol=1e-4)
     plain.filter = given
     assert np.abs(trained[0] - plain(around)).max() > 1e-3
@@ -148,9 +149,9 @@ def test_a_head_is_trained_on_what_beta_leaves_of_the_filter(photos, tmp_path, p
 
 def test_filters_fade_with_beta_and_the_rate():
     head = replace(HEAD, filter_fade=(0.0, 0.5, 2.0))
-    assert [filter_left(head, 0.5, rate) for rate in (0, 0.5, 0.75, 1)] == [1, 0.75, 0.375, 0]
-    assert [filter_left(head, beta, 1) for beta in (0, 0.25, 1)] == [1, 0.5, 0]
-    assert filter_left(HEAD, 1, 1) == 1
+    assert [filter_fading(head, 0.5, rate) for rate in (0, 0.5, 0.75, 1)] == [0, 0.25, 0.625, 1]
+    assert [filter_fading(head, beta, 1) for beta in (0, 0.25, 1)] == [0, 0.5, 1]
+    assert filter_fading(HEAD, 1, 1) == 0
     with pytest.raises(ModelError, match="filter_fade"):
         replace(HEAD, filter_fade=(1.0, -0.5))
 

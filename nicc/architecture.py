@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -81,6 +81,11 @@ class Step(NamedTuple):
 
 LOG_ROW_STEP = math.log(SIGMA_MAX / SIGMA_MIN) / (CDF_ROWS - 1)
 """Natural logarithm of the ratio between the deviations of neighbouring CDF rows."""
+
+
+def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries as JSON and TOML have them, lists as the tuples that dataclasses hold."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 @dataclass(frozen=True)
@@ -171,8 +176,7 @@ class Architecture:
         known = {f.name for f in fields(cls)}
         if unknown := set(values) - known:
             raise ModelError(f"architecture: unknown entries {', '.join(sorted(unknown))}")
-        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**arguments)
+        return cls(**with_tuples(values))
 
     def to_dict(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

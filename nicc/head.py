@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from nicc.architecture import PIXELS_PER_LATENT
+from nicc.architecture import PIXELS_PER_LATENT, with_tuples
 from nicc.errors import ModelError
 
 LARGEST_BETA = 2**0.5
@@ -53,8 +53,7 @@ class HeadArchitecture:
         """The head that a configuration describes; unknown names raise `ModelError`."""
         if unknown := set(values) - {f.name for f in fields(cls)}:
             raise ModelError(f"realism: unknown entries {', '.join(sorted(unknown))}")
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**given)
+        return cls(**with_tuples(values))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

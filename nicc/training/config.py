@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nicc.architecture import MAX_RECTIFIERS, Architecture
+from nicc.architecture import MAX_RECTIFIERS, Architecture, with_tuples
 from nicc.errors import ModelError
 from nicc.head import HeadArchitecture
 from nicc.training.config_pyramid import DirectionsConfig, FamilyConfig, PyramidConfig
@@ -142,9 +142,8 @@ class Weighting:
     @classmethod
     def of(cls, raw: dict[str, Any]) -> Weighting:
         """The band of a ``[[weighting]]`` table of a configuration. Raises `ModelError`."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         try:
-            made = cls(**values)
+            made = cls(**with_tuples(raw))
         except TypeError as e:
             raise ModelError(f"weighting: {e}") from None
         if made.colour not in COLOURS or len(made.gain) != len(WEIGHTED_RATES) or min(*made.gain, made.rounding) <= 0:

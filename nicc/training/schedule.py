@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+from nicc.architecture import with_tuples
 from nicc.errors import ModelError
 
 T = TypeVar("T")
@@ -44,4 +45,4 @@ def schedule_of(kind: type[T], raw: dict[str, Any]) -> T:
         raise ModelError(f"unknown entries {', '.join(sorted(unknown))}")
     if values.get("crop", 64) % 64:
         raise ModelError("crop must be a multiple of 64")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return kind(**with_tuples(values))

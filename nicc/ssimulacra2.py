@@ -148,6 +148,8 @@ VISUAL_SHARE = 0.8
 ENCODING_SHARE = 0.5
 """That share where one image is optimised, by iterating or by fitting a decoder to it: such an optimisation takes from
 Butteraugli, LPIPS and PSNR what SSIMULACRA 2 does not see, and trained networks cannot (docs/visual.md)."""
+MIDDLE_WEIGHT = 12.0
+"""Of the squared error of luma of middle frequencies, where one image is optimised (docs/visual.md)."""
 MSE_PER_RAW = 10.0
 """Squared error (0..255 scale) that a weighted sum of 1 stands for: their ratio in the middle of the rates on
 nicc's own reconstructions, docs/visual.md."""
@@ -159,6 +161,16 @@ def visual_distortion(mse: Any, raw: Any, share: float = VISUAL_SHARE) -> Any:
     ``raw`` is the weighted sum of the same images, numbers or tensors, ``share`` that of the visual part.
     """
     return (1 - share) * mse + share * MSE_PER_RAW * raw
+
+
+def encoding_distortion(mse: Any, middle: Any, raw: Any) -> Any:
+    """The visual distortion where one image is optimised: `ENCODING_SHARE`, and luma weighed by frequency.
+
+    ``middle`` is the squared error of luma, 0..255, of middle frequencies: the mean of Bl (l - Bl), where l is the
+    error of luma and B the blur of SSIMULACRA 2. Its weight by frequency is at most a fourth, at an eighth of a cycle
+    per pixel, and zero for the mean and for the finest.
+    """
+    return visual_distortion(mse + MIDDLE_WEIGHT * middle, raw, ENCODING_SHARE)
 
 
 def above_knee(x: Any) -> Any:
@@ -198,6 +210,9 @@ def scales_of(height: int, width: int) -> int:
 def weights_of(scales: int) -> np.ndarray:
     """``(3 colours, scales, 2 norms, 3 maps)``, float64: small images take the list of weights without gaps."""
     return np.array(WEIGHTS).reshape(-1, 2, 3)[: 3 * scales].reshape(3, scales, 2, 3)
+
+
+LUMA = (0.299, 0.587, 0.114)
 
 
 def blur_taps() -> np.ndarray:

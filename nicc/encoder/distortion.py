@@ -12,6 +12,7 @@ import numpy as np
 from nicc.ssimulacra2 import (
     BLUR_REACH,
     KNEE,
+    LUMA,
     OPSIN,
     OPSIN_BIAS,
     SLOPE,
@@ -52,6 +53,32 @@ def raw_difference(original: np.ndarray, decoded: np.ndarray) -> float:
     return total * SUM_SCALE
 
 
+@one_blas_thread()
+def middle_error(original: np.ndarray, decoded: np.ndarray) -> float:
+    """The squared error of luma of middle frequencies: see `nicc.ssimulacra2.encoding_distortion`."""
+    height = len(original)
+
+    def part(strip: tuple[int, int]) -> float:
+        at = mirrored(np.arange(strip[0] - BLUR_REACH, strip[1] + BLUR_REACH), height)
+        error = luma_error(original[at], decoded[at])
+        blurred = blurred_down(_blurred_across(error, 1))
+        return float(np.vdot(blurred, error[BLUR_REACH:-BLUR_REACH] - blurred))
+
+    return sum(pool().map(part, _strips(*original.shape[:2]))) / original[..., 0].size
+
+
+def luma_error(original: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """Errors of luma, 0..255, of uint8 images ``(h, w, 3)``."""
+    error: np.ndarray = (decoded.astype(F) - original) @ np.array(LUMA, F)
+    return error
+
+
+def mirrored(rows: np.ndarray, height: int) -> np.ndarray:
+    """Rows of an image that stand for those above and below it."""
+    found: np.ndarray = np.where(rows < 0, -1 - rows, np.where(rows >= height, 2 * height - 1 - rows, rows))
+    return found
+
+
 @lru_cache(maxsize=1)
 def light() -> np.ndarray:
     """Linear light of the 256 levels of sRGB, float32."""
@@ -86,8 +113,7 @@ def _moments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     height, width, _ = a.shape
 
     def sums(strip: tuple[int, int]) -> np.ndarray:
-        at = np.arange(strip[0] - BLUR_REACH, strip[1] + BLUR_REACH)
-        at = np.where(at < 0, -1 - at, np.where(at >= height, 2 * height - 1 - at, at))  # mirrored
+        at = mirrored(np.arange(strip[0] - BLUR_REACH, strip[1] + BLUR_REACH), height)
         maps = _maps(_xyb(_linear(a[at])), _xyb(_linear(b[at])))
         squares = np.square(maps)
         parts = np.stack([maps, np.square(squares)]).sum(2, dtype=np.float64)
@@ -121,12 +147,17 @@ def _maps(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _blurred(planes: np.ndarray) -> np.ndarray:
     """Blurred by a Gaussian ``(n, rows, 3 width)``: zero beyond the sides, and without `BLUR_REACH` rows around."""
-    across = planes * TAPS[BLUR_REACH]
+    return blurred_down(_blurred_across(planes, 3))
+
+
+def _blurred_across(planes: np.ndarray, colours: int) -> np.ndarray:
+    """Blurred along rows ``(..., width colours)``, zero beyond the sides."""
+    across: np.ndarray = planes * TAPS[BLUR_REACH]
     for k in range(1, BLUR_REACH + 1):
         weighed = planes * TAPS[BLUR_REACH + k]
-        across[..., 3 * k :] += weighed[..., : -3 * k]
-        across[..., : -3 * k] += weighed[..., 3 * k :]
-    return blurred_down(across)
+        across[..., colours * k :] += weighed[..., : -colours * k]
+        across[..., : -colours * k] += weighed[..., colours * k :]
+    return across
 
 
 def blurred_down(planes: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nicc.container import Header, pack
 from nicc.decoder.decode import decode_pixels
-from nicc.encoder.distortion import mean_squared_error, raw_difference
+from nicc.encoder.distortion import mean_squared_error, middle_error, raw_difference
 from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, encode_latents
 from nicc.encoder.refine import Refinement
 from nicc.encoder.settings import Annealing, Report, Settings
@@ -21,7 +21,7 @@ from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
 from nicc.images import Picture, decibels
 from nicc.model import AnyModel, Model
-from nicc.ssimulacra2 import ENCODING_SHARE, score, visual_distortion
+from nicc.ssimulacra2 import encoding_distortion, score
 
 INTERRUPTED = "interrupted; the best so far is written"
 NOT_LOWER = "iterating did not lower the cost; the plain encoding is written"
@@ -67,7 +67,9 @@ class Result:
         visual = self.visual
         if visual is None:
             visual = isinstance(self.model, Model) and self.model.architecture.objective == "visual"
-        return visual_distortion(self.mse, self._difference, ENCODING_SHARE) if visual else self.mse
+        if not visual:
+            return self.mse
+        return encoding_distortion(self.mse, middle_error(self.picture.pixels, self.decoded), self._difference)
 
     @property
     def psnr(self) -> float:

@@ -10,12 +10,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from nicc.encoder.distortion import blurred_down, halved, light, xyb_of
+from nicc.encoder.distortion import blurred_down, halved, light, luma_error, xyb_of
 from nicc.ssimulacra2 import (
     BLUR_REACH,
     C2,
+    ENCODING_SHARE,
     EXPONENT,
     KNEE,
+    LUMA,
+    MIDDLE_WEIGHT,
     MSE_PER_RAW,
     OFFSET,
     OPSIN,
@@ -33,22 +36,31 @@ LEAST_WEIGHT = 0.01
 """Colours whose weights are all below it at a scale are left out there."""
 
 
-def distortion_gradient(original: Array, decoded: Array, scales: int, share: float) -> Array:
-    """The gradient of the visual distortion, summed over pixels, by decoded sRGB in 0..1: float32 ``(h, w, 3)``.
+def squared_error_gradient(original: Array, decoded: Array) -> Array:
+    """The gradient of the squared error (mean of the colours, 0..255), summed over pixels, as `visual_gradient`."""
+    gradient: Array = (decoded.astype(F) - original) * F(2 * 255 / 3)
+    return gradient
 
-    Both images are uint8; ``scales`` are those of the whole image that they are a part of, ``share`` is that of
-    SSIMULACRA 2 (0: the squared error alone). An image too small for any scale has no such part.
+
+def visual_gradient(original: Array, decoded: Array, scales: int) -> Array:
+    """The gradient of `nicc.ssimulacra2.encoding_distortion`, summed over pixels, by decoded sRGB in 0..1.
+
+    Float32 ``(h, w, 3)``. Both images are uint8; ``scales`` are those of the whole image that they are a part of. An
+    image too small for any scale has no part of SSIMULACRA 2.
     """
-    error = decoded.astype(F) - original
-    gradient = error * F((1 - share) * 2 * 255 / 3)
-    if share and scales:
+    gradient = squared_error_gradient(original, decoded)
+    error = luma_error(original, decoded)
+    middle = _blurred(error - _blurred(error)) * F(2 * 255 * MIDDLE_WEIGHT)
+    gradient += middle[..., None] * np.array(LUMA, F)
+    gradient *= F(1 - ENCODING_SHARE)
+    if scales:
         pixels = original.shape[0] * original.shape[1]
-        gradient += raw_gradient(original, decoded, scales) * F(share * MSE_PER_RAW * pixels)
+        gradient += raw_gradient(original, decoded, scales) * F(ENCODING_SHARE * MSE_PER_RAW * pixels)
     return gradient
 
 
 def raw_gradient(original: Array, decoded: Array, scales: int) -> Array:
-    """The gradient of SSIMULACRA 2's weighted sum by decoded sRGB in 0..1, as `distortion_gradient` takes images."""
+    """The gradient of SSIMULACRA 2's weighted sum by decoded sRGB in 0..1, as `visual_gradient` takes images."""
     weights = weights_of(scales).astype(F)
     a, b = [light()[original]], [light()[decoded]]
     while len(a) < scales and -(-min(a[-1].shape[:2]) // 2) >= SMALLEST:

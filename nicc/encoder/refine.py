@@ -22,13 +22,13 @@ from nicc.decoder.directional import filter_of
 from nicc.decoder.latents import Visited, walk
 from nicc.encoder.adjoint import mirror_adjoint, synthesis
 from nicc.encoder.distortion import mean_squared_error
-from nicc.encoder.gradient import distortion_gradient
+from nicc.encoder.gradient import squared_error_gradient, visual_gradient
 from nicc.encoder.quantise import Quantiser, residual
 from nicc.encoder.settings import Report, State
 from nicc.geometry import Grid
 from nicc.images import decibels
 from nicc.model import Model
-from nicc.ssimulacra2 import ENCODING_SHARE, scales_of
+from nicc.ssimulacra2 import scales_of
 from nicc.threads import one_blas_thread, pool
 
 Array = np.ndarray
@@ -45,7 +45,7 @@ BAND_PIXELS = 1 << 17
 LEAST_ROWS, LEAST_BANDS = 4, 2
 """Fewest latent rows of a band, and fewest bands of an image that has the rows for them."""
 BESIDE = 1
-"""Latent rows beside a band that are rendered with it: its latents reach 8 pixels further, and the blur sees 5 more."""
+"""Latent rows beside a band that are rendered with it: its latents reach 8 pixels further, blurs 5 or 10 more."""
 
 
 class Rounded(NamedTuple):
@@ -182,9 +182,11 @@ class Refinement:
         original = self.pixels[top * PIXELS_PER_LATENT : bottom * PIXELS_PER_LATENT]
         visible = rendered[: len(original), : original.shape[1]]
         decoded = np.rint(visible.clip(0, 1) * 255).astype(np.uint8)
-        share = ENCODING_SHARE if arch.objective == "visual" else 0.0
+        if arch.objective == "visual":
+            found = visual_gradient(original, decoded, scales_of(*self.pixels.shape[:2]))
+        else:
+            found = squared_error_gradient(original, decoded)
         by_pixels = np.zeros(rendered.shape, np.float32)
-        found = distortion_gradient(original, decoded, scales_of(*self.pixels.shape[:2]), share)
         by_pixels[: len(original), : original.shape[1]] = found * ((visible >= 0) & (visible <= 1))
         by_latents = mirror_adjoint(p, adjoint(by_pixels), at_top, at_bottom)
         own = slice((first - top) * PIXELS_PER_LATENT, (last - top) * PIXELS_PER_LATENT)

@@ -21,9 +21,9 @@ from nicc.architecture import LATENTS_PER_HYPER, Z_SYMBOL_LIMIT, Architecture
 from nicc.encoder.latent_code import RateTables, upsample
 from nicc.encoder.receiver import Receiver, interpolated
 from nicc.encoder.settings import Annealing, State
-from nicc.encoder.visual import decibels, difference_from
+from nicc.encoder.visual import decibels, difference_from, middle_error
 from nicc.errors import NiccError
-from nicc.ssimulacra2 import ENCODING_SHARE, visual_distortion
+from nicc.ssimulacra2 import encoding_distortion
 
 SIGMOID_SCALE = 2.3
 """SGA+ (Perugachi-Diaz et al. 2024): the factor of the sigmoid-scaled logit."""
@@ -171,7 +171,8 @@ class Problem:
         mse = (decoded[..., :h, :w] - self.pixels).square().mean((1, 2, 3)) * 255**2
         distortion = mse
         if self.receiver.arch.objective == "visual":
-            distortion = visual_distortion(mse, self.difference(decoded[..., :h, :w]), ENCODING_SHARE)
+            seen = decoded[..., :h, :w]
+            distortion = encoding_distortion(mse, middle_error(self.pixels, seen), self.difference(seen))
         return Measured(bits, distortion * (h * w), mse * (h * w))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from nicc.ssimulacra2 import (
     BLUR_REACH,
     KNEE,
+    LUMA,
     OPSIN,
     OPSIN_BIAS,
     SLOPE,
@@ -88,6 +89,16 @@ def raw_difference(original: Tensor, decoded: Tensor) -> Tensor:
         if scale + 1 < scales:
             a, b = (F.avg_pool2d(t, 2, ceil_mode=True, count_include_pad=False) for t in (a, b))
     return total * SUM_SCALE
+
+
+def middle_error(original: Tensor, decoded: Tensor) -> Tensor:
+    """The squared error of luma of middle frequencies, ``(N,)``: see `nicc.ssimulacra2.encoding_distortion`.
+
+    Both images are ``(N, 3, H, W)`` in 0..1.
+    """
+    error = (decoded - original).movedim(1, -1) @ original.new_tensor(LUMA) * 255
+    blurred = _blur(error[:, None])[:, 0]
+    return (blurred * (error - blurred)).mean((1, 2))
 
 
 class _Precomputed(torch.autograd.Function):

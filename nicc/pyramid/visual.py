@@ -1,4 +1,4 @@
-"""What people see, as a pyramid's distortion: SSIMULACRA 2 beside the squared error, without PyTorch.
+"""What people see, as a pyramid's distortion: SSIMULACRA 2 beside weighed squared errors, without PyTorch.
 
 `nicc.encoder.visual` is the same for the other models. The original is converted and blurred once.
 """
@@ -11,7 +11,17 @@ import numpy as np
 
 from nicc.pyramid.kernels import visual as kernels
 from nicc.pyramid.strip import SquaredError
-from nicc.ssimulacra2 import ENCODING_SHARE, MSE_PER_RAW, SUM_SCALE, TINY, scales_of, visual_distortion, weights_of
+from nicc.ssimulacra2 import (
+    ENCODING_SHARE,
+    LUMA,
+    MIDDLE_WEIGHT,
+    MSE_PER_RAW,
+    SUM_SCALE,
+    TINY,
+    encoding_distortion,
+    scales_of,
+    weights_of,
+)
 
 F = np.float32
 
@@ -61,14 +71,19 @@ class Scale:
         return float((weights[:, 0] * means + weights[:, 1] * fourth**0.25).sum())
 
 
+def _blurred(plane: np.ndarray) -> np.ndarray:
+    across, down = np.empty_like(plane), np.empty_like(plane)
+    kernels.across(plane, across)
+    kernels.down(across[None, None], down[None, None])
+    return down
+
+
 class VisualDistortion:
     """Of an original ``(3, h, w)`` around -0.5..0.5: see `nicc.pyramid.strip.Distortion`."""
 
-    def __init__(
-        self, original: np.ndarray, memory: dict[tuple[int, ...], Memory], share: float = ENCODING_SHARE
-    ) -> None:
+    def __init__(self, original: np.ndarray, memory: dict[tuple[int, ...], Memory]) -> None:
         """``memory`` by size: strips of an image share it."""
-        self.squared_error, self.share = SquaredError(original), share
+        self.original, self.squared_error = original, SquaredError(original)
         _, height, width = original.shape
         scales = scales_of(height, width)
         self.weights = weights_of(scales) * SUM_SCALE
@@ -99,10 +114,19 @@ class VisualDistortion:
             kernels.halve_back(coarse.linear, fine.linear)
         return total, self.scales[0].linear * self.slope
 
+    def middle_error(self, decoded: np.ndarray) -> tuple[float, np.ndarray]:
+        """The squared error of luma of middle frequencies, summed over pixels, and its gradient."""
+        by_colour = np.array(LUMA, F) * F(255)
+        error = np.einsum("c,chw->hw", by_colour, decoded - self.original)
+        blurred = _blurred(error)
+        error -= blurred
+        return float(np.vdot(blurred, error)), np.multiply.outer(2 * by_colour, _blurred(error))
+
     def __call__(self, decoded: np.ndarray) -> tuple[float, np.ndarray]:
         pixels = decoded[0].size
         raw, gradient = self.raw_difference(decoded)
         squares, into_squares = self.squared_error(decoded)
-        gradient *= F(self.share * MSE_PER_RAW * pixels)
-        gradient += into_squares * F(1 - self.share)
-        return visual_distortion(squares, raw * pixels, self.share), gradient
+        middle, into_middle = self.middle_error(decoded)
+        gradient *= F(ENCODING_SHARE * MSE_PER_RAW * pixels)
+        gradient += F(1 - ENCODING_SHARE) * (into_squares + F(MIDDLE_WEIGHT) * into_middle)
+        return encoding_distortion(squares, middle, raw * pixels), gradient

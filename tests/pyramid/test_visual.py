@@ -8,10 +8,10 @@ import pytest
 pytest.importorskip("numba", reason="fitting needs Numba")
 torch = pytest.importorskip("torch", reason="the reference is PyTorch")
 
-from nicc.encoder.visual import difference_from, raw_difference  # noqa: E402
+from nicc.encoder.visual import difference_from, middle_error, raw_difference  # noqa: E402
 from nicc.pyramid import strip  # noqa: E402
 from nicc.pyramid.visual import VisualDistortion  # noqa: E402
-from nicc.ssimulacra2 import VISUAL_SHARE, visual_distortion  # noqa: E402
+from nicc.ssimulacra2 import encoding_distortion  # noqa: E402
 
 
 def planes(photo, size) -> np.ndarray:
@@ -30,9 +30,9 @@ def test_value_and_gradient(astronaut, size, noise, rng):
     decoded[:, 0, :3] += (0.6, -0.6, 0.6)  # what is clipped has no gradient but the squared error's
     x, y = doubled(original), doubled(decoded, grad=True)
     mse = (x - y).square().mean((1, 2, 3)) * 255**2
-    expected = visual_distortion(mse, raw_difference(x, y)).sum() * size[0] * size[1]
+    expected = encoding_distortion(mse, middle_error(x, y), raw_difference(x, y)).sum() * size[0] * size[1]
     expected.backward()
-    found, gradient = VisualDistortion(original, {}, VISUAL_SHARE)(decoded)
+    found, gradient = VisualDistortion(original, {})(decoded)
     assert found == pytest.approx(float(expected.detach()), rel=5e-4)
     theirs = y.grad[0].numpy()
     assert np.linalg.norm(gradient - theirs) < 5e-3 * np.linalg.norm(theirs)

@@ -201,6 +201,18 @@ def products_across(x, y, out):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(**OPTIONS, parallel=True, cache=True)
+def across(plane, out):  # type: ignore[no-untyped-def]
+    """Rows of a plane ``(h, w)``, blurred along."""
+    h, w = plane.shape
+    for row in nb.prange(h):
+        padded = np.zeros(w + 2 * metric.BLUR_REACH, np.float32)
+        of, middle = plane[row], padded[metric.BLUR_REACH : metric.BLUR_REACH + w]
+        for j in range(w):
+            middle[j] = of[j]
+        _across(padded, out[row], w)
+
+
+@nb.njit(**OPTIONS, parallel=True, cache=True)
 def down(across, out):  # type: ignore[no-untyped-def]
     """Planes ``(n, 3, h, w)`` blurred down their columns."""
     planes, colours, h, w = across.shape

@@ -63,15 +63,20 @@ def spread(cells: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.repeat(np.repeat(cells, CELL, 0)[:height], CELL, 1)[:, :width]
 
 
-def box_of(pixels: np.ndarray, cells: np.ndarray, quick: bool = False) -> bytes:
+def box_of(pixels: np.ndarray, cells: np.ndarray, quick: bool = False, rows: int | None = None) -> bytes:
     """The payload of a graphics box: uint8 ``(height, width, 3)``, of which ``cells`` are stored.
 
-    ``quick`` is as in `lossless_stream`.
+    ``quick`` and ``rows`` are as in `lossless_stream`.
     """
-    height, width, _ = pixels.shape
-    shown = np.where(spread(cells, width, height)[..., None], pixels, _ground(pixels, cells))
+    shown = shown_of(pixels, cells)
     map_bytes = zlib.compress(np.packbits(cells).tobytes(), 9)
-    return MAP_LENGTH.pack(len(map_bytes)) + map_bytes + lossless_stream(shown, quick)
+    return MAP_LENGTH.pack(len(map_bytes)) + map_bytes + lossless_stream(shown, quick, rows)
+
+
+def shown_of(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """The image of which ``cells`` are stored, with one colour everywhere else."""
+    height, width, _ = pixels.shape
+    return np.where(spread(cells, width, height)[..., None], pixels, _ground(pixels, cells))
 
 
 def _ground(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Images stored exactly: a lossless WebP stream, or PNG where WebP cannot hold it, in place of coded latents.
+"""Images stored exactly, in place of coded latents: WebP, columns of few colours, or PNG where neither can hold them.
 
 Graphics, text and screenshots come out smaller like this than a transform of 16x16 blocks can make
 them. `worth_trying` tells at a glance whether an image may be one of these.
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nicc import columns
 from nicc.container import LOSSLESS_MODEL, Container, Header, with_checksum
 from nicc.errors import FormatError, ImageError
 from nicc.images import Picture, any_size
@@ -29,14 +30,19 @@ OPTIMISM, OPTIMISM_FLAT = 0.75, 0.15
 """Lossless WebP takes at least so much of the entropy of differences between neighbours, with few runs or many."""
 
 
-def lossless_stream(pixels: np.ndarray, quick: bool = False) -> bytes:
-    """uint8 ``(height, width, 3)`` as a lossless WebP or PNG file; ``quick`` leaves out the slower methods."""
+def lossless_stream(pixels: np.ndarray, quick: bool = False, rows: int | None = None) -> bytes:
+    """uint8 ``(height, width, 3)`` as a lossless WebP or PNG file, or as `nicc.columns` has it: the smallest.
+
+    ``quick`` leaves out the slower methods, ``rows`` are those of strips, if they are known.
+    """
     image = Image.fromarray(pixels)
+    in_columns = columns.columns_stream(pixels, quick, rows)
     if max(image.size) > WEBP_MAX_SIDE:
-        return _saved(image, "PNG", optimize=True)
-    webp = partial(_saved, image, "WEBP", lossless=True, quality=100, exact=True)
-    methods = WEBP_METHODS[-1:] if quick else WEBP_METHODS
-    return min((webp(method=method) for method in methods), key=len)
+        found = [_saved(image, "PNG", optimize=True)]
+    else:
+        webp = partial(_saved, image, "WEBP", lossless=True, quality=100, exact=True)
+        found = [webp(method=method) for method in (WEBP_METHODS[-1:] if quick else WEBP_METHODS)]
+    return min([*found, in_columns] if in_columns else found, key=len)
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -77,6 +83,10 @@ def pixels_of(stream: bytes, header: Header, what: str, mismatch: str) -> np.nda
     Raises `FormatError` with ``what`` it is, and with the ``mismatch`` if it is not an image of the header's size.
     """
     try:
+        if stream.startswith(columns.MAGIC):
+            if columns.size_of(stream) != (header.width, header.height):
+                raise FormatError(f"damaged: {what} {mismatch}")
+            return columns.pixels_of_columns(stream)
         with any_size(), Image.open(io.BytesIO(stream), formats=["WEBP", "PNG"]) as image:
             if image.size != (header.width, header.height) or image.mode != "RGB" or getattr(image, "n_frames", 1) > 1:
                 raise FormatError(f"damaged: {what} {mismatch}")

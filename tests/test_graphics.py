@@ -17,6 +17,7 @@ from nicc.container import BOX_GRAPHICS, LOSSLESS_MODEL, Container, pack, unpack
 from nicc.decoder.hyper import read_z
 from nicc.encoder import mixed
 from nicc.encoder.entry import encode_picture
+from nicc.encoder.filling import filled
 from nicc.encoder.near_lossless import LARGEST_REACH
 from nicc.encoder.settings import Options
 from nicc.geometry import Grid
@@ -190,7 +191,7 @@ def test_borders_are_tightened(coffee):
 def test_what_is_coded_in_place_of_graphics_is_smooth(coffee):
     pixels = np.asarray(page(coffee))
     cells = mixed.candidates(pixels)
-    out = mixed.filled(pixels, cells)
+    out = filled(pixels, cells)
     inside = spread(cells, 600, 450)
     np.testing.assert_array_equal(out[~inside], pixels[~inside])
     steps = np.abs(np.diff(out.astype(int), axis=1)).max(-1)
@@ -199,7 +200,7 @@ def test_what_is_coded_in_place_of_graphics_is_smooth(coffee):
     border = inside[:, 1:] != inside[:, :-1]
     assert np.percentile(steps[border], 90) <= max(30, np.percentile(steps[~inside[:, 1:]], 99))
     for all_or_none in (np.ones_like(cells), np.zeros_like(cells)):
-        assert mixed.filled(pixels, all_or_none).shape == pixels.shape
+        assert filled(pixels, all_or_none).shape == pixels.shape
 
 
 def lying(data: bytes, payload: bytes) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 
 from nicc.encoder import mixed
 from nicc.encoder.encode import Result, analyse, encode
+from nicc.encoder.filling import filled
 from nicc.encoder.fitting import encode_fitted
 from nicc.encoder.quantise import Encoding
 from nicc.encoder.settings import Annealing, Options, Report, Settings
@@ -173,7 +174,7 @@ def _composed(
     model: Model, picture: Picture, graphics: mixed.Graphics, settings: Settings, report: Report | None
 ) -> Result:
     """A picture with some of its cells stored exactly."""
-    photographic = replace(picture, pixels=mixed.filled(picture.pixels, graphics.cells))
+    photographic = replace(picture, pixels=filled(picture.pixels, graphics.cells))
     coded = encode(model, photographic, settings, report)
     result = Result(model, picture, settings, mixed.with_graphics(model, coded.encoding, graphics))
     result.notes = (*coded.notes, graphics.note)

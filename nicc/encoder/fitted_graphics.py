@@ -26,9 +26,9 @@ def steps_tried(steps: int) -> int:
 
 
 def cells_to_store(fit: Fit, page: mixed.Page, share: float) -> np.ndarray:
-    """Cells ``(rows, columns)``, bool, among the page's candidates; ``fit`` is of ``share`` of the steps to come."""
+    """Cells ``(rows, columns)``, bool; ``fit`` is of ``share`` of the steps to come."""
     coded = share**GAIN * np.concatenate([cell_costs(fit, strip) for strip in fit.strips])
-    return page.cheaper(page.forms[-1], mixed.FILLED * coded)
+    return page.cheapest(mixed.FILLED * coded)
 
 
 @one_blas_thread()

@@ -10,7 +10,8 @@ import numpy as np
 from nicc.container import BOX_GRAPHICS, Header
 from nicc.decoder import ops
 from nicc.encoder.encode import INTERRUPTED, Result, analyse, encode
-from nicc.encoder.mixed import FEWEST_CELLS, Graphics, Page, candidates, filled
+from nicc.encoder.filling import filled
+from nicc.encoder.mixed import FEWEST_CELLS, Graphics, Page, candidates
 from nicc.encoder.quantise import Encoding
 from nicc.encoder.settings import Annealing, Options, Report, Settings, State
 from nicc.encoder.targets import Target, Unreachable

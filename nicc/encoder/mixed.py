@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from nicc.architecture import PIXELS_PER_LATENT
+from nicc.columns import strip_rows
 from nicc.container import BOX_GRAPHICS, Header, with_checksum
 from nicc.decoder.hyper import dequantise_z, read_z
 from nicc.decoder.latents import Visited, walk
@@ -24,7 +25,7 @@ from nicc.encoder.near_lossless import reach_of, with_fewer_colours
 from nicc.encoder.quantise import Encoding, Quantiser, quantise_z, residual
 from nicc.encoder.transform import Latents
 from nicc.geometry import Grid
-from nicc.graphics import CELL, box_of, grid_of, spread
+from nicc.graphics import CELL, box_of, grid_of, shown_of, spread
 from nicc.model import Model
 
 FLAT_SHARE, TINY_SHARE, TINY = 0.4, 0.1, 2
@@ -35,11 +36,10 @@ GLANCE = 4
 """Every so many rows are looked at."""
 FILLED = 0.9
 """Share of a cell's bits that the model saves by coding something smooth in its place."""
-FADE = 16
-"""Pixels over which what lies beside a photograph goes on into the cell that is not coded."""
-SMOOTH_BLOCK = 8
 TIGHTENED = 2
 """So often are borders tightened, if that goes on to help."""
+MOST_TIGHTENED = 4
+"""So often where what cells cost is known beforehand."""
 LATENTS_PER_CELL = CELL // PIXELS_PER_LATENT
 
 
@@ -135,6 +135,8 @@ class Form:
     """The whole image, uint8 ``(height, width, 3)``."""
     errors: np.ndarray
     """What the moves cost, weighed, in every cell, ``(rows, columns)``."""
+    rows: int | None
+    """Of strips, if all that may be stored has few colours (`nicc.columns`)."""
 
     quick_boxes: dict[bytes, bytes] = field(default_factory=dict)
     """Quick boxes that are known, by their cells."""
@@ -145,7 +147,7 @@ class Form:
             return box_of(self.shown, cells)
         key = cells.tobytes()
         if key not in self.quick_boxes:
-            self.quick_boxes[key] = box_of(self.shown, cells, quick=True)
+            self.quick_boxes[key] = box_of(self.shown, cells, quick=True, rows=self.rows)
         return self.quick_boxes[key]
 
     def cost(self, cells: np.ndarray) -> float:
@@ -174,10 +176,13 @@ class Page:
         """``weight`` is that of the squared error against bits per pixel."""
         height, width, _ = pixels.shape
         self.pixels, self.graphic, self.weight = pixels, graphic, weight
-        self.forms = [Form(0, pixels, np.zeros(graphic.shape, np.float32))]
+        inner = graphic & candidates(pixels, single=True)
+        rows = strip_rows(shown_of(pixels, inner))
+        self.forms = [Form(0, pixels, np.zeros(graphic.shape, np.float32), rows)]
         if reach := reach_of(weight):
             fewer = with_fewer_colours(pixels, spread(graphic, width, height), reach)
-            self.forms.append(Form(reach, fewer, weight * cell_errors(pixels, fewer)))
+            rows = rows or strip_rows(shown_of(fewer, inner))
+            self.forms.append(Form(reach, fewer, weight * cell_errors(pixels, fewer), rows))
 
     def graphics(self, cells: np.ndarray, quick: bool = False) -> Graphics:
         """Some of the candidates, exactly or with fewer colours: what costs less. ``quick`` as in `box_of`."""
@@ -201,6 +206,30 @@ class Page:
         sets = (self.graphic, *(self.cheaper(form, coded) for form in self.forms))
         return list({cells.tobytes(): cells for cells in sets if cells.any()}.values())
 
+    def cheapest(self, coded: np.ndarray) -> np.ndarray:
+        """The cells, perhaps none, with which a page costs least where all others cost ``coded``.
+
+        Of every choice, and of what becomes of it when its borders are tightened again and again: a step that costs
+        more may lead on to one that costs less.
+        """
+
+        def cost(cells: np.ndarray) -> float:
+            stored = self.form_of(cells).cost(cells) if cells.any() else 0.0
+            return stored + float(coded[~cells].sum())
+
+        best = np.zeros_like(self.graphic)
+        least = cost(best)
+        for choice in self.choices(coded):
+            cells = choice
+            for tightened in range(MOST_TIGHTENED + 1):
+                if tightened:
+                    cells = self.tightened(cells, coded)
+                if not cells.any():
+                    break
+                if (found := cost(cells)) < least:
+                    best, least = cells, found
+        return best
+
     def tightened(self, cells: np.ndarray, coded: np.ndarray) -> np.ndarray:
         """Cells without those at their border that cost more than ``coded``, with those beside it that cost less."""
         outer = beside(cells) & ~cells & candidates(self.pixels, single=True)
@@ -216,59 +245,6 @@ def cell_errors(pixels: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 def coded_costs(page: Page, model: Model, header: Header, latents: Latents, decoded: np.ndarray) -> np.ndarray:
     """What it costs to leave every cell to the model: ``decoded`` is what that makes of the page."""
     return FILLED * model_bits(model, header, latents) + page.weight * cell_errors(page.pixels, decoded)
-
-
-def filled(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """The image with something smooth in the place of cells: what lies beside them, mirrored, fades into a blur."""
-    height, width, _ = pixels.shape
-    out = pixels.astype(np.float32)
-    stored = spread(cells, width, height)
-    out[stored] = _blurred(out, stored)[stored]
-    weights = np.arange(FADE, 0, -1, dtype=np.float32) / (FADE + 1)
-    for row, column in np.argwhere(cells):
-        top, left = row * CELL, column * CELL
-        bottom, right = min(top + CELL, height), min(left + CELL, width)
-        for axis, side in ((0, -1), (0, 1), (1, -1), (1, 1)):
-            r, c = (row + side, column) if axis == 0 else (row, column + side)
-            if not (0 <= r < len(cells) and 0 <= c < cells.shape[1]) or cells[r, c]:
-                continue
-            part = out[top:bottom, left:right] if axis == 0 else out[top:bottom, left:right].swapaxes(0, 1)
-            edge = (top if side < 0 else bottom) if axis == 0 else (left if side < 0 else right)
-            lines = pixels[:, left:right] if axis == 0 else pixels[top:bottom].swapaxes(0, 1)
-            n = min(FADE, len(part), edge if side < 0 else len(lines) - edge)
-            beyond = lines[edge - n : edge][::-1] if side < 0 else lines[edge : edge + n]  # away from the edge
-            w = weights[:n, None, None]
-            inner = part[:n] if side < 0 else part[::-1][:n]
-            inner += w * (beyond - inner)
-    return out.round().clip(0, 255).astype(np.uint8)
-
-
-def _blurred(pixels: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """The known pixels, carried on smoothly to all others: means over blocks, the smallest that have any."""
-    height, width, _ = pixels.shape
-    h, w = (-(-n // CELL) * CELL for n in (height, width))
-    values = np.zeros((h, w, 4), np.float32)
-    values[:height, :width, :3] = np.where(unknown[..., None], 0, pixels)
-    values[:height, :width, 3] = ~unknown
-    level = values.reshape(h // SMOOTH_BLOCK, SMOOTH_BLOCK, w // SMOOTH_BLOCK, SMOOTH_BLOCK, 4).sum((1, 3))
-    levels = [level]
-    while max(level.shape[:2]) > 1:
-        level = np.pad(level, ((0, level.shape[0] % 2), (0, level.shape[1] % 2), (0, 0)))
-        level = level.reshape(level.shape[0] // 2, 2, level.shape[1] // 2, 2, 4).sum((1, 3))
-        levels.append(level)
-    smooth = levels[-1][..., :3] / np.maximum(levels[-1][..., 3:], 1)
-    for level in levels[-2::-1]:
-        finer = _resized(smooth, level.shape[1], level.shape[0])
-        known = level[..., 3:] > 0
-        smooth = np.where(known, level[..., :3] / np.maximum(level[..., 3:], 1), finer)
-    return _resized(smooth, w, h)[:height, :width]
-
-
-def _resized(values: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Float32 ``(h, w, 3)``, interpolated bilinearly."""
-    planes = [Image.fromarray(np.ascontiguousarray(values[..., c])) for c in range(3)]
-    size = width, height
-    return np.stack([np.asarray(p.resize(size, Image.Resampling.BILINEAR)) for p in planes], -1)
 
 
 def with_graphics(model: Model, encoding: Encoding, graphics: Graphics) -> Encoding:

@@ -12,14 +12,14 @@ from nicc.decoder import directional, networks, ops
 from nicc.decoder.hyper import dequantise_z
 from nicc.encoder import adjoint, refine
 from nicc.encoder.encode import INTERRUPTED, Result, analyse, encode, encode_plainly
-from nicc.encoder.gradient import distortion_gradient, raw_gradient
+from nicc.encoder.gradient import raw_gradient, squared_error_gradient, visual_gradient
 from nicc.encoder.quantise import Quantiser, quantise_z
 from nicc.encoder.receiver import receiver_of
 from nicc.encoder.settings import Annealing, Settings, State
-from nicc.encoder.visual import raw_difference
+from nicc.encoder.visual import middle_error, raw_difference
 from nicc.images import Picture, from_image
 from nicc.model import load_model
-from nicc.ssimulacra2 import scales_of
+from nicc.ssimulacra2 import encoding_distortion, scales_of
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,19 @@ def test_the_gradient_of_the_squared_error_is_exact():
     original, decoded = (rng.integers(0, 256, (9, 11, 3), np.uint8) for _ in range(2))
     error = decoded.astype(float) - original
     # the mean over colours of squared errors on the 0..255 scale, by samples in 0..1
-    assert np.allclose(distortion_gradient(original, decoded, 1, 0), 2 * error / 3 * 255)
+    assert np.allclose(squared_error_gradient(original, decoded), 2 * error / 3 * 255)
+
+
+def test_the_gradient_of_the_visual_distortion_is_that_of_pytorch(coffee):
+    image = np.asarray(coffee.crop((40, 30, 141, 107))) // 2 + 64
+    decoded = (image + np.random.default_rng(2).normal(size=image.shape) * 6).round().astype(np.uint8)
+    a, b = (torch.tensor(x.astype(np.float32)).permute(2, 0, 1)[None] / 255 for x in (image, decoded))
+    b.requires_grad_()
+    mse = (a - b).square().mean((1, 2, 3)) * 255**2
+    (encoding_distortion(mse, middle_error(a, b), raw_difference(a, b)) * image[..., 0].size).sum().backward()
+    expected = b.grad[0].permute(1, 2, 0).numpy()
+    found = visual_gradient(image, decoded, scales_of(*image.shape[:2]))
+    assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
 
 
 def _rounded(model, picture, point):

@@ -12,7 +12,7 @@ from PIL import Image
 import nicc
 from nicc.bench.metrics import ssimulacra2
 from nicc.encoder import distortion
-from nicc.encoder.visual import raw_difference
+from nicc.encoder.visual import middle_error, raw_difference
 from nicc.ssimulacra2 import score, visual_distortion
 
 
@@ -62,6 +62,16 @@ def test_following_the_gradient_raises_the_score(astronaut):
     raw_difference(x, y).sum().backward()
     after = raw_difference(x, (y - 0.02 * y.grad / y.grad.abs().max()).detach())
     assert after < 0.98 * before
+
+
+@pytest.mark.parametrize(("period", "share"), [(2, 0.0), (4, 0.06), (8, 0.25), (16, 0.13), (64, 0.01)])
+def test_errors_of_luma_count_by_their_frequency(period, share):
+    wave = np.round(40 * np.cos(2 * np.pi * np.arange(1280) / period))
+    original = np.full((24, 1280, 3), 128, np.uint8)
+    decoded = (original + wave[None, :, None]).astype(np.uint8)
+    found = distortion.middle_error(original, decoded)
+    assert found / np.square(wave).mean() == pytest.approx(share, abs=0.01)
+    assert float(middle_error(tensor(original), tensor(decoded))) == pytest.approx(found, rel=1e-4, abs=1e-3)
 
 
 def test_the_distortion_is_on_the_scale_of_the_squared_error(coffee):

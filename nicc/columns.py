@@ -1,0 +1,152 @@
+"""Images of few colours, exactly: indices of colours in columns of strips of rows, under LZMA.
+
+A glyph that comes again is, in a strip of rows as high as a line of text, the same run of bytes wherever it stands.
+Raster order cuts it into its rows, between which there is the rest of the line; a coder of runs finds little there.
+docs/format.md has the format to the byte.
+"""
+
+from __future__ import annotations
+
+import lzma
+import struct
+
+import numpy as np
+
+MAGIC = b"L"
+HEAD = struct.Struct("<HHHH")
+"""Width, height, rows of a strip, colours less one."""
+LARGEST_SIDE = 65535
+MOST_COLOURS = 4096
+PLANE = 256
+"""Colours that one plane of indices tells apart."""
+DICTIONARY = 1 << 24
+TRIED_LAGS = range(8, 65)
+"""Periods of lines of text, in pixels, that are looked for."""
+PERIODS = 2
+"""So many of these, rounded up and down, are tried as heights of strips."""
+FIXED_ROWS = 10, 14, 16, 20, 24, 28, 32
+"""Heights of strips that are tried besides."""
+
+
+def _filters(preset: int) -> list[dict[str, int]]:
+    """For `lzma`. Literals are coded without contexts: indices of colours have no high bits of their own."""
+    sizes = {"lc": 0, "lp": 0, "pb": 0, "dict_size": DICTIONARY}
+    return [{"id": lzma.FILTER_LZMA2, "preset": preset, **sizes}]
+
+
+QUICKEST, QUICK, SLOWEST = _filters(1), _filters(6), _filters(9 | lzma.PRESET_EXTREME)
+
+
+def columns_stream(pixels: np.ndarray, quick: bool = False, rows: int | None = None) -> bytes | None:
+    """uint8 ``(height, width, 3)`` in strips of ``rows``, by default the best that are found.
+
+    None where there are too many colours. ``quick`` is a little larger.
+    """
+    if (found := _indexed(pixels)) is None:
+        return None
+    palette, indices = found
+    height, width = indices.shape
+    low = indices.astype(np.uint8)
+    rows = min(rows, height) if rows else _best_rows(low)
+    count = palette.shape[1]
+    planes = [low, (indices >> 8).astype(np.uint8)] if count > PLANE else [low]
+    payload = np.diff(palette, axis=1, prepend=0).astype(np.uint8).tobytes()
+    payload += b"".join(_to_columns(plane, rows) for plane in planes)
+    coded = _compressed(payload, QUICK if quick else SLOWEST)
+    return MAGIC + HEAD.pack(width, height, rows, count - 1) + coded
+
+
+def strip_rows(pixels: np.ndarray) -> int | None:
+    """The height of strips that `columns_stream` finds best for an image, None where there are too many colours."""
+    found = _indexed(pixels)
+    return _best_rows(found[1].astype(np.uint8)) if found else None
+
+
+def _best_rows(low: np.ndarray) -> int:
+    return min(_heights(low), key=lambda rows: len(_compressed(_to_columns(low, rows), QUICKEST)))
+
+
+def _indexed(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The palette ``(3, n)`` of an image and its indices ``(height, width)``: the commonest colours come first."""
+    height, width, _ = pixels.shape
+    if max(height, width) > LARGEST_SIDE or len(np.unique(_codes(pixels[:: max(1, height // 64)]))) > MOST_COLOURS:
+        return None
+    colours, index, counts = np.unique(_codes(pixels), return_inverse=True, return_counts=True)
+    if len(colours) > MOST_COLOURS:
+        return None
+    order = np.argsort(-counts, kind="stable")
+    order = np.concatenate([np.sort(order[:PLANE]), np.sort(order[PLANE:])])
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return np.stack([colours[order] >> shift & 255 for shift in (16, 8, 0)]), rank[index].reshape(height, width)
+
+
+def _codes(pixels: np.ndarray) -> np.ndarray:
+    """Colours as numbers, red in the highest byte."""
+    codes: np.ndarray = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    return codes
+
+
+def _compressed(data: bytes, filters: list[dict[str, int]]) -> bytes:
+    return lzma.compress(data, lzma.FORMAT_RAW, filters=filters)
+
+
+def _heights(index: np.ndarray) -> list[int]:
+    """Heights of strips to try: whole columns, rows, and the periods with which rows are busy and empty again."""
+    height = len(index)
+    busy = np.count_nonzero(np.diff(index.astype(np.int16), axis=1), axis=1).astype(np.float64)
+    busy -= busy.mean()
+    lags = [lag for lag in TRIED_LAGS if 2 * lag <= height]
+    alike = [float(np.dot(busy[lag:], busy[:-lag])) / (height - lag) for lag in lags]
+    periods = [lags[i] + up for i in np.argsort(alike)[::-1][:PERIODS] for up in (0, 1)]
+    return sorted({rows for rows in (1, *FIXED_ROWS, *periods, height) if rows <= height})
+
+
+def _to_columns(plane: np.ndarray, rows: int) -> bytes:
+    """A plane ``(height, width)``, strip by strip of so many rows, each column by column; the last may be lower."""
+    cut = len(plane) // rows * rows
+    whole = plane[:cut].reshape(-1, rows, plane.shape[1]).transpose(0, 2, 1)
+    return whole.tobytes() + plane[cut:].T.tobytes()
+
+
+def _from_columns(data: np.ndarray, height: int, width: int, rows: int) -> np.ndarray:
+    """The plane of `_to_columns`."""
+    cut = height // rows * rows
+    whole = data[: cut * width].reshape(-1, width, rows).transpose(0, 2, 1).reshape(cut, width)
+    return np.concatenate([whole, data[cut * width :].reshape(width, height - cut).T])
+
+
+def size_of(stream: bytes) -> tuple[int, int]:
+    """Width and height that a `columns_stream` claims. Raises `ValueError` for one that has no head."""
+    return _head(stream)[:2]
+
+
+def _head(stream: bytes) -> tuple[int, int, int, int]:
+    """Width, height, rows of a strip and colours."""
+    if not stream.startswith(MAGIC) or len(stream) < len(MAGIC) + HEAD.size:
+        raise ValueError("no head")
+    width, height, rows, last = HEAD.unpack_from(stream, len(MAGIC))
+    return width, height, rows, last + 1
+
+
+def pixels_of_columns(stream: bytes) -> np.ndarray:
+    """The pixels of a `columns_stream`, uint8 ``(height, width, 3)``. Raises `ValueError` for what is not one."""
+    width, height, rows, count = _head(stream)
+    pixels, planes = width * height, 2 if count > PLANE else 1
+    if not pixels or not 1 <= rows <= height or count > MOST_COLOURS:
+        raise ValueError("a head that cannot be")
+    expected = 3 * count + planes * pixels
+    reader = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=SLOWEST)
+    try:
+        data = reader.decompress(stream[len(MAGIC) + HEAD.size :], expected + 1)
+    except lzma.LZMAError as e:
+        raise ValueError("damaged") from e
+    if len(data) != expected or not reader.eof or reader.unused_data:
+        raise ValueError("not as long as its size says")
+    values = np.frombuffer(data, np.uint8)
+    palette = np.cumsum(values[: 3 * count].reshape(3, count), axis=1, dtype=np.uint8).T
+    low, *high = (_from_columns(values[3 * count + i * pixels :][:pixels], height, width, rows) for i in range(planes))
+    index = low + PLANE * high[0].astype(np.uint16) if high else low
+    if index.max() >= count:
+        raise ValueError("a colour that is not in the palette")
+    return palette.copy()[index]

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from nicc.pyramid.kernels import halving
 from nicc.pyramid.kernels import visual as kernels
 from nicc.pyramid.strip import SquaredError
 from nicc.ssimulacra2 import (
@@ -96,7 +97,7 @@ class VisualDistortion:
                 memory[linear.shape] = Memory(linear.shape)
             self.scales.append(Scale(linear, memory[linear.shape]))
             finer, linear = linear, np.empty((3, *(-(-n // 2) for n in linear.shape[1:])), F)
-            kernels.halve(finer, linear)
+            halving.halve(finer, linear)
 
     def raw_difference(self, decoded: np.ndarray) -> tuple[float, np.ndarray]:
         """SSIMULACRA 2's weighted sum before its polynomial, 0 for equal images, and its gradient."""
@@ -105,13 +106,13 @@ class VisualDistortion:
         kernels.linear_light(decoded, self.scales[0].linear, self.slope)
         pairs = list(pairwise(self.scales))
         for fine, coarse in pairs:
-            kernels.halve(fine.linear, coarse.linear)
+            halving.halve(fine.linear, coarse.linear)
         total = 0.0
         for i, scale in enumerate(self.scales):
             total += scale.difference(self.weights[:, i])
             kernels.opponent_back(scale.y, scale.grad, scale.linear)  # from here on the gradient for linear light
         for fine, coarse in reversed(pairs):
-            kernels.halve_back(coarse.linear, fine.linear)
+            halving.halve_back(coarse.linear, fine.linear)
         return total, self.scales[0].linear * self.slope
 
     def middle_error(self, decoded: np.ndarray) -> tuple[float, np.ndarray]:

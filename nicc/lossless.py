@@ -26,8 +26,8 @@ GLANCE_ROWS = 64
 """A glance at an image looks at no more rows than this."""
 FLAT_SHARE = 0.3
 """Share of pixels equal to their left neighbour from which an image may be a graphic; photographs have 0 to 0.15."""
-OPTIMISM, OPTIMISM_FLAT = 0.75, 0.15
-"""Lossless WebP takes at least so much of the entropy of differences between neighbours, with few runs or many."""
+OPTIMISM, OPTIMISM_FLAT = 0.75, 0.02
+"""The lossless form takes at least so much of the entropy of differences between neighbours, with few runs or many."""
 
 
 def lossless_stream(pixels: np.ndarray, quick: bool = False, rows: int | None = None) -> bytes:

@@ -7,10 +7,16 @@ docs/format.md has the format to the byte.
 
 from __future__ import annotations
 
-import lzma
 import struct
 
 import numpy as np
+
+from nicc.errors import NiccError
+
+try:
+    import lzma
+except ImportError:  # Python may be built without it
+    lzma = None  # type: ignore[assignment]
 
 MAGIC = b"L"
 HEAD = struct.Struct("<HHHH")
@@ -28,19 +34,15 @@ FIXED_ROWS = 10, 14, 16, 20, 24, 28, 32
 """Heights of strips that are tried besides."""
 
 
-def _filters(preset: int) -> list[dict[str, int]]:
-    """For `lzma`. Literals are coded without contexts: indices of colours have no high bits of their own."""
-    sizes = {"lc": 0, "lp": 0, "pb": 0, "dict_size": DICTIONARY}
-    return [{"id": lzma.FILTER_LZMA2, "preset": preset, **sizes}]
-
-
-QUICKEST, QUICK, SLOWEST = _filters(1), _filters(6), _filters(9 | lzma.PRESET_EXTREME)
+LZMA2 = 0x21
+QUICKEST, QUICK, SLOWEST = 1, 6, 9 | 1 << 31
+"""Presets of LZMA; the last is its extreme one."""
 
 
 def columns_stream(pixels: np.ndarray, quick: bool = False, rows: int | None = None) -> bytes | None:
     """uint8 ``(height, width, 3)`` in strips of ``rows``, by default the best that are found.
 
-    None where there are too many colours. ``quick`` is a little larger.
+    None where there are too many colours, or where Python lacks LZMA. ``quick`` is a little larger.
     """
     if (found := _indexed(pixels)) is None:
         return None
@@ -57,7 +59,7 @@ def columns_stream(pixels: np.ndarray, quick: bool = False, rows: int | None = N
 
 
 def strip_rows(pixels: np.ndarray) -> int | None:
-    """The height of strips that `columns_stream` finds best for an image, None where there are too many colours."""
+    """The height of strips that `columns_stream` finds best for an image; None as there."""
     found = _indexed(pixels)
     return _best_rows(found[1].astype(np.uint8)) if found else None
 
@@ -69,6 +71,8 @@ def _best_rows(low: np.ndarray) -> int:
 def _indexed(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The palette ``(3, n)`` of an image and its indices ``(height, width)``: the commonest colours come first."""
     height, width, _ = pixels.shape
+    if lzma is None:
+        return None
     if max(height, width) > LARGEST_SIDE or len(np.unique(_codes(pixels[:: max(1, height // 64)]))) > MOST_COLOURS:
         return None
     colours, index, counts = np.unique(_codes(pixels), return_inverse=True, return_counts=True)
@@ -87,8 +91,13 @@ def _codes(pixels: np.ndarray) -> np.ndarray:
     return codes
 
 
-def _compressed(data: bytes, filters: list[dict[str, int]]) -> bytes:
-    return lzma.compress(data, lzma.FORMAT_RAW, filters=filters)
+def _filters(preset: int) -> list[dict[str, int]]:
+    """For LZMA. Literals are coded without contexts: numbers of colours have no high bits of their own."""
+    return [{"id": LZMA2, "preset": preset, "lc": 0, "lp": 0, "pb": 0, "dict_size": DICTIONARY}]
+
+
+def _compressed(data: bytes, preset: int) -> bytes:
+    return lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(preset))
 
 
 def _heights(index: np.ndarray) -> list[int]:
@@ -130,13 +139,18 @@ def _head(stream: bytes) -> tuple[int, int, int, int]:
 
 
 def pixels_of_columns(stream: bytes) -> np.ndarray:
-    """The pixels of a `columns_stream`, uint8 ``(height, width, 3)``. Raises `ValueError` for what is not one."""
+    """The pixels of a `columns_stream`, uint8 ``(height, width, 3)``. Raises `ValueError` for what is not one.
+
+    Raises `NiccError` where Python was built without LZMA.
+    """
+    if lzma is None:
+        raise NiccError("the file needs LZMA, which this Python was built without")
     width, height, rows, count = _head(stream)
     pixels, planes = width * height, 2 if count > PLANE else 1
     if not pixels or not 1 <= rows <= height or count > MOST_COLOURS:
         raise ValueError("a head that cannot be")
     expected = 3 * count + planes * pixels
-    reader = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=SLOWEST)
+    reader = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(SLOWEST))
     try:
         data = reader.decompress(stream[len(MAGIC) + HEAD.size :], expected + 1)
     except lzma.LZMAError as e:
@@ -144,9 +158,14 @@ def pixels_of_columns(stream: bytes) -> np.ndarray:
     if len(data) != expected or not reader.eof or reader.unused_data:
         raise ValueError("not as long as its size says")
     values = np.frombuffer(data, np.uint8)
-    palette = np.cumsum(values[: 3 * count].reshape(3, count), axis=1, dtype=np.uint8).T
-    low, *high = (_from_columns(values[3 * count + i * pixels :][:pixels], height, width, rows) for i in range(planes))
-    index = low + PLANE * high[0].astype(np.uint16) if high else low
+    palette = np.cumsum(values[: 3 * count].reshape(3, count), axis=1, dtype=np.uint8).T.copy()
+    index = _from_columns(values[3 * count :][:pixels], height, width, rows)
+    if planes == 2:
+        high = _from_columns(values[3 * count + pixels :], height, width, rows).astype(np.uint16)
+        high *= PLANE
+        high += index
+        index = high
+    del data, values
     if index.max() >= count:
         raise ValueError("a colour that is not in the palette")
-    return palette.copy()[index]
+    return palette[index]

@@ -9,6 +9,7 @@ import pytest
 
 from nicc import columns
 from nicc.columns import HEAD, MAGIC, MOST_COLOURS, columns_stream, pixels_of_columns, size_of, strip_rows
+from nicc.errors import NiccError
 from nicc.lossless import lossless_stream
 from tests.test_lossless import drawing
 
@@ -50,6 +51,15 @@ def test_lines_of_text_find_their_height(monkeypatch):
     assert len(found) < 0.75 * len(lossless_stream(page))  # WebP
 
 
+def test_without_lzma(monkeypatch):
+    page = np.asarray(drawing(300, 400))
+    stream = lossless_stream(page)
+    monkeypatch.setattr(columns, "lzma", None)
+    assert not lossless_stream(page).startswith(MAGIC)
+    with pytest.raises(NiccError, match="built without"):
+        pixels_of_columns(stream)
+
+
 def test_streams_that_lie():
     rng = np.random.default_rng(0)
     pixels = few(40, 50, 300)
@@ -71,7 +81,7 @@ def test_streams_that_lie():
         with pytest.raises(ValueError, match=r"head|long|damaged"):
             pixels_of_columns(bad)
     beyond = bytes(3 * 300) + bytes([255]) * 4000  # indices of 65535
-    coded = lzma.compress(beyond, lzma.FORMAT_RAW, filters=columns.QUICK)
+    coded = lzma.compress(beyond, lzma.FORMAT_RAW, filters=columns._filters(columns.QUICK))
     with pytest.raises(ValueError, match="palette"):
         pixels_of_columns(MAGIC + HEAD.pack(50, 40, 8, 299) + coded)
     for _ in range(100):

@@ -220,14 +220,11 @@ class Page:
         best = np.zeros_like(self.graphic)
         least = cost(best)
         for choice in self.choices(coded):
-            cells = choice
-            for tightened in range(MOST_TIGHTENED + 1):
-                if tightened:
-                    cells = self.tightened(cells, coded)
-                if not cells.any():
-                    break
+            cells, times = choice, 0
+            while cells.any() and times <= MOST_TIGHTENED:
                 if (found := cost(cells)) < least:
                     best, least = cells, found
+                cells, times = self.tightened(cells, coded), times + 1
         return best
 
     def tightened(self, cells: np.ndarray, coded: np.ndarray) -> np.ndarray:

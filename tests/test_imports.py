@@ -19,6 +19,7 @@ LEVELS = [
         "entropy",
         "images",
         "lossless",
+        "columns",
         "graphics",
         "threads",
         "processes",

@@ -12,7 +12,7 @@ import nicc
 from nicc.architecture import Architecture
 from nicc.container import Header
 from nicc.decoder.decode import decode_pixels
-from nicc.encoder.distortion import raw_difference
+from nicc.encoder.distortion import middle_error, raw_difference
 from nicc.encoder.encode import INTERRUPTED, NOT_LOWER, Result, encode, encode_batch, encode_plainly
 from nicc.encoder.iterate import Iteration
 from nicc.encoder.quantise import NEAREST, encode_latents, quantise_z
@@ -22,7 +22,7 @@ from nicc.encoder.sga import Adam, Interrupted, Measured, Problem, Surroundings,
 from nicc.encoder.transform import Latents, transform_of
 from nicc.images import Picture
 from nicc.model import load_model
-from nicc.ssimulacra2 import ENCODING_SHARE, visual_distortion
+from nicc.ssimulacra2 import encoding_distortion
 from tests.conftest import psnr
 
 POINT = 30
@@ -157,7 +157,8 @@ def test_iterating_lowers_the_cost_of_real_files(model, picture):
         assert psnr(decoded, picture.pixels) == pytest.approx(result.psnr, abs=1e-6)
         distortion = np.mean((decoded - picture.pixels.astype(float)) ** 2)
         if model.architecture.objective == "visual":
-            distortion = visual_distortion(distortion, raw_difference(picture.pixels, decoded), ENCODING_SHARE)
+            middle, raw = middle_error(picture.pixels, decoded), raw_difference(picture.pixels, decoded)
+            distortion = encoding_distortion(distortion, middle, raw)
         assert result.cost == pytest.approx(
             len(result.data) * 8 / (100 * 140) + model.architecture.rate_lambda(point) * distortion
         )

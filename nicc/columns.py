@@ -26,14 +26,14 @@ MOST_COLOURS = 4096
 PLANE = 256
 """Colours that one plane of indices tells apart."""
 DICTIONARY = 1 << 24
+GLANCE_ROWS = 64
+"""A glance at an image looks at about so many rows."""
 TRIED_LAGS = range(8, 65)
 """Periods of lines of text, in pixels, that are looked for."""
 PERIODS = 2
 """So many of these, rounded up and down, are tried as heights of strips."""
 FIXED_ROWS = 10, 14, 16, 20, 24, 28, 32
 """Heights of strips that are tried besides."""
-
-
 LZMA2 = 0x21
 QUICKEST, QUICK, SLOWEST = 1, 6, 9 | 1 << 31
 """Presets of LZMA; the last is its extreme one."""
@@ -52,7 +52,7 @@ def columns_stream(pixels: np.ndarray, quick: bool = False, rows: int | None = N
     rows = min(rows, height) if rows else _best_rows(low)
     count = palette.shape[1]
     planes = [low, (indices >> 8).astype(np.uint8)] if count > PLANE else [low]
-    payload = np.diff(palette, axis=1, prepend=0).astype(np.uint8).tobytes()
+    payload = np.diff(palette, axis=1, prepend=np.uint8(0)).tobytes()
     payload += b"".join(_to_columns(plane, rows) for plane in planes)
     coded = _compressed(payload, QUICK if quick else SLOWEST)
     return MAGIC + HEAD.pack(width, height, rows, count - 1) + coded
@@ -71,24 +71,25 @@ def _best_rows(low: np.ndarray) -> int:
 def _indexed(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The palette ``(3, n)`` of an image and its indices ``(height, width)``: the commonest colours come first."""
     height, width, _ = pixels.shape
-    if lzma is None:
+    if lzma is None or max(height, width) > LARGEST_SIDE:
         return None
-    if max(height, width) > LARGEST_SIDE or len(np.unique(_codes(pixels[:: max(1, height // 64)]))) > MOST_COLOURS:
-        return None
-    colours, index, counts = np.unique(_codes(pixels), return_inverse=True, return_counts=True)
-    if len(colours) > MOST_COLOURS:
-        return None
+    for rows in (pixels[:: max(1, height // GLANCE_ROWS)], pixels):  # a glance first: photographs have too many
+        colours, index, counts = colours_of(rows.reshape(-1, 3))
+        if len(colours) > MOST_COLOURS:
+            return None
     order = np.argsort(-counts, kind="stable")
     order = np.concatenate([np.sort(order[:PLANE]), np.sort(order[PLANE:])])
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    return np.stack([colours[order] >> shift & 255 for shift in (16, 8, 0)]), rank[index].reshape(height, width)
+    return colours[order].T, rank[index].reshape(height, width)
 
 
-def _codes(pixels: np.ndarray) -> np.ndarray:
-    """Colours as numbers, red in the highest byte."""
-    codes: np.ndarray = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-    return codes
+def colours_of(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different colours of uint8 ``(N, 3)``, which of them each pixel has, and how many have each."""
+    codes = pixels.astype(np.int64) @ np.array([65536, 256, 1])
+    found, index, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    colours = np.stack([found >> 16, found >> 8 & 255, found & 255], -1).astype(np.uint8)
+    return colours, index, counts
 
 
 def _filters(preset: int) -> list[dict[str, int]]:

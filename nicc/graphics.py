@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from nicc.columns import colours_of
 from nicc.container import BOX_GRAPHICS, Container
 from nicc.errors import FormatError
 from nicc.lossless import lossless_stream, pixels_of
@@ -84,14 +85,6 @@ def _ground(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
     height, width, _ = pixels.shape
     colours, _, counts = colours_of(pixels[spread(cells, width, height)][::7])
     return colours[counts.argmax()] if len(colours) else np.zeros(3, np.uint8)
-
-
-def colours_of(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The different colours of uint8 ``(N, 3)``, which of them each pixel has, and how many have each."""
-    codes = pixels.astype(np.int64) @ np.array([65536, 256, 1])
-    found, index, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    colours = np.stack([found >> 16, found >> 8 & 255, found & 255], -1).astype(np.uint8)
-    return colours, index, counts
 
 
 def layer_of(container: Container) -> Layer | None:

@@ -18,6 +18,8 @@ from PIL import Image, ImageOps
 from nicc.container import BOX_ALPHA, BOX_EXIF, BOX_ICC, BOX_XMP, DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE
 from nicc.errors import FormatError, ImageError
 
+LUMA = (0.299, 0.587, 0.114)
+"""Of red, green and blue."""
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"}
 PNG_LEVEL = 1
 """zlib's level 1 takes a third of the time of 6 and made the files no larger on decoded photographs."""

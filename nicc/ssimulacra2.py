@@ -212,9 +212,6 @@ def weights_of(scales: int) -> np.ndarray:
     return np.array(WEIGHTS).reshape(-1, 2, 3)[: 3 * scales].reshape(3, scales, 2, 3)
 
 
-LUMA = (0.299, 0.587, 0.114)
-
-
 def blur_taps() -> np.ndarray:
     """The Gaussian of 11 taps, float64."""
     taps = np.exp(-(np.arange(-BLUR_REACH, BLUR_REACH + 1) ** 2) / (2 * BLUR_SIGMA**2))

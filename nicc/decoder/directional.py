@@ -23,13 +23,13 @@ import numpy as np
 
 from nicc.architecture import FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS, Architecture
 from nicc.decoder.networks import inside, synthesis
+from nicc.images import LUMA
 
 Array = Any
 SIDE = 8
 """Pixels a side of the blocks that have one direction."""
 REACH = 2
 """Pixels on every side that the filter sees around a part."""
-LUMA = (0.299, 0.587, 0.114)
 DIRECTIONS = ((-1, 1), (-0.5, 1), (0, 1), (0.5, 1), (1, 1), (1, 0.5), (1, 0), (1, -0.5))
 """Rows and columns from one pixel to the next along each direction; the one across is four further on."""
 FAR = 4

@@ -9,10 +9,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from nicc.images import LUMA
 from nicc.ssimulacra2 import (
     BLUR_REACH,
     KNEE,
-    LUMA,
     OPSIN,
     OPSIN_BIAS,
     SLOPE,

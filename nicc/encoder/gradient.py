@@ -11,13 +11,13 @@ from functools import lru_cache
 import numpy as np
 
 from nicc.encoder.distortion import blurred_down, halved, light, luma_error, xyb_of
+from nicc.images import LUMA
 from nicc.ssimulacra2 import (
     BLUR_REACH,
     C2,
     ENCODING_SHARE,
     EXPONENT,
     KNEE,
-    LUMA,
     MIDDLE_WEIGHT,
     MSE_PER_RAW,
     OFFSET,

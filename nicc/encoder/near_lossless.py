@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from nicc.graphics import colours_of
+from nicc.columns import colours_of
 
 REACH = 2.3
 """By how many levels colours move at most, times the root of the distortion's weight."""

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nicc.images import LUMA
 from nicc.ssimulacra2 import (
     BLUR_REACH,
     KNEE,
-    LUMA,
     OPSIN,
     OPSIN_BIAS,
     SLOPE,

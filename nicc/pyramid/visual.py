@@ -9,12 +9,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from nicc.images import LUMA
 from nicc.pyramid.kernels import halving
 from nicc.pyramid.kernels import visual as kernels
 from nicc.pyramid.strip import SquaredError
 from nicc.ssimulacra2 import (
     ENCODING_SHARE,
-    LUMA,
     MIDDLE_WEIGHT,
     MSE_PER_RAW,
     SUM_SCALE,

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from nicc.architecture import LOG_ROW_STEP
 from nicc.decoder import networks
-from nicc.decoder.directional import LUMA
 from nicc.encoder import ops
+from nicc.images import LUMA
 from nicc.training.codec import CodecModule
 from nicc.training.config import COLOURS, WEIGHTED_RATES, Weighting
 

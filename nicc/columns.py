@@ -8,6 +8,7 @@ docs/format.md has the format to the byte.
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,37 +40,56 @@ QUICKEST, QUICK, SLOWEST = 1, 6, 9 | 1 << 31
 """Presets of LZMA; the last is its extreme one."""
 
 
-def columns_stream(pixels: np.ndarray, quick: bool = False, rows: int | None = None) -> bytes | None:
-    """uint8 ``(height, width, 3)`` in strips of ``rows``, by default the best that are found.
+class Layout(NamedTuple):
+    """How an image is laid out; a reader need not know how it was chosen."""
+
+    rows: int
+    """Of a strip."""
+    as_they_come: bool = False
+    """Colours are numbered as they first come, so that those of a gradient follow each other, not by their values."""
+
+
+def columns_stream(pixels: np.ndarray, quick: bool = False, layout: Layout | None = None) -> bytes | None:
+    """uint8 ``(height, width, 3)`` in a layout, by default the best that is found.
 
     None where there are too many colours, or where Python lacks LZMA. ``quick`` is a little larger.
     """
     if (found := _indexed(pixels)) is None:
         return None
-    palette, indices = found
-    height, width = indices.shape
-    low = indices.astype(np.uint8)
-    rows = min(rows, height) if rows else _best_rows(low)
-    count = palette.shape[1]
-    planes = [low, (indices >> 8).astype(np.uint8)] if count > PLANE else [low]
-    payload = np.diff(palette, axis=1, prepend=np.uint8(0)).tobytes()
-    payload += b"".join(_to_columns(plane, rows) for plane in planes)
-    coded = _compressed(payload, QUICK if quick else SLOWEST)
-    return MAGIC + HEAD.pack(width, height, rows, count - 1) + coded
+    height, width = found[1].shape
+    layout = layout or _best_layout(*found)
+    layout = layout._replace(rows=min(layout.rows, height))
+    coded = _compressed(_payload(*found, layout), QUICK if quick else SLOWEST)
+    return MAGIC + HEAD.pack(width, height, layout.rows, found[0].shape[1] - 1) + coded
 
 
-def strip_rows(pixels: np.ndarray) -> int | None:
-    """The height of strips that `columns_stream` finds best for an image; None as there."""
+def layout_of(pixels: np.ndarray) -> Layout | None:
+    """The layout that `columns_stream` finds best for an image; None as there."""
     found = _indexed(pixels)
-    return _best_rows(found[1].astype(np.uint8)) if found else None
+    return _best_layout(*found) if found else None
 
 
-def _best_rows(low: np.ndarray) -> int:
-    return min(_heights(low), key=lambda rows: len(_compressed(_to_columns(low, rows), QUICKEST)))
+def _best_layout(palette: np.ndarray, indices: np.ndarray) -> Layout:
+    low = indices.astype(np.uint8)
+    rows = min(_heights(low), key=lambda rows: len(_compressed(_to_columns(low, rows), QUICKEST)))
+    layouts = Layout(rows), Layout(rows, as_they_come=True)
+    return min(layouts, key=lambda layout: len(_compressed(_payload(palette, indices, layout), QUICKEST)))
+
+
+def _payload(palette: np.ndarray, indices: np.ndarray, layout: Layout) -> bytes:
+    """What LZMA is given: the palette's differences, then the indices of all pixels."""
+    columns = np.frombuffer(_to_columns(indices.astype(np.uint16), layout.rows), np.uint16)
+    if layout.as_they_come:
+        _, first = np.unique(columns, return_index=True)
+        order = np.concatenate([np.argsort(first[:PLANE]), PLANE + np.argsort(first[PLANE:])])
+        palette, columns = palette[:, order], np.argsort(order).astype(np.uint16)[columns]
+    planes = [columns >> shift for shift in ((0, 8) if palette.shape[1] > PLANE else (0,))]
+    differences = np.diff(palette, axis=1, prepend=np.uint8(0))
+    return b"".join(part.astype(np.uint8).tobytes() for part in (differences, *planes))
 
 
 def _indexed(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The palette ``(3, n)`` of an image and its indices ``(height, width)``: the commonest colours come first."""
+    """The palette ``(3, n)`` of an image and its indices ``(height, width)``: the commonest 256 come first."""
     height, width, _ = pixels.shape
     if lzma is None or max(height, width) > LARGEST_SIDE:
         return None

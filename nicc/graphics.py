@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from nicc.columns import colours_of
+from nicc.columns import Layout, colours_of
 from nicc.container import BOX_GRAPHICS, Container
 from nicc.errors import FormatError
 from nicc.lossless import lossless_stream, pixels_of
@@ -64,14 +64,14 @@ def spread(cells: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.repeat(np.repeat(cells, CELL, 0)[:height], CELL, 1)[:, :width]
 
 
-def box_of(pixels: np.ndarray, cells: np.ndarray, quick: bool = False, rows: int | None = None) -> bytes:
+def box_of(pixels: np.ndarray, cells: np.ndarray, quick: bool = False, layout: Layout | None = None) -> bytes:
     """The payload of a graphics box: uint8 ``(height, width, 3)``, of which ``cells`` are stored.
 
-    ``quick`` and ``rows`` are as in `lossless_stream`.
+    ``quick`` and ``layout`` are as in `lossless_stream`.
     """
     shown = shown_of(pixels, cells)
     map_bytes = zlib.compress(np.packbits(cells).tobytes(), 9)
-    return MAP_LENGTH.pack(len(map_bytes)) + map_bytes + lossless_stream(shown, quick, rows)
+    return MAP_LENGTH.pack(len(map_bytes)) + map_bytes + lossless_stream(shown, quick, layout)
 
 
 def shown_of(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:

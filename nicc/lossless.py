@@ -30,13 +30,13 @@ OPTIMISM, OPTIMISM_FLAT = 0.75, 0.02
 """The lossless form takes at least so much of the entropy of differences between neighbours, with few runs or many."""
 
 
-def lossless_stream(pixels: np.ndarray, quick: bool = False, rows: int | None = None) -> bytes:
+def lossless_stream(pixels: np.ndarray, quick: bool = False, layout: columns.Layout | None = None) -> bytes:
     """uint8 ``(height, width, 3)`` as a lossless WebP or PNG file, or as `nicc.columns` has it: the smallest.
 
-    ``quick`` leaves out the slower methods, ``rows`` are those of strips, if they are known.
+    ``quick`` leaves out the slower methods; the ``layout`` of columns may be known.
     """
     image = Image.fromarray(pixels)
-    in_columns = columns.columns_stream(pixels, quick, rows)
+    in_columns = columns.columns_stream(pixels, quick, layout)
     if max(image.size) > WEBP_MAX_SIDE:
         found = [_saved(image, "PNG", optimize=True)]
     else:

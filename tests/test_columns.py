@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nicc import columns
-from nicc.columns import HEAD, MAGIC, MOST_COLOURS, columns_stream, pixels_of_columns, size_of, strip_rows
+from nicc.columns import HEAD, MAGIC, MOST_COLOURS, Layout, columns_stream, layout_of, pixels_of_columns, size_of
 from nicc.errors import NiccError
 from nicc.lossless import lossless_stream
 from tests.test_lossless import drawing
@@ -27,28 +27,38 @@ def few(height: int, width: int, colours: int, seed: int = 0) -> np.ndarray:
     ("height", "width", "colours"),
     [(1, 1, 1), (1, 300, 7), (300, 1, 7), (47, 31, 2), (32, 32, 256), (33, 40, 257), (100, 99, MOST_COLOURS)],
 )
-@pytest.mark.parametrize("rows", [None, 1, 13, 500])
+@pytest.mark.parametrize("layout", [None, Layout(1), Layout(13, as_they_come=True), Layout(500)])
 @pytest.mark.parametrize("quick", [False, True])
-def test_every_pixel_comes_back(height, width, colours, rows, quick):
+def test_every_pixel_comes_back(height, width, colours, layout, quick):
     pixels = few(height, width, colours)
-    stream = columns_stream(pixels, quick, rows)
+    stream = columns_stream(pixels, quick, layout)
     assert size_of(stream) == (width, height)
     np.testing.assert_array_equal(pixels_of_columns(stream), pixels)
 
 
 def test_there_are_limits():
     assert columns_stream(few(100, 99, MOST_COLOURS + 1)) is None
-    assert strip_rows(few(100, 99, MOST_COLOURS + 1)) is None
+    assert layout_of(few(100, 99, MOST_COLOURS + 1)) is None
     assert columns_stream(np.zeros((1, 65536, 3), np.uint8)) is None
 
 
 def test_lines_of_text_find_their_height(monkeypatch):
     page = np.asarray(drawing(300, 400))  # lines are 12 pixels apart, which is none of the fixed heights
-    assert strip_rows(page) in (12, 13)
+    assert layout_of(page).rows in (12, 13)
     found = lossless_stream(page)
     assert found.startswith(MAGIC)
     monkeypatch.setattr(columns, "MOST_COLOURS", 0)
     assert len(found) < 0.75 * len(lossless_stream(page))  # WebP
+
+
+def test_gradients_number_their_colours_as_they_come():
+    ramp = np.linspace(0, 4 * np.pi, 240)
+    colours = 128 + np.stack([120 * np.sin(ramp), 120 * np.cos(1.3 * ramp), 110 * np.sin(0.7 * ramp)], -1)
+    bars = np.repeat(colours.astype(np.uint8)[:, None], 20, 1)  # colours that no component puts in order
+    found = layout_of(bars)
+    assert found.as_they_come
+    assert len(columns_stream(bars)) < 0.9 * len(columns_stream(bars, layout=Layout(found.rows)))
+    assert not layout_of(np.asarray(drawing(300, 400))).as_they_come
 
 
 def test_without_lzma(monkeypatch):

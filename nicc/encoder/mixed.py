@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from nicc.architecture import PIXELS_PER_LATENT
-from nicc.columns import strip_rows
+from nicc.columns import Layout, layout_of
 from nicc.container import BOX_GRAPHICS, Header, with_checksum
 from nicc.decoder.hyper import dequantise_z, read_z
 from nicc.decoder.latents import Visited, walk
@@ -135,8 +135,8 @@ class Form:
     """The whole image, uint8 ``(height, width, 3)``."""
     errors: np.ndarray
     """What the moves cost, weighed, in every cell, ``(rows, columns)``."""
-    rows: int | None
-    """Of strips, if all that may be stored has few colours (`nicc.columns`)."""
+    layout: Layout | None
+    """Of columns, if all that may be stored has few colours (`nicc.columns`)."""
 
     quick_boxes: dict[bytes, bytes] = field(default_factory=dict)
     """Quick boxes that are known, by their cells."""
@@ -147,7 +147,7 @@ class Form:
             return box_of(self.shown, cells)
         key = cells.tobytes()
         if key not in self.quick_boxes:
-            self.quick_boxes[key] = box_of(self.shown, cells, quick=True, rows=self.rows)
+            self.quick_boxes[key] = box_of(self.shown, cells, quick=True, layout=self.layout)
         return self.quick_boxes[key]
 
     def cost(self, cells: np.ndarray) -> float:
@@ -177,12 +177,12 @@ class Page:
         height, width, _ = pixels.shape
         self.pixels, self.graphic, self.weight = pixels, graphic, weight
         inner = graphic & candidates(pixels, single=True)
-        rows = strip_rows(shown_of(pixels, inner))
-        self.forms = [Form(0, pixels, np.zeros(graphic.shape, np.float32), rows)]
+        layout = layout_of(shown_of(pixels, inner))
+        self.forms = [Form(0, pixels, np.zeros(graphic.shape, np.float32), layout)]
         if reach := reach_of(weight):
             fewer = with_fewer_colours(pixels, spread(graphic, width, height), reach)
-            rows = rows or strip_rows(shown_of(fewer, inner))
-            self.forms.append(Form(reach, fewer, weight * cell_errors(pixels, fewer), rows))
+            layout = layout or layout_of(shown_of(fewer, inner))
+            self.forms.append(Form(reach, fewer, weight * cell_errors(pixels, fewer), layout))
 
     def graphics(self, cells: np.ndarray, quick: bool = False) -> Graphics:
         """Some of the candidates, exactly or with fewer colours: what costs less. ``quick`` as in `box_of`."""

@@ -75,17 +75,20 @@ class SymbolReader:
 
     def read(self, count: int, table: Table) -> np.ndarray:
         """The next ``count`` symbols, int32. Raises `FormatError` if the stream cannot hold them."""
-        if not count:
-            return np.zeros(0, np.int32)
+        return self.read_entries(count, table) + np.int32(table.low) if count else np.zeros(0, np.int32)
+
+    def read_entries(self, count: int, table: Table) -> np.ndarray:
+        """The next symbols, one at least, less the table's ``low``."""
+        entries: np.ndarray
         try:
-            symbols = self._coder.decode(table.model, count)
-            symbols += np.int32(table.low)
-            if table.escape and symbols.max() > table.high:
-                outside = np.flatnonzero(symbols > table.high)
-                symbols[outside] = self._coder.decode(_RAW, len(outside)) - SYMBOL_LIMIT
+            entries = self._coder.decode(table.model, count)
+            last = table.high - table.low
+            if table.escape and np.maximum.reduce(entries) > last:
+                outside = np.flatnonzero(entries > last)
+                entries[outside] = self._coder.decode(_RAW, len(outside)) - (SYMBOL_LIMIT + table.low)
         except AssertionError:
             raise FormatError("damaged: the coded symbols are not valid") from None
-        return symbols
+        return entries
 
 
 class RowCoder:
@@ -113,9 +116,11 @@ class RowCoder:
         """The symbols, int32, of the shape of ``rows``."""
         order, runs = _runs(rows)
         out = np.zeros(rows.size, np.int32)
-        parts = [reader.read(end - begin, self.tables[row]) for row, begin, end in runs]  # type: ignore[arg-type]
-        if parts:
-            out[order] = np.concatenate(parts)
+        if runs:
+            counts = [end - begin for _, begin, end in runs]
+            tables: list[Table] = [self.tables[row] for row, _, _ in runs]  # type: ignore[misc]
+            entries = [reader.read_entries(n, table) for n, table in zip(counts, tables, strict=True)]
+            out[order] = np.concatenate(entries) + np.repeat([table.low for table in tables], counts)
         return out.reshape(rows.shape)
 
 

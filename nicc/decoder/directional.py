@@ -161,11 +161,11 @@ def filtered(ops: Any, there: Filter, x: Array) -> Array:
     order, bounds = ops.grouped(direction, len(DIRECTIONS))
     by_block = (shares[order] @ there.weights.reshape(-1, FILTER_WEIGHTS)).T
     blocks = blocks[..., order]
-    changes = []
-    for pairs, begin, end in zip(neighbours(), bounds[:-1], bounds[1:], strict=True):
-        if end > begin:
-            parts = differences(ops, blocks[..., begin:end], pairs, there.limit)
-            changes.append(sum(part * by_block[i, begin:end] for i, part in enumerate(parts)))
+    changes = [
+        ops.weighed_differences(*around(blocks[..., begin:end], pairs), limits(there.limit), by_block[:, begin:end])
+        for pairs, begin, end in zip(neighbours(), bounds[:-1], bounds[1:], strict=True)
+        if end > begin
+    ]
     change = ops.unblocked(ops.concat(changes, -1), order, x.shape, REACH)
     return ops.add_to_colours(inside(x, REACH), change / 255)
 
@@ -175,14 +175,25 @@ def inner(blocks: Array) -> Array:
     return blocks[REACH:-REACH, REACH:-REACH]
 
 
+def around(blocks: Array, pairs: tuple[Pair, ...]) -> tuple[Array, list[tuple[Array, Array]]]:
+    """Pixels of blocks of one direction, ``(8, 8, n)``, and both neighbours of every pair."""
+
+    def moved(row: int, column: int) -> Array:
+        return blocks[REACH + row : REACH + row + SIDE, REACH + column : REACH + column + SIDE]
+
+    return inner(blocks), [(moved(*one), moved(*other)) for one, other in pairs]
+
+
+def limits(limit: float) -> tuple[float, float]:
+    """Of the near clip and of the far one."""
+    return limit, FAR * limit
+
+
 def differences(ops: Any, blocks: Array, pairs: tuple[Pair, ...], limit: float) -> list[Array]:
     """What the weights multiply in blocks of one direction: of every pair, clipped near, then far, ``(8, 8, n)``."""
-    centre, near, far = inner(blocks), [], []
-    for pair in pairs:
-        one, other = (
-            blocks[REACH + row : REACH + row + SIDE, REACH + column : REACH + column + SIDE] - centre
-            for row, column in pair
-        )
-        near.append(ops.clipped(one, limit) + ops.clipped(other, limit))
-        far.append(ops.clipped(one, FAR * limit) + ops.clipped(other, FAR * limit))
-    return near + far
+    centre, both = around(blocks, pairs)
+    return [
+        ops.clipped(one - centre, most) + ops.clipped(other - centre, most)
+        for most in limits(limit)
+        for one, other in both
+    ]

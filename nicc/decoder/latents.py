@@ -152,9 +152,9 @@ class _Walk:
         channels, at = step.channels, self.order[here]
         self.symbols[here, channels] = s
         size = np.abs(s)
-        self.own[at] = _MAGNITUDES[np.minimum(size, 15)]
+        self.own[at] = _MAGNITUDES.take(size, mode="clip")
         decoded = mean
-        decoded += s
+        decoded += s.astype(np.float32)  # integers of 32 bits would be added in double precision
         if step.network is not None:
             d = decoded / (self.scale[channels] * factor) - self.base[here]
             self.inner[at // self.w, at % self.w, channels] = d

@@ -74,6 +74,17 @@ def clipped(x: Tensor, limit: float) -> Tensor:
     return x.clamp(-limit, limit)
 
 
+def weighed_differences(
+    centre: Tensor, pairs: list[tuple[Tensor, Tensor]], limits: tuple[float, ...], weights: Tensor
+) -> Tensor:
+    """Clipped differences of pairs of neighbours from the centre, ``(..., n)``, weighed and summed.
+
+    ``weights`` ``(limits pairs, n)`` are of all pairs for the first limit of the clip, then for the next.
+    """
+    parts = [clipped(one - centre, m) + clipped(other - centre, m) for m in limits for one, other in pairs]
+    return sum(part * weight for part, weight in zip(parts, weights, strict=True))
+
+
 def chosen(x: Tensor, index: Tensor) -> Tensor:
     """The entries of ``x`` ``(k, n)`` at ``index`` ``(n,)`` along its first axis."""
     return x.gather(0, index[None])[0]

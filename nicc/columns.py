@@ -36,7 +36,7 @@ PERIODS = 2
 FIXED_ROWS = 10, 14, 16, 20, 24, 28, 32
 """Heights of strips that are tried besides."""
 LZMA2 = 0x21
-QUICKEST, QUICK, SLOWEST = 1, 6, 9 | 1 << 31
+QUICKEST, QUICK, SLOWEST = 1, 4, 9 | 1 << 31
 """Presets of LZMA; the last is its extreme one."""
 
 
@@ -106,10 +106,13 @@ def _indexed(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 def colours_of(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The different colours of uint8 ``(N, 3)``, which of them each pixel has, and how many have each."""
-    codes = pixels.astype(np.int64) @ np.array([65536, 256, 1])
-    found, index, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    codes = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    begins = np.flatnonzero(np.diff(codes, prepend=-1))  # graphics are long runs: what is sorted is one of each
+    lengths = np.diff(begins, append=len(codes))
+    found, index = np.unique(codes[begins], return_inverse=True)
+    counts = np.bincount(index, lengths, len(found)).astype(np.int64)
     colours = np.stack([found >> 16, found >> 8 & 255, found & 255], -1).astype(np.uint8)
-    return colours, index, counts
+    return colours, index.repeat(lengths), counts
 
 
 def _filters(preset: int) -> list[dict[str, int]]:

@@ -77,7 +77,9 @@ def box_of(pixels: np.ndarray, cells: np.ndarray, quick: bool = False, layout: L
 def shown_of(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """The image of which ``cells`` are stored, with one colour everywhere else."""
     height, width, _ = pixels.shape
-    return np.where(spread(cells, width, height)[..., None], pixels, _ground(pixels, cells))
+    stored = spread(cells.repeat(3, 1), 3 * width, height)  # rows of bytes: a broadcast would be a loop over three
+    flat = np.where(stored, pixels.reshape(height, -1), np.tile(_ground(pixels, cells), width))
+    return flat.reshape(pixels.shape)
 
 
 def _ground(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -9,8 +9,11 @@ then the borders are tightened.
 from __future__ import annotations
 
 import io
+import itertools
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +43,8 @@ TIGHTENED = 2
 """So often are borders tightened, if that goes on to help."""
 MOST_TIGHTENED = 4
 """So often where what cells cost is known beforehand."""
+BLOCKS = 4, 8
+"""Along an image's longer side, those that are left to the model, or stored, as a whole: for what it costs then."""
 LATENTS_PER_CELL = CELL // PIXELS_PER_LATENT
 
 
@@ -210,11 +215,12 @@ class Page:
         """The cells, perhaps none, with which a page costs least where all others cost ``coded``.
 
         Of every choice, and of what becomes of it when its borders are tightened again and again: a step that costs
-        more may lead on to one that costs less.
+        more may lead on to one that costs less. Then block by block, since what a part of a lossless image takes
+        depends on all others, and what its cells take by themselves says little.
         """
 
-        def cost(cells: np.ndarray) -> float:
-            stored = self.form_of(cells).cost(cells) if cells.any() else 0.0
+        def cost(cells: np.ndarray, form: Form | None = None) -> float:
+            stored = (form or self.form_of(cells)).cost(cells) if cells.any() else 0.0
             return stored + float(coded[~cells].sum())
 
         best = np.zeros_like(self.graphic)
@@ -225,7 +231,25 @@ class Page:
                 if (found := cost(cells)) < least:
                     best, least = cells, found
                 cells, times = self.tightened(cells, coded), times + 1
-        return best
+        cells = best if best.any() else self.graphic
+        form = self.form_of(cells)
+        changed = self.changed_by_blocks(cells, partial(cost, form=form))
+        return changed if cost(changed) < least else best
+
+    def changed_by_blocks(self, cells: np.ndarray, cost: Callable[[np.ndarray], float]) -> np.ndarray:
+        """Cells less the blocks that cost less without, with those that cost less stored."""
+        least = cost(cells)
+        for blocks in BLOCKS:
+            side = -(-max(cells.shape) // blocks)
+            for row, column in itertools.product(*(range(0, n, side) for n in cells.shape)):
+                block = slice(row, row + side), slice(column, column + side)
+                if not self.graphic[block].any():
+                    continue
+                changed = cells.copy()
+                changed[block] = False if cells[block].any() else self.graphic[block]
+                if (found := cost(changed)) < least:
+                    cells, least = changed, found
+        return cells
 
     def tightened(self, cells: np.ndarray, coded: np.ndarray) -> np.ndarray:
         """Cells without those at their border that cost more than ``coded``, with those beside it that cost less."""

@@ -11,9 +11,7 @@ from __future__ import annotations
 import io
 import itertools
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -215,39 +213,39 @@ class Page:
         """The cells, perhaps none, with which a page costs least where all others cost ``coded``.
 
         Of every choice, and of what becomes of it when its borders are tightened again and again: a step that costs
-        more may lead on to one that costs less. Then block by block, since what a part of a lossless image takes
-        depends on all others, and what its cells take by themselves says little.
+        more may lead on to one that costs less. Then `by_blocks`.
         """
-
-        def cost(cells: np.ndarray, form: Form | None = None) -> float:
-            stored = (form or self.form_of(cells)).cost(cells) if cells.any() else 0.0
-            return stored + float(coded[~cells].sum())
-
         best = np.zeros_like(self.graphic)
-        least = cost(best)
+        least = self.cost(best, coded)
         for choice in self.choices(coded):
             cells, times = choice, 0
             while cells.any() and times <= MOST_TIGHTENED:
-                if (found := cost(cells)) < least:
+                if (found := self.cost(cells, coded)) < least:
                     best, least = cells, found
                 cells, times = self.tightened(cells, coded), times + 1
-        cells = best if best.any() else self.graphic
-        form = self.form_of(cells)
-        changed = self.changed_by_blocks(cells, partial(cost, form=form))
-        return changed if cost(changed) < least else best
+        changed = self.by_blocks(best, coded)
+        return changed if self.cost(changed, coded) < least else best
 
-    def changed_by_blocks(self, cells: np.ndarray, cost: Callable[[np.ndarray], float]) -> np.ndarray:
-        """Cells less the blocks that cost less without, with those that cost less stored."""
-        least = cost(cells)
+    def cost(self, cells: np.ndarray, coded: np.ndarray, form: Form | None = None) -> float:
+        """Of the page with these cells stored, in a form or in the better one; all others cost ``coded``."""
+        stored = (form or self.form_of(cells)).cost(cells) if cells.any() else 0.0
+        return stored + float(coded[~cells].sum())
+
+    def by_blocks(self, cells: np.ndarray, coded: np.ndarray) -> np.ndarray:
+        """Cells, or all candidates if there are none, less whole blocks that cost less without, with those that do not.
+
+        What a part of a lossless image takes depends on all others, and what a cell takes by itself says little.
+        """
+        cells = cells if cells.any() else self.graphic
+        form = self.form_of(cells)
+        least = self.cost(cells, coded, form)
         for blocks in BLOCKS:
             side = -(-max(cells.shape) // blocks)
             for row, column in itertools.product(*(range(0, n, side) for n in cells.shape)):
                 block = slice(row, row + side), slice(column, column + side)
-                if not self.graphic[block].any():
-                    continue
                 changed = cells.copy()
                 changed[block] = False if cells[block].any() else self.graphic[block]
-                if (found := cost(changed)) < least:
+                if (changed != cells).any() and (found := self.cost(changed, coded, form)) < least:
                     cells, least = changed, found
         return cells
 

@@ -36,7 +36,7 @@ PERIODS = 2
 FIXED_ROWS = 10, 14, 16, 20, 24, 28, 32
 """Heights of strips that are tried besides."""
 LZMA2 = 0x21
-QUICKEST, QUICK, SLOWEST = 1, 4, 9 | 1 << 31
+QUICKEST, QUICK, SLOWEST = 1, 6, 9 | 1 << 31
 """Presets of LZMA; the last is its extreme one."""
 
 

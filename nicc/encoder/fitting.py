@@ -17,7 +17,6 @@ from nicc.encoder.settings import Annealing, Options, Report, Settings, State
 from nicc.encoder.targets import Target, Unreachable
 from nicc.encoder.transform import encoder_arrays_of
 from nicc.errors import ModelError, NiccError, needs
-from nicc.graphics import spread
 from nicc.images import Picture, decibels
 from nicc.model import TUNED, Model, load_model
 from nicc.pyramid import analysis
@@ -123,13 +122,11 @@ class _Fitting:
         self.tried = tried
         page = Page(pixels, graphic, self.model.architecture.rate_lambda(rate_point))
         cells = cells_to_store(self.fitter.fit, page, tried / steps)
-        pasted = None
         if cells.any():
             self.graphics = page.graphics(cells)
-            pasted = spread(cells, pixels.shape[1], pixels.shape[0])
             pixels = filled(pixels, cells)
         del self.fitter  # before another takes as much memory
-        self.fitter = self.fitter_of(pixels, pasted=pasted)
+        self.fitter = self.fitter_of(pixels)
 
     def _run(self, rate_point: int, weight: float, steps: int, following: int = 0) -> None:
         """Fits; ``following`` steps are reported as still to come."""

@@ -9,7 +9,6 @@ then the borders are tightened.
 from __future__ import annotations
 
 import io
-import itertools
 import zlib
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -41,8 +40,6 @@ TIGHTENED = 2
 """So often are borders tightened, if that goes on to help."""
 MOST_TIGHTENED = 4
 """So often where what cells cost is known beforehand."""
-BLOCKS = 4, 8
-"""Along an image's longer side, those that are left to the model, or stored, as a whole: for what it costs then."""
 LATENTS_PER_CELL = CELL // PIXELS_PER_LATENT
 
 
@@ -213,41 +210,22 @@ class Page:
         """The cells, perhaps none, with which a page costs least where all others cost ``coded``.
 
         Of every choice, and of what becomes of it when its borders are tightened again and again: a step that costs
-        more may lead on to one that costs less. Then `by_blocks`.
+        more may lead on to one that costs less.
         """
+
+        def cost(cells: np.ndarray) -> float:
+            stored = self.form_of(cells).cost(cells) if cells.any() else 0.0
+            return stored + float(coded[~cells].sum())
+
         best = np.zeros_like(self.graphic)
-        least = self.cost(best, coded)
+        least = cost(best)
         for choice in self.choices(coded):
             cells, times = choice, 0
             while cells.any() and times <= MOST_TIGHTENED:
-                if (found := self.cost(cells, coded)) < least:
+                if (found := cost(cells)) < least:
                     best, least = cells, found
                 cells, times = self.tightened(cells, coded), times + 1
-        changed = self.by_blocks(best, coded)
-        return changed if self.cost(changed, coded) < least else best
-
-    def cost(self, cells: np.ndarray, coded: np.ndarray, form: Form | None = None) -> float:
-        """Of the page with these cells stored, in a form or in the better one; all others cost ``coded``."""
-        stored = (form or self.form_of(cells)).cost(cells) if cells.any() else 0.0
-        return stored + float(coded[~cells].sum())
-
-    def by_blocks(self, cells: np.ndarray, coded: np.ndarray) -> np.ndarray:
-        """Cells, or all candidates if there are none, less whole blocks that cost less without, with those that do not.
-
-        What a part of a lossless image takes depends on all others, and what a cell takes by itself says little.
-        """
-        cells = cells if cells.any() else self.graphic
-        form = self.form_of(cells)
-        least = self.cost(cells, coded, form)
-        for blocks in BLOCKS:
-            side = -(-max(cells.shape) // blocks)
-            for row, column in itertools.product(*(range(0, n, side) for n in cells.shape)):
-                block = slice(row, row + side), slice(column, column + side)
-                changed = cells.copy()
-                changed[block] = False if cells[block].any() else self.graphic[block]
-                if (changed != cells).any() and (found := self.cost(changed, coded, form)) < least:
-                    cells, least = changed, found
-        return cells
+        return best
 
     def tightened(self, cells: np.ndarray, coded: np.ndarray) -> np.ndarray:
         """Cells without those at their border that cost more than ``coded``, with those beside it that cost less."""

@@ -19,7 +19,7 @@ from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import Change, Networks, changed, encode_networks
 from nicc.pyramid.order import encode_grids
 from nicc.pyramid.rounding import rounded
-from nicc.pyramid.strip import Distortion, Memory, Pasted, SquaredError, Strip
+from nicc.pyramid.strip import Distortion, Memory, SquaredError, Strip
 from nicc.threads import one_blas_thread
 
 SMALL = 1 << 13
@@ -68,20 +68,15 @@ class Fitter:
         seed: int = 0,
         distortion: Callable[[np.ndarray], Distortion] = SquaredError,
         analyse: Callable[[Strip, int], None] | None = None,
-        pasted: np.ndarray | None = None,
     ) -> None:
-        """``pixels`` uint8 ``(h, w, 3)``; ``distortion`` as a `Strip` takes it; ``pasted`` as `Pasted` takes it.
+        """``pixels`` uint8 ``(h, w, 3)``; ``distortion`` as a `Strip` takes it.
 
         ``analyse`` sets a strip's first latents for a start of the first family; they are zero without it, and for
         every other family.
         """
         self.model, self.pixels, self.seed, self.distortion, self.analyse = model, pixels, seed, distortion, analyse
         memory: dict[tuple[int, int], Memory] = {}
-        bounds = strip_bounds(len(pixels))
-        strips = [Strip(pixels[a:b], distortion, memory) for a, b in bounds]
-        if pasted is not None:
-            for strip, (a, b) in zip(strips, bounds, strict=True):
-                strip.distortion = Pasted(strip.distortion, strip.target, pasted[a:b])
+        strips = [Strip(pixels[a:b], distortion, memory) for a, b in strip_bounds(len(pixels))]
         self.fit = Fit(strips, Networks(model.architecture), seed)
         self.begun: int | None = None
         """The start, by its number, that networks and latents come from."""

@@ -188,6 +188,27 @@ def test_borders_are_tightened(coffee):
     np.testing.assert_array_equal(found, text)
 
 
+def test_blocks_are_left_out_and_taken_in():
+    rng = np.random.default_rng(0)
+    pixels = np.full((256, 256, 3), 255, np.uint8)
+    pixels[:, 128:] = rng.integers(0, 2, (256, 128, 1)) * 255  # nothing that any lossless coder likes
+    cheap = np.zeros((8, 8), bool)
+    cheap[:, :4] = True
+    coded = np.where(cheap, 100.0, 200.0)
+    whole = mixed.Page(pixels, np.ones((8, 8), bool), 0.01)
+    for start in (whole.graphic, ~cheap, np.zeros((8, 8), bool)):
+        np.testing.assert_array_equal(whole.by_blocks(start, coded), cheap)
+    np.testing.assert_array_equal(whole.cheapest(coded), cheap)
+    np.testing.assert_array_equal(whole.by_blocks(whole.graphic, coded + 10000), whole.graphic)
+
+
+def test_the_slowest_lossless_coder_has_the_last_word(monkeypatch):
+    monkeypatch.setattr(mixed.Form, "cost", lambda _, cells, quick=True: 100.0 * cells.sum() if quick else 10.0)
+    whole = mixed.Page(np.full((256, 256, 3), 255, np.uint8), np.ones((8, 8), bool), 0.01)
+    assert whole.cheapest(np.full((8, 8), 50.0)).all()
+    assert not whole.cheapest(np.full((8, 8), 0.1)).any()
+
+
 def test_what_is_coded_in_place_of_graphics_is_smooth(coffee):
     pixels = np.asarray(page(coffee))
     cells = mixed.candidates(pixels)

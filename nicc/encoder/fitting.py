@@ -17,6 +17,7 @@ from nicc.encoder.settings import Annealing, Options, Report, Settings, State
 from nicc.encoder.targets import Target, Unreachable
 from nicc.encoder.transform import encoder_arrays_of
 from nicc.errors import ModelError, NiccError, needs
+from nicc.graphics import spread
 from nicc.images import Picture, decibels
 from nicc.model import TUNED, Model, load_model
 from nicc.pyramid import analysis
@@ -122,18 +123,21 @@ class _Fitting:
         self.tried = tried
         page = Page(pixels, graphic, self.model.architecture.rate_lambda(rate_point))
         cells = cells_to_store(self.fitter.fit, page, tried / steps)
+        pasted = None
         if cells.any():
             self.graphics = page.graphics(cells)
+            pasted = spread(cells, pixels.shape[1], pixels.shape[0])
             pixels = filled(pixels, cells)
         del self.fitter  # before another takes as much memory
-        self.fitter = self.fitter_of(pixels)
+        self.fitter = self.fitter_of(pixels, pasted=pasted, page=True)
 
     def _run(self, rate_point: int, weight: float, steps: int, following: int = 0) -> None:
         """Fits; ``following`` steps are reported as still to come."""
+        total = self.tried + self.fitter.fits(rate_point) * steps + following
 
         def told(step: int, bits: float, distortion: float) -> None:
             if self.report:
-                self.report(State(self.tried + step, bits, decibels(distortion), 0.0), self.tried + steps + following)
+                self.report(State(self.tried + step, bits, decibels(distortion), 0.0), total)
 
         self.interrupted = not self.fitter.run(rate_point, weight, steps, told, self.options.keep_on_interrupt)
 

@@ -9,6 +9,7 @@ then the borders are tightened.
 from __future__ import annotations
 
 import io
+import itertools
 import zlib
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -40,6 +41,8 @@ TIGHTENED = 2
 """So often are borders tightened, if that goes on to help."""
 MOST_TIGHTENED = 4
 """So often where what cells cost is known beforehand."""
+BLOCKS = 4, 8
+"""Along an image's longer side, those that are left to the model, or stored, as a whole: for what it costs then."""
 LATENTS_PER_CELL = CELL // PIXELS_PER_LATENT
 
 
@@ -138,21 +141,19 @@ class Form:
     layout: Layout | None
     """Of columns, if all that may be stored has few colours (`nicc.columns`)."""
 
-    quick_boxes: dict[bytes, bytes] = field(default_factory=dict)
-    """Quick boxes that are known, by their cells."""
+    boxes: dict[tuple[bytes, bool], bytes] = field(default_factory=dict)
+    """Those that are known, by their cells and whether they are quick ones: sets are compared again and again."""
 
     def box(self, cells: np.ndarray, quick: bool) -> bytes:
-        """See `box_of`; quick ones are kept, since sets of cells are compared again and again."""
-        if not quick:
-            return box_of(self.shown, cells)
-        key = cells.tobytes()
-        if key not in self.quick_boxes:
-            self.quick_boxes[key] = box_of(self.shown, cells, quick=True, layout=self.layout)
-        return self.quick_boxes[key]
+        """See `box_of`."""
+        key = cells.tobytes(), quick
+        if key not in self.boxes:
+            self.boxes[key] = box_of(self.shown, cells, quick, self.layout if quick else None)
+        return self.boxes[key]
 
-    def cost(self, cells: np.ndarray) -> float:
-        """What the cells cost in one lossless image, about, and what their moves cost."""
-        return float(8 * len(self.box(cells, quick=True)) + self.errors[cells].sum())
+    def cost(self, cells: np.ndarray, quick: bool = True) -> float:
+        """What the cells cost in one lossless image, about if ``quick``, and what their moves cost."""
+        return float(8 * len(self.box(cells, quick)) + self.errors[cells].sum())
 
     def costs(self, cells: np.ndarray, side: int = 1) -> np.ndarray:
         """About what each of the cells costs in the one lossless image of all of them; no end elsewhere.
@@ -210,22 +211,42 @@ class Page:
         """The cells, perhaps none, with which a page costs least where all others cost ``coded``.
 
         Of every choice, and of what becomes of it when its borders are tightened again and again: a step that costs
-        more may lead on to one that costs less.
+        more may lead on to one that costs less. Then `by_blocks`. The last word has the lossless coder at its slowest:
+        quick ones make too much of what is left out.
         """
-
-        def cost(cells: np.ndarray) -> float:
-            stored = self.form_of(cells).cost(cells) if cells.any() else 0.0
-            return stored + float(coded[~cells].sum())
-
         best = np.zeros_like(self.graphic)
-        least = cost(best)
+        least = self.cost(best, coded)
         for choice in self.choices(coded):
             cells, times = choice, 0
             while cells.any() and times <= MOST_TIGHTENED:
-                if (found := cost(cells)) < least:
+                if (found := self.cost(cells, coded)) < least:
                     best, least = cells, found
                 cells, times = self.tightened(cells, coded), times + 1
-        return best
+        finalists = best, self.by_blocks(best, coded), self.graphic
+        return min(finalists, key=lambda cells: self.cost(cells, coded, quick=False))
+
+    def cost(self, cells: np.ndarray, coded: np.ndarray, form: Form | None = None, quick: bool = True) -> float:
+        """Of the page with these cells stored, in a form or in the better one; all others cost ``coded``."""
+        stored = (form or self.form_of(cells)).cost(cells, quick) if cells.any() else 0.0
+        return stored + float(coded[~cells].sum())
+
+    def by_blocks(self, cells: np.ndarray, coded: np.ndarray) -> np.ndarray:
+        """Cells, or all candidates if there are none, less whole blocks that cost less without, with those that do not.
+
+        What a part of a lossless image takes depends on all others, and what a cell takes by itself says little.
+        """
+        cells = cells if cells.any() else self.graphic
+        form = self.form_of(cells)
+        least = self.cost(cells, coded, form)
+        for blocks in BLOCKS:
+            side = -(-max(cells.shape) // blocks)
+            for row, column in itertools.product(*(range(0, n, side) for n in cells.shape)):
+                block = slice(row, row + side), slice(column, column + side)
+                changed = cells.copy()
+                changed[block] = False if cells[block].any() else self.graphic[block]
+                if (changed != cells).any() and (found := self.cost(changed, coded, form)) < least:
+                    cells, least = changed, found
+        return cells
 
     def tightened(self, cells: np.ndarray, coded: np.ndarray) -> np.ndarray:
         """Cells without those at their border that cost more than ``coded``, with those beside it that cost less."""

@@ -19,7 +19,7 @@ from nicc.pyramid.model import PyramidModel
 from nicc.pyramid.networks import Change, Networks, changed, encode_networks
 from nicc.pyramid.order import encode_grids
 from nicc.pyramid.rounding import rounded
-from nicc.pyramid.strip import Distortion, Memory, SquaredError, Strip
+from nicc.pyramid.strip import Distortion, Memory, Pasted, SquaredError, Strip
 from nicc.threads import one_blas_thread
 
 SMALL = 1 << 13
@@ -41,7 +41,8 @@ Fits end at a quarter to a half of these. Otherwise networks differ along the co
 LATER = 9.0
 """By this over a trial's steps are other families than the first taken to be better than it says: they gain later."""
 TRIED_STARTS = 2
-"""Of the lowest so many starts, every family is tried. Above, others than the first do not pay: docs/pyramid.md."""
+"""Of the lowest so many starts, every family is tried, or all of a page is fitted from it. Above, others than the first
+do not pay: docs/pyramid.md."""
 LONG = 3000
 """From so many steps on, fits begin with latents of zero: what an analysis finds saves steps, and costs some later."""
 GOING_ON = 0.8
@@ -68,15 +69,23 @@ class Fitter:
         seed: int = 0,
         distortion: Callable[[np.ndarray], Distortion] = SquaredError,
         analyse: Callable[[Strip, int], None] | None = None,
+        pasted: np.ndarray | None = None,
+        page: bool = False,
     ) -> None:
-        """``pixels`` uint8 ``(h, w, 3)``; ``distortion`` as a `Strip` takes it.
+        """``pixels`` uint8 ``(h, w, 3)``; ``distortion`` as a `Strip` takes it; ``pasted`` as `Pasted` takes it.
 
         ``analyse`` sets a strip's first latents for a start of the first family; they are zero without it, and for
-        every other family.
+        every other family. A ``page`` of text or drawings is fitted from all families at low rates, however large it
+        is: trials on a sample mislead there.
         """
         self.model, self.pixels, self.seed, self.distortion, self.analyse = model, pixels, seed, distortion, analyse
+        self.page = page
         memory: dict[tuple[int, int], Memory] = {}
-        strips = [Strip(pixels[a:b], distortion, memory) for a, b in strip_bounds(len(pixels))]
+        bounds = strip_bounds(len(pixels))
+        strips = [Strip(pixels[a:b], distortion, memory) for a, b in bounds]
+        if pasted is not None:
+            for strip, (a, b) in zip(strips, bounds, strict=True):
+                strip.distortion = Pasted(strip.distortion, strip.target, pasted[a:b])
         self.fit = Fit(strips, Networks(model.architecture), seed)
         self.begun: int | None = None
         """The start, by its number, that networks and latents come from."""
@@ -91,6 +100,10 @@ class Fitter:
         Each start has its own scale of latents, and differences of networks are coded against it.
         """
         return self.begun != self.model.architecture.start_of(rate_point)
+
+    def fits(self, rate_point: int) -> int:
+        """How often a run makes all of its steps."""
+        return 1 + len(self._others(rate_point)) if self.begins(rate_point) else 1
 
     def run(
         self,
@@ -112,7 +125,7 @@ class Fitter:
                 if steps >= LONG:
                     self._forget_latents()
                 self.fit.run(weight, steps - tried, self._cooling(steps - tried), later(report, tried))
-                self._try_others(rate_point, weight, steps)
+                self._try_others(rate_point, weight, steps, report)
             else:
                 self.fit.run(weight, steps, replace(self._cooling(steps), begin=GOING_ON), report)
         except KeyboardInterrupt:
@@ -127,7 +140,7 @@ class Fitter:
         Returns how many steps of the whole image these took, of ``steps`` that are to be taken in all.
         """
         families = range(len(self.model.families))
-        if self.begun is None or self.begun >= TRIED_STARTS or len(families) == 1:
+        if self.begun is None or self.begun >= TRIED_STARTS or len(families) == 1 or self.page:
             return 0
         sample = sample_of(self.pixels)
         share = len(families) * sample[..., 0].size / self.fit.pixels
@@ -178,22 +191,25 @@ class Fitter:
         for strip in self.fit.strips:
             strip.y[:] = 0
 
-    def _try_others(self, rate_point: int, weight: float, steps: int) -> None:
-        """Fits a small image in other ways too, and keeps what costs least.
-
-        These are starts of the other families, and latents alone for a start's networks, which take no bytes.
-        """
+    def _others(self, rate_point: int) -> list[tuple[int, bool]]:
+        """Families to fit from as well, and whether their start's networks stay, which then take no bytes."""
         ways = [(self.family, True)] if self.fit.pixels <= SMALL else []
-        if self.fit.pixels <= SMALL_TWICE and self.model.architecture.start_of(rate_point) < SMALL_STARTS:
+        starts = SMALL_STARTS if self.fit.pixels <= SMALL_TWICE else TRIED_STARTS if self.page else 0
+        if self.model.architecture.start_of(rate_point) < starts:
             ways += [(n, False) for n in range(len(self.model.families)) if n != self.family]
+        return ways
+
+    def _try_others(self, rate_point: int, weight: float, steps: int, report: StepReport | None) -> None:
+        """Fits in other ways too, and keeps what costs least."""
+        ways = self._others(rate_point)
         if not ways:
             return
         kept = self._state()
-        for family, unchanged in ways:
+        for number, (family, unchanged) in enumerate(ways, start=1):
             self._begin(rate_point, family)
             self.unchanged = unchanged
             try:
-                self.fit.run(weight, steps, self._cooling(steps))
+                self.fit.run(weight, steps, self._cooling(steps), later(report, number * steps))
             finally:
                 reached = self._state()
                 if reached.cost < kept.cost:

@@ -36,6 +36,19 @@ class SquaredError:
         return float(np.vdot(error, error)) * float(weight), error * (2 * weight)
 
 
+class Pasted:
+    """A distortion of an image over which some pixels are pasted: these cost nothing, and ask for nothing."""
+
+    def __init__(self, distortion: Distortion, original: np.ndarray, pasted: np.ndarray) -> None:
+        """``pasted`` says which pixels these are, bool ``(h, w)``; in ``original`` ``(3, h, w)`` they are as pasted."""
+        self.distortion, self.original, self.pasted = distortion, original, pasted
+        self.left = (~pasted).astype(F)
+
+    def __call__(self, decoded: np.ndarray) -> tuple[float, np.ndarray]:
+        found, gradient = self.distortion(np.where(self.pasted, self.original, decoded))
+        return found, gradient * self.left
+
+
 def planes(pixels: np.ndarray) -> np.ndarray:
     """uint8 ``(h, w, 3)`` as float32 ``(3, h, w)`` in -0.5..0.5."""
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(F) / 255 - F(0.5)

@@ -53,9 +53,11 @@ def test_the_better_family_is_chosen_and_decoded(good, photo, tmp_path, rng, mon
     model = model_of(tmp_path, rng, good)
     steps = []
     fitter = Fitter(model, np.asarray(photo))
+    assert fitter.fits(15) == 2  # of so small an image, the latents alone as well
     fitter.run(15, 0.002, 60, lambda step, *_: steps.append(step))
     assert fitter.family == good
-    assert steps == list(range(25, 61))  # after twelve of each family
+    assert steps == list(range(25, 121))  # after twelve of each family
+    assert fitter.fits(15) == 1  # it would go on
     monkeypatch.setenv("NICC_MODELS", str(tmp_path))
     data = nicc.encode(photo, model="two", tune="psnr", sga_steps=60, quality=15, lossless=False)
     assert nearest_family(data) == good
@@ -72,14 +74,20 @@ def test_few_steps_and_high_rates_are_the_first_family_s(photo, tmp_path, rng, m
         fitter.begun = None
 
 
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("good", [0, 1])
-def test_a_small_image_is_fitted_from_every_family(good, photo, tmp_path, rng):
-    pixels = np.asarray(photo)
-    fitter = Fitter(model_of(tmp_path, rng, good), pixels)
-    for rate_point in (20, 70):
+def test_every_family_is_fitted_at_low_rates(good, beside, photo, tmp_path, rng, monkeypatch):
+    """To a small image, and to what graphics leave of a page."""
+    pixels, pasted = np.asarray(photo), None
+    if beside:
+        monkeypatch.setattr("nicc.pyramid.encode.SMALL_TWICE", 0)
+        pasted = np.zeros(pixels.shape[:2], bool)
+        pasted[:, 64:] = True
+    fitter = Fitter(model_of(tmp_path, rng, good), pixels, pasted=pasted, page=beside)
+    for rate_point in (15, 70):
         weight = fitter.model.architecture.rate_lambda(rate_point)
         fitter.run(rate_point, weight, 30)
-        assert fitter.family == (good if rate_point == 20 else 0)
+        assert fitter.family == (good if rate_point == 15 else 0)
         bits, distortion = fitter.fit.measure()  # of the family that was kept
         if fitter.family == good:
             assert (bits + weight * distortion) * fitter.fit.pixels < fitter.cost() + 1

@@ -15,7 +15,7 @@ from nicc.encoder.fitted_graphics import GAIN, cell_costs, cells_to_store, lapla
 from nicc.encoder.mixed import Page
 from nicc.encoder.near_lossless import LARGEST_REACH
 from nicc.encoder.settings import Options
-from nicc.graphics import grid_of, layer_of, spread
+from nicc.graphics import CELL, grid_of, layer_of, spread
 from nicc.images import Picture
 from nicc.model import load_model
 from nicc.pyramid.coding import OFFSETS, SCALES, SYMBOL_LIMIT, Prediction, by_class, tables
@@ -23,6 +23,7 @@ from tests.test_graphics import cells_of, page, quick_webp  # noqa: F401 - a fix
 
 pytest.importorskip("numba", reason="fitting needs Numba")
 from nicc.pyramid.encode import Fitter
+from nicc.pyramid.strip import Pasted, SquaredError
 
 CHOICES = {"model": "pyramid", "tune": "psnr", "quality": 50}
 
@@ -111,6 +112,28 @@ def test_cells_are_stored_where_that_costs_less(image):
     more = cells_to_store(fitter.fit, page, 1.0)
     assert more.sum() > cells.sum()
     assert more[cells].all()
+
+
+def test_what_is_pasted_costs_nothing_and_asks_for_nothing(rng):
+    original, decoded = rng.uniform(-0.5, 0.5, (2, 3, 40, 50)).astype(np.float32)
+    pasted = np.zeros((40, 50), bool)
+    pasted[8:, 16:] = True
+    value, gradient = Pasted(SquaredError(original), original, pasted)(decoded)
+    assert value == pytest.approx(65025 / 3 * np.square(decoded - original)[:, ~pasted].sum(), rel=1e-5)
+    assert not gradient[:, pasted].any()
+    np.testing.assert_array_equal(gradient[:, ~pasted], SquaredError(original)(decoded)[1][:, ~pasted])
+
+
+def test_a_fit_leaves_out_what_is_pasted(image):
+    pixels, pasted = np.asarray(image), np.zeros((image.height, image.width), bool)
+    pasted[:, image.width // 2 :] = True
+    bits = []
+    for some in (None, pasted):
+        fitter = Fitter(load_model("pyramid"), pixels, pasted=some)
+        fitter.run(20, 0.01, 12)
+        fitter.fit.weight = 0.0  # bits alone are counted
+        bits.append(cell_costs(fitter.fit, fitter.fit.strips[0])[:, image.width // 2 // CELL + 2 :].sum())
+    assert bits[1] < 0.7 * bits[0]
 
 
 def test_bits_are_those_of_the_tables(rng):

@@ -32,6 +32,7 @@ CHOICES = {"model": "pyramid", "tune": "psnr", "quality": 50}
 def quick_trials():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nicc.encoder.fitted_graphics.LEAST_TRIED", 8)
+        patch.setattr("nicc.encoder.mixed.BLOCKS", (4,))
         yield
 
 

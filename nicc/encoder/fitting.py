@@ -103,6 +103,7 @@ class _Fitting:
             analyse=partial(set_first_latents, analysis_arrays(model)),
         )
         self.fitter = self.fitter_of(picture.pixels)
+        self.steps = options.fit_steps
         self.tried = 0
         """Steps of the fit that told which cells to store losslessly."""
         self.graphics: Graphics | None = None
@@ -112,7 +113,7 @@ class _Fitting:
         """Has cells stored losslessly that a short fit of the whole finds dearer; the fit to come is of the rest."""
         from nicc.encoder.fitted_graphics import cells_to_store, steps_tried
 
-        pixels, steps = self.picture.pixels, self.options.fit_steps
+        pixels, steps = self.picture.pixels, self.steps
         graphic = candidates(pixels)
         if graphic.sum() < FEWEST_CELLS:
             return
@@ -128,6 +129,8 @@ class _Fitting:
             self.graphics = page.graphics(cells)
             pasted = spread(cells, pixels.shape[1], pixels.shape[0])
             pixels = filled(pixels, cells)
+            if cells.all():  # nothing is left that anybody would see: latents stay zero
+                self.fitter_of, self.steps = partial(self.fitter_of, analyse=None), 1
         del self.fitter  # before another takes as much memory
         self.fitter = self.fitter_of(pixels, pasted=pasted, page=True)
 
@@ -148,7 +151,7 @@ class _Fitting:
         share = 1.0 if self.fitter.begins(whole) else WARM_SHARE
         weight = arch.rate_lambda(rate_point)
         if not self.interrupted:
-            self._run(whole, weight, max(1, round(share * self.options.fit_steps)))
+            self._run(whole, weight, max(1, round(share * self.steps)))
         height, width, _ = self.picture.pixels.shape
         header = Header(self.model.code, self.model.fingerprint, width, height, whole, 0.0, self.picture.grey)
         graphics = {BOX_GRAPHICS: self.graphics.box} if self.graphics else {}

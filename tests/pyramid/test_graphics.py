@@ -19,7 +19,7 @@ from nicc.graphics import CELL, grid_of, layer_of, spread
 from nicc.images import Picture
 from nicc.model import load_model
 from nicc.pyramid.coding import OFFSETS, SCALES, SYMBOL_LIMIT, Prediction, by_class, tables
-from tests.test_graphics import cells_of, page, quick_webp  # noqa: F401 - a fixture
+from tests.test_graphics import cells_of, drawing, page, quick_webp  # noqa: F401 - a fixture
 
 pytest.importorskip("numba", reason="fitting needs Numba")
 from nicc.pyramid.encode import Fitter
@@ -80,6 +80,17 @@ def test_strips_of_a_tall_page(coffee):
     assert np.abs(whole[inside].astype(int) - np.asarray(image)[inside]).max() <= LARGEST_REACH
     np.testing.assert_array_equal(np.concatenate(list(decode_strips(unpack(data)))), whole)
     np.testing.assert_array_equal(np.asarray(nicc.decode(data, crop=(5, 1100, 300, 150))), whole[1100:1250, 5:305])
+
+
+@pytest.mark.usefixtures("never_whole")
+def test_nothing_is_fitted_where_all_is_stored():
+    image, counts = drawing(330, 250), []
+    result = encode_picture(Picture(np.asarray(image)), Options(steps=30, **CHOICES), lambda *told: counts.append(told))
+    assert cells_of(result.data).all()
+    assert [state.step for state, _ in counts] == list(range(1, 10))  # eight of the short fit, and one
+    (group,) = unpack(result.data).groups
+    assert len(group.stream) < 150
+    assert np.abs(np.asarray(nicc.decode(result.data), int) - np.asarray(image)).max() <= LARGEST_REACH
 
 
 def test_it_is_said_and_can_be_switched_off(image):

@@ -84,10 +84,10 @@ def test_every_family_is_fitted_at_low_rates(good, beside, photo, tmp_path, rng,
         pasted = np.zeros(pixels.shape[:2], bool)
         pasted[:, 64:] = True
     fitter = Fitter(model_of(tmp_path, rng, good), pixels, pasted=pasted, page=beside)
-    for rate_point in (15, 70):
+    for rate_point in (20, 70):
         weight = fitter.model.architecture.rate_lambda(rate_point)
         fitter.run(rate_point, weight, 30)
-        assert fitter.family == (good if rate_point == 15 else 0)
+        assert fitter.family == (good if rate_point == 20 else 0)
         bits, distortion = fitter.fit.measure()  # of the family that was kept
         if fitter.family == good:
             assert (bits + weight * distortion) * fitter.fit.pixels < fitter.cost() + 1

@@ -20,6 +20,7 @@ from nicc.architecture import (
     FILTER_TEXTURES,
     FILTER_WEIGHTS,
     HIDDEN_BITS,
+    HYPER_KINDS,
     HYPER_UNIT,
     MAGNITUDE_UNIT,
     QUADS,
@@ -29,6 +30,7 @@ from nicc.architecture import (
     Architecture,
 )
 from nicc.errors import ModelError
+from nicc.laplace import SCALES
 
 FREE = -1
 """A length that other arrays give."""
@@ -66,9 +68,9 @@ def _tables(arch: Architecture) -> dict[str, Spec]:
         "y_sizes": Spec((CDF_ROWS,), "uint16"),
         "y_frequencies": Spec((FREE,), "uint16"),
         "z_steps": Spec((points, cz), "uint16"),
-        "z_sizes": Spec((points, cz), "uint16"),
-        "z_lows": Spec((points, cz), "int16"),
-        "z_frequencies": Spec((FREE,), "uint16"),
+        "z_means": Spec((cz,), "int16"),
+        "z_weights": Spec((HYPER_KINDS, cz), "int16"),
+        "z_scales": Spec((points, HYPER_KINDS, cz), "uint8"),
     }
 
 
@@ -186,10 +188,13 @@ def check_arrays(arch: Architecture, arrays: Mapping[str, np.ndarray]) -> None:
             raise ModelError(f"array {name} holds {found.dtype}, not {spec.kind}")
     if len(filters := {"filter_weights", "filter_limit"} & set(arrays)) == 1:
         raise ModelError(f"array {filters.pop()} is there, and the other of its filter is missing")
-    for kind in "yz":
-        sizes, frequencies = arrays[f"{kind}_sizes"], arrays[f"{kind}_frequencies"]
-        if int(sizes.astype(np.int64).sum()) != len(frequencies):
-            raise ModelError(f"array {kind}_frequencies has {len(frequencies)} entries, not those of {kind}_sizes")
+    sizes, frequencies = arrays["y_sizes"], arrays["y_frequencies"]
+    if int(sizes.astype(np.int64).sum()) != len(frequencies):
+        raise ModelError(f"array y_frequencies has {len(frequencies)} entries, not those of y_sizes")
+    if not arrays["z_steps"].all():
+        raise ModelError("array z_steps has a step of zero")
+    if arrays["z_scales"].max() >= SCALES:
+        raise ModelError("array z_scales names scales that are not there")
     if "active_groups" in arrays:
         active = arrays["active_groups"]
         if active.min() < arch.context_groups or active.max() > arch.group_count:

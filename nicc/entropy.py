@@ -1,9 +1,8 @@
 """Coding of integer symbols with tables of integer frequencies.
 
 Symbols are coded in runs that share a table, by constriction's range coder. Only integers decide
-what is coded and how, so a stream means the same on every machine. A table gives each symbol from
-``low`` on its frequency; the last entry, if ``escape`` is set, stands for all others, whose values
-follow as 16 plain bits.
+what is coded and how, so a stream means the same on every machine. A table gives each symbol of
+-m to m its frequency; its last entry stands for all others, whose values follow as 16 plain bits.
 """
 
 from __future__ import annotations
@@ -22,11 +21,10 @@ SYMBOL_LIMIT = 32767
 
 
 class Table:
-    """Frequencies of the symbols ``low``, ``low + 1``, ..., which sum to 2**16."""
+    """Frequencies of the symbols -m to m, m the ``limit``, and of the escape, which sum to 2**16."""
 
-    def __init__(self, frequencies: np.ndarray, low: int, *, escape: bool) -> None:
-        self.low, self.escape = low, escape
-        self.high = low + len(frequencies) - 1 - int(escape)
+    def __init__(self, frequencies: np.ndarray) -> None:
+        self.limit = len(frequencies) // 2 - 1
         self.model = models.Categorical(frequencies.astype(np.float64) / (1 << FREQUENCY_BITS), perfect=False)
 
 
@@ -51,13 +49,9 @@ class SymbolWriter:
         self._coder = queue.RangeEncoder()
 
     def write(self, symbols: np.ndarray, table: Table) -> None:
-        """Appends symbols (any integers within +-32767); outside a table without escape: ValueError."""
-        if not len(symbols):
-            return
-        outside = (symbols < table.low) | (symbols > table.high)
-        index = np.where(outside, table.high + 1, symbols) - table.low
-        if outside.any() and not table.escape:
-            raise ValueError("symbol outside a table without escape")
+        """Appends symbols, any integers within +-32767."""
+        outside = np.abs(symbols) > table.limit
+        index = np.where(outside, table.limit + 1, symbols) + table.limit
         self._coder.encode(index.astype(np.int32), table.model)
         if outside.any():
             self._coder.encode((symbols[outside] + SYMBOL_LIMIT).astype(np.int32), _RAW)
@@ -73,19 +67,18 @@ class SymbolReader:
     def __init__(self, stream: bytes) -> None:
         self._coder = decoder_of(stream)
 
-    def read(self, count: int, table: Table) -> np.ndarray:
-        """The next ``count`` symbols, int32. Raises `FormatError` if the stream cannot hold them."""
-        return self.read_entries(count, table) + np.int32(table.low) if count else np.zeros(0, np.int32)
-
     def read_entries(self, count: int, table: Table) -> np.ndarray:
-        """The next symbols, one at least, less the table's ``low``."""
+        """The next ``count`` symbols, one at least, plus the table's limit, int32.
+
+        Raises `FormatError` if the stream cannot hold them.
+        """
         entries: np.ndarray
         try:
             entries = self._coder.decode(table.model, count)
-            last = table.high - table.low
-            if table.escape and np.maximum.reduce(entries) > last:
+            last = 2 * table.limit
+            if np.maximum.reduce(entries) > last:
                 outside = np.flatnonzero(entries > last)
-                entries[outside] = self._coder.decode(_RAW, len(outside)) - (SYMBOL_LIMIT + table.low)
+                entries[outside] = self._coder.decode(_RAW, len(outside)) - (SYMBOL_LIMIT - table.limit)
         except AssertionError:
             raise FormatError("damaged: the coded symbols are not valid") from None
         return entries
@@ -101,7 +94,7 @@ class RowCoder:
         """
         ends = np.cumsum(sizes)
         self.tables = [
-            Table(frequencies[end - size : end], -((int(size) - 2) // 2), escape=True) if size else None
+            Table(frequencies[end - size : end]) if size else None
             for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)
         ]
 
@@ -120,7 +113,7 @@ class RowCoder:
             counts = [end - begin for _, begin, end in runs]
             tables: list[Table] = [self.tables[row] for row, _, _ in runs]  # type: ignore[misc]
             entries = [reader.read_entries(n, table) for n, table in zip(counts, tables, strict=True)]
-            out[order] = np.concatenate(entries) + np.repeat([table.low for table in tables], counts)
+            out[order] = np.concatenate(entries) - np.repeat([table.limit for table in tables], counts)
         return out.reshape(rows.shape)
 
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load as load_arrays
 from nicc.architecture import CODING_FIELDS, HYPER_LIMIT, MAGNITUDE_UNIT, RENDERING, ROW_BITS, Architecture
 from nicc.arrays import check_arrays, digest, macs_per_pixel
 from nicc.container import FINGERPRINT_BYTES
-from nicc.entropy import RowCoder, Table
+from nicc.entropy import RowCoder
 from nicc.errors import ModelError
 from nicc.head import HeadArchitecture
 from nicc.pyramid.layout import KIND
@@ -113,7 +113,6 @@ class Model:
         self.params["bands"] = np.array(self.architecture.band_matrix(), exact_dtype)
         self.params["parity"] = arrays["parity"].astype(np.float32)
         self.exact_dtype = exact_dtype
-        self._z_tables: dict[int, list[Table]] = {}
 
     @cached_property
     def sha256(self) -> str:
@@ -145,18 +144,6 @@ class Model:
         if self.folder is None or not self.has_realism:
             raise ModelError(f"model {self.name} has no realism head; decode with beta 0")
         return read_head(self.folder / REALISM_FILE, self)
-
-    def z_tables(self, rate_point: int) -> list[Table]:
-        """The table of every hyper-latent channel at a rate point."""
-        if rate_point not in self._z_tables:
-            sizes = self.arrays["z_sizes"].astype(np.int64)
-            begin = int(sizes[:rate_point].sum())
-            tables = []
-            for size, low in zip(sizes[rate_point].tolist(), self.arrays["z_lows"][rate_point].tolist(), strict=True):
-                tables.append(Table(self.arrays["z_frequencies"][begin : begin + size], low, escape=False))
-                begin += size
-            self._z_tables[rate_point] = tables
-        return self._z_tables[rate_point]
 
     @property
     def realism_macs_per_pixel(self) -> float | None:

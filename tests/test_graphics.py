@@ -13,17 +13,20 @@ from PIL import Image
 
 import nicc
 from nicc import FormatError
-from nicc.container import BOX_GRAPHICS, LOSSLESS_MODEL, Container, pack, unpack, with_checksum
-from nicc.decoder.hyper import read_z
+from nicc.container import BOX_GRAPHICS, LOSSLESS_MODEL, Container, Header, pack, unpack, with_checksum
+from nicc.decoder.decode import group_latents
+from nicc.decoder.hyper import read_z, upsample
+from nicc.decoder.render import Renderer, synthesise
 from nicc.encoder import mixed
+from nicc.encoder.encode import encode
 from nicc.encoder.entry import encode_picture
 from nicc.encoder.filling import filled
 from nicc.encoder.near_lossless import LARGEST_REACH
-from nicc.encoder.settings import Options
+from nicc.encoder.settings import Annealing, Options, Settings
 from nicc.geometry import Grid
-from nicc.graphics import CELL, MAP_LENGTH, Layer, box_of, grid_of, layer_of, spread
+from nicc.graphics import CELL, MAP_LENGTH, Layer, Stored, box_of, grid_of, layer_of, spread
 from nicc.images import Picture
-from nicc.model import model_of_code
+from nicc.model import load_model, model_of_code
 from tests.conftest import psnr
 from tests.test_lossless import drawing
 
@@ -224,11 +227,80 @@ def test_what_is_coded_in_place_of_graphics_is_smooth(coffee):
         assert filled(pixels, all_or_none).shape == pixels.shape
 
 
+@pytest.mark.parametrize("size", [(1, 1), (500, 40), (300, 260), (417, 609)], ids=str)
+@pytest.mark.parametrize("share", [0.0, 0.9, 0.98, 1.0])
+def test_what_is_hidden(size, share):
+    """Latents two of which on every side are stored or beyond the image, and hyper-latents that reach no others."""
+    rng = np.random.default_rng(0)
+    header = Header(3, bytes(4), *size, 40)
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    cells = rng.random(grid_of(*size)) < share
+    stored, grid = Stored.of(header, {BOX_GRAPHICS: box_of(pixels, cells)}), Grid.of(header)
+    assert Stored.of(header, {}) is None
+    assert stored
+    np.testing.assert_array_equal(stored.cells, cells)
+    exact = cells.repeat(2, 0)[: grid.h].repeat(2, 1)[:, : grid.w]
+    for i, j in np.ndindex(grid.h, grid.w):
+        top, left = i // 2 * 2, j // 2 * 2
+        around = exact[max(top - 2, 0) : top + 4, max(left - 2, 0) : left + 4]
+        assert stored.latents[i, j] == around.all()
+    for i, j in np.ndindex(grid.zh, grid.zw):
+        reached = stored.latents[max(4 * i - 2, 0) : 4 * i + 6, max(4 * j - 2, 0) : 4 * j + 6]
+        assert stored.hyper_latents[i, j] == reached.all()
+    first, last = 0, min(3, grid.h)
+    mask = stored.pixels(first, last)[: size[1], : size[0]]
+    np.testing.assert_array_equal(mask, spread(cells, *size)[: len(mask)])
+
+
+def test_nothing_that_is_seen_depends_on_what_is_hidden(coded):
+    _, data = coded
+    container = unpack(data)
+    header, grid, model = container.header, Grid.of(container.header), model_of_code(container.header.model)
+    stored, layer = Stored.of(header, container.extras), layer_of(container)
+    assert stored
+    assert layer
+    assert 0 < stored.latents.sum() < stored.latents.size
+    assert 0 < stored.hyper_latents.sum() < stored.hyper_latents.size
+    rng = np.random.default_rng(0)
+    y = np.concatenate(list(group_latents(model, container)))
+    other = y.copy()
+    other[stored.latents] += rng.normal(0, 1, other[stored.latents].shape).astype(np.float32)
+    renderer = Renderer(model, header.rate_point)
+    parts = [layer.paste(synthesise(renderer, [part], header.width, header.height)) for part in (y, other)]
+    np.testing.assert_array_equal(*parts)
+    z = rng.integers(-99, 99, (grid.zh, grid.zw, 32))
+    changed = np.where(stored.hyper_latents[..., None], rng.integers(-99, 99, z.shape), z)
+    one, two = (upsample(values, 0, grid.h, grid.w) for values in (z, changed))
+    assert (one != two).any()
+    np.testing.assert_array_equal(one[~stored.latents], two[~stored.latents])
+
+
+def test_what_is_hidden_costs_nothing(coffee):
+    picture = Picture(np.asarray(coffee.resize((300, 200))))
+    cells = np.ones(grid_of(300, 200), bool)
+    settings = Settings(40, Annealing(0))
+    model = load_model("two-layer-visual")
+    sizes = []
+    for stored in (cells, cells & (np.arange(10) < 5)):
+        whole = replace(picture, extras={BOX_GRAPHICS: box_of(picture.pixels, stored)})
+        result = encode(model, whole, settings)
+        sizes.append(len(result.encoding.container.z) + sum(len(g.stream) for g in result.encoding.container.groups))
+        shown = spread(stored, 300, 200)
+        np.testing.assert_array_equal(result.decoded[shown], picture.pixels[shown])
+        assert psnr(result.decoded, picture.pixels) > 30
+        assert 8 * sizes[-1] == pytest.approx(result.encoding.estimated_bits, rel=0.03, abs=60)
+    plain = encode(model, picture, settings)
+    whole_size = len(plain.encoding.container.z) + sum(len(g.stream) for g in plain.encoding.container.groups)
+    assert sizes[0] == 0
+    assert sizes[1] < 0.7 * whole_size
+
+
 def lying(data: bytes, payload: bytes) -> bytes:
     """The file with another graphics box, and checksums that are right."""
     container = unpack(data)
-    model = model_of_code(container.header.model)
-    z = read_z(model, container.header, container.z, Grid.of(container.header))
+    model, stored = model_of_code(container.header.model), Stored.of(container.header, container.extras)
+    assert stored
+    z = read_z(model, container.header, container.z, Grid.of(container.header), stored.hyper_latents)
     return pack(with_checksum(replace(container, extras={BOX_GRAPHICS: payload}), zlib.crc32(z.data)))
 
 

@@ -17,6 +17,7 @@ LEVELS = [
         "geometry",
         "arrays",
         "entropy",
+        "laplace",
         "images",
         "lossless",
         "columns",

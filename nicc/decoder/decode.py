@@ -19,7 +19,7 @@ from nicc.decoder.latents import read_group
 from nicc.decoder.render import Renderer, render_tiles, strips, synthesise
 from nicc.errors import FormatError, ModelError
 from nicc.geometry import GROUP_ROWS, Grid
-from nicc.graphics import Layer, layer_of
+from nicc.graphics import Layer, Stored, layer_of
 from nicc.lossless import restore
 from nicc.model import AnyModel, Model, model_of_code
 from nicc.pyramid import decode as pyramid
@@ -75,15 +75,16 @@ def group_latents(
     bounds = list(grid.row_groups())
     if len(bounds) != len(container.groups):
         raise FormatError(f"truncated or damaged: {len(bounds)} y boxes expected, {len(container.groups)} found")
-    z_symbols = read_z(model, header, container.z, grid)
+    stored = Stored.of(header, container.extras)
+    hidden, hidden_z = (stored.latents, stored.hyper_latents) if stored else (None, None)
+    z_symbols = read_z(model, header, container.z, grid, hidden_z)
     checksum = symbol_checksum(header, container.extras, zlib.crc32(z_symbols.data), container.groups)
     if checksum != container.symbol_checksum:
         raise FormatError("damaged: the symbol checksum does not match")
     z = dequantise_z(model, header.rate_point, z_symbols)
 
     def decode_group(n: int) -> np.ndarray:
-        first, last = bounds[n]
-        symbols, y_hat = read_group(model, header, z, container.groups[n].stream, first, last, grid.w)
+        symbols, y_hat = read_group(model, header, z, container.groups[n].stream, bounds[n], grid.w, hidden)
         if zlib.crc32(symbols.data) != container.groups[n].checksum:
             raise FormatError(f"damaged: the checksum of y group {n} does not match")
         return y_hat

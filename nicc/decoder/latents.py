@@ -179,12 +179,22 @@ class _Walk:
 
 
 @one_blas_thread()
-def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int, visit: Visit) -> tuple[Array, Array]:
+def walk(
+    model: Model,
+    rate_point: int,
+    z: Array,
+    first: int,
+    last: int,
+    w: int,
+    visit: Visit,
+    hidden: Array | None = None,
+) -> tuple[Array, Array]:
     """Visits every symbol of latent rows ``first``..``last``; returns symbols and latents.
 
     ``z`` are the dequantised hyper-latents of the whole image. Symbols are int16 and latents
     float32, both ``(last - first, w, C)``, C the channels that are active at the rate point: those
-    beyond are zero by definition.
+    beyond are zero by definition. So are the symbols of ``hidden`` positions of the image ``(h, w)``, bool: their CDF
+    row is 0.
     """
     state = _Walk(model, rate_point, z, first, last, w)
     steps = [s for s in state.arch.steps if s.group < state.groups]
@@ -196,6 +206,8 @@ def walk(model: Model, rate_point: int, z: Array, first: int, last: int, w: int,
             if here.start == here.stop:
                 continue
             rows, factor = state.rows(step, here), state.gains(step, here)
+            if hidden is not None:
+                rows[hidden[first:last].reshape(-1)[state.order[here]]] = 0
             mean = state.means(step, here) * (state.scale[channels] * factor)
             s = visit(Visited(rows, mean, factor, channels, state.order[here]))
             state.store(step, here, s, rows, mean, factor)
@@ -239,7 +251,7 @@ def _by_rows(network: Callable[..., Array], dtype: type, *grids: Array) -> Array
 
 
 def read_group(
-    model: Model, header: Header, z: Array, stream: bytes, first: int, last: int, w: int
+    model: Model, header: Header, z: Array, stream: bytes, rows: tuple[int, int], w: int, hidden: Array | None = None
 ) -> tuple[Array, Array]:
     """Decodes one group of latent rows: its symbols and latents, as `walk` returns them."""
     reader = SymbolReader(stream)
@@ -250,4 +262,4 @@ def read_group(
             raise FormatError("damaged: a symbol is out of range")
         return s
 
-    return walk(model, header.rate_point, z, first, last, w, visit)
+    return walk(model, header.rate_point, z, *rows, w, visit, hidden)

@@ -19,6 +19,7 @@ from nicc.encoder.refine import Refinement
 from nicc.encoder.settings import Annealing, Report, Settings
 from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
+from nicc.graphics import Stored
 from nicc.images import Picture, decibels
 from nicc.model import AnyModel, Model
 from nicc.ssimulacra2 import encoding_distortion, score
@@ -177,6 +178,7 @@ def _refined(
         settings.weight(arch),
         settings.refinements,
         report,
+        Stored.of(header_of(model, picture, settings), picture.extras),
     )
     try:
         return _coded(model, picture, settings, latents, weight, refinement)

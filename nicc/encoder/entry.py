@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from nicc.container import BOX_GRAPHICS
 from nicc.encoder import mixed
 from nicc.encoder.encode import Result, analyse, encode
 from nicc.encoder.filling import filled
@@ -174,10 +175,10 @@ def _composed(
     model: Model, picture: Picture, graphics: mixed.Graphics, settings: Settings, report: Report | None
 ) -> Result:
     """A picture with some of its cells stored exactly."""
-    photographic = replace(picture, pixels=filled(picture.pixels, graphics.cells))
-    coded = encode(model, photographic, settings, report)
-    result = Result(model, picture, settings, mixed.with_graphics(model, coded.encoding, graphics))
-    result.notes = (*coded.notes, graphics.note)
+    around = replace(picture, pixels=filled(picture.pixels, graphics.cells))
+    whole = replace(picture, extras={BOX_GRAPHICS: graphics.box} | picture.extras)
+    result = encode(model, whole, settings, report, analysed=analyse(model, around, settings))
+    result.notes = (*result.notes, graphics.note)
     return result
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from nicc import laplace
 from nicc.encoder import mixed
 from nicc.graphics import CELL
-from nicc.pyramid.coding import OFFSETS, SCALE_RANGE, SCALES_PER_NAT, IntegerNetwork, Prediction
+from nicc.pyramid.coding import IntegerNetwork
 from nicc.pyramid.fit import Fit
 from nicc.pyramid.layout import views
 from nicc.pyramid.order import predictions
@@ -42,16 +43,6 @@ def cell_costs(fit: Fit, strip: Strip) -> np.ndarray:
     grids = [grid.astype(np.int16) for grid in strip.grids(rounded)]
     for k, grid in enumerate(grids):
         rows, columns = ((np.arange(n) << k) // CELL for n in grid.shape)
-        bits = laplace_bits(grid.reshape(-1), predictions(network, arch, grids, k)).reshape(grid.shape)
+        bits = laplace.bits_of(grid.reshape(-1), predictions(network, arch, grids, k)).reshape(grid.shape)
         np.add.at(costs, (rows[:, None], columns), bits)
     return costs
-
-
-def laplace_bits(symbols: np.ndarray, p: Prediction) -> np.ndarray:
-    """Bits of symbols by the distributions of `nicc.pyramid.coding`, in closed form: tables have a row for each."""
-    away = np.abs(symbols - (p.mean + p.offset / OFFSETS - 0.5))
-    scale = np.exp(p.scale / SCALES_PER_NAT - SCALE_RANGE)
-    far = 0.5 * np.exp(-np.maximum(away - 0.5, 0) / scale) * -np.expm1(-1 / scale)
-    near = 1 - 0.5 * (np.exp(-(0.5 + away) / scale) + np.exp(-np.maximum(0.5 - away, 0) / scale))
-    bits: np.ndarray = -np.log2(np.maximum(np.where(away > 0.5, far, near), 2.0**-32))
-    return bits

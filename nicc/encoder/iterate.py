@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +21,7 @@ from nicc.encoder.sga import Interrupted, Problem, Surroundings, optimise, reach
 from nicc.encoder.transform import Latents
 from nicc.errors import NiccError
 from nicc.geometry import Grid
+from nicc.graphics import Stored
 from nicc.images import Picture
 from nicc.model import Model
 
@@ -71,17 +73,19 @@ class Kept(Exception):
         self.latents = latents
 
 
-def _decoded_rows(model: Model, header: Header, latents: Latents, first: int, last: int) -> np.ndarray:
+def _decoded_rows(
+    model: Model, header: Header, latents: Latents, rows: tuple[int, int], stored: Stored | None
+) -> np.ndarray:
     """Decoded latents of one group of rows, every symbol rounded to the nearest."""
     r = header.rate_point
     z_int = dequantise_z(model, r, quantise_z(model, r, latents.z))
-    v = (latents.y[first:last] * model.params["gain"][r]).reshape(-1, latents.y.shape[-1])
+    v = (latents.y[slice(*rows)] * model.params["gain"][r]).reshape(-1, latents.y.shape[-1])
     quantise = Quantiser(model, NEAREST)
 
     def visit(here: Visited) -> np.ndarray:
         return quantise(residual(v, here), here.rows, here.channels)
 
-    return walk(model, r, z_int, first, last, latents.y.shape[1], visit)[1]
+    return walk(model, r, z_int, *rows, latents.y.shape[1], visit, stored.latents if stored else None)[1]
 
 
 class Iteration:
@@ -104,6 +108,7 @@ class Iteration:
         self.receiver = receiver_of(model, settings.device)
         self.y, self.z = (np.stack(parts) for parts in zip(*starts, strict=True))
         self.bounds = list(Grid.of(header).row_groups())
+        self.stored = [Stored.of(header, p.extras) for p in pictures]
         self.decoded: dict[int, np.ndarray] = {}
         """Decoded latents of groups that a neighbour needs."""
 
@@ -149,14 +154,27 @@ class Iteration:
             self._tensor(self._nats(self.z[:, z_rows.stop : z_rows.stop + 1] if below else self.z[:, :0])),
         )
         weight = self.settings.weight(self.model.architecture)
-        return Problem(
-            self.receiver, self._pixels(first - above, last + below), self.settings.rate_point, weight, around
+        pixels = self._pixels(first - above, last + below)
+        problem = Problem(self.receiver, pixels, self.settings.rate_point, weight, around)
+        if not any(self.stored):
+            return problem
+        coded = np.stack(
+            [~s.latents[first:last] if s else np.ones_like(self.y[0, first:last, :, 0]) for s in self.stored]
         )
+        seen = np.ones((len(pixels), 1, *pixels.shape[2:]), bool)
+        for mask, s in zip(seen[:, 0], self.stored, strict=True):
+            if s:
+                mask[:] = ~s.pixels(first - above, last + below)[: mask.shape[0], : mask.shape[1]]
+        device = self.receiver.device
+        return replace(problem, coded=self._tensor(coded[..., None]), seen=torch.from_numpy(seen).to(device))
 
     def _decoded(self, group: int) -> np.ndarray:
         if group not in self.decoded:
             latents = [Latents(*yz) for yz in zip(self.y, self.z, strict=True)]
-            rows = [_decoded_rows(self.model, self.header, one, *self.bounds[group]) for one in latents]
+            rows = [
+                _decoded_rows(self.model, self.header, one, self.bounds[group], stored)
+                for one, stored in zip(latents, self.stored, strict=True)
+            ]
             self.decoded[group] = np.stack(rows)
         return self.decoded[group]
 

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import io
 import itertools
-import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from nicc.architecture import PIXELS_PER_LATENT
 from nicc.columns import Layout, layout_of
-from nicc.container import BOX_GRAPHICS, Header, with_checksum
-from nicc.decoder.hyper import dequantise_z, read_z
+from nicc.container import Header
+from nicc.decoder.hyper import dequantise_z
 from nicc.decoder.latents import Visited, walk
 from nicc.encoder.near_lossless import reach_of, with_fewer_colours
-from nicc.encoder.quantise import Encoding, Quantiser, quantise_z, residual
+from nicc.encoder.quantise import Quantiser, quantise_z, residual
 from nicc.encoder.transform import Latents
 from nicc.geometry import Grid
-from nicc.graphics import CELL, box_of, grid_of, shown_of, spread
+from nicc.graphics import CELL, LATENTS_PER_CELL, box_of, grid_of, shown_of, spread
 from nicc.model import Model
 
 FLAT_SHARE, TINY_SHARE, TINY = 0.4, 0.1, 2
@@ -43,7 +41,6 @@ MOST_TIGHTENED = 4
 """So often where what cells cost is known beforehand."""
 BLOCKS = 4, 8
 """Along an image's longer side, those that are left to the model, or stored, as a whole: for what it costs then."""
-LATENTS_PER_CELL = CELL // PIXELS_PER_LATENT
 
 
 def cell_sums(values: np.ndarray, every: int = 1) -> np.ndarray:
@@ -263,12 +260,3 @@ def cell_errors(pixels: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 def coded_costs(page: Page, model: Model, header: Header, latents: Latents, decoded: np.ndarray) -> np.ndarray:
     """What it costs to leave every cell to the model: ``decoded`` is what that makes of the page."""
     return FILLED * model_bits(model, header, latents) + page.weight * cell_errors(page.pixels, decoded)
-
-
-def with_graphics(model: Model, encoding: Encoding, graphics: Graphics) -> Encoding:
-    """An encoding of `filled` pixels, with the cells themselves."""
-    container = encoding.container
-    extras = {BOX_GRAPHICS: graphics.box} | container.extras
-    container = replace(container, extras=extras)
-    z = read_z(model, container.header, container.z, Grid.of(container.header))
-    return Encoding(with_checksum(container, zlib.crc32(z.data)), encoding.estimated_bits)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from safetensors import safe_open
 
-from nicc.architecture import HYPER_UNIT
+from nicc import laplace
+from nicc.architecture import HYPER_UNIT, Z_SYMBOL_LIMIT, HyperStep
 from nicc.container import Container, Group, Header, with_checksum
-from nicc.decoder.hyper import dequantise_z
+from nicc.decoder.hyper import dequantise_z, walk_z
 from nicc.decoder.latents import Visited, walk
-from nicc.entropy import FREQUENCY_BITS, SymbolWriter
+from nicc.entropy import FREQUENCY_BITS, SymbolWriter, stream_of
 from nicc.geometry import Grid
+from nicc.graphics import Stored
 from nicc.model import Model
 
 if TYPE_CHECKING:
@@ -100,19 +102,25 @@ class Quantiser:
 
 
 def quantise_z(model: Model, rate_point: int, z: np.ndarray) -> np.ndarray:
-    """Hyper-latents in nats to symbols, int16, within the tables of the rate point."""
-    tables = model.z_tables(rate_point)
-    low, high = np.array([t.low for t in tables]), np.array([t.high for t in tables])
+    """Hyper-latents in nats to symbols, int16."""
     steps = model.arrays["z_steps"][rate_point].astype(np.float32) / HYPER_UNIT
-    return np.clip(np.rint(z / steps), low, high).astype(np.int16)
+    return np.clip(np.rint(z / steps), -Z_SYMBOL_LIMIT, Z_SYMBOL_LIMIT).astype(np.int16)
 
 
-def write_z(model: Model, rate_point: int, z: np.ndarray) -> bytes:
-    """Codes hyper-latent symbols; they must lie within `Model.z_tables`."""
-    writer = SymbolWriter()
-    for channel, table in enumerate(model.z_tables(rate_point)):
-        writer.write(z[..., channel].reshape(-1).astype(np.int32), table)
-    return writer.finish()
+def write_z(model: Model, rate_point: int, z: np.ndarray, hidden: np.ndarray | None = None) -> tuple[bytes, np.ndarray]:
+    """Codes hyper-latent symbols ``(zh, zw, Cz)``: the stream, and the symbols that a receiver finds in it.
+
+    ``hidden`` is as in `walk_z`.
+    """
+    encoder = laplace.Encoder()
+
+    def visit(p: laplace.Prediction, step: HyperStep, coded: np.ndarray) -> np.ndarray:
+        symbols = z[step.at][coded].reshape(-1).astype(np.int64)
+        encoder.write(symbols, p)
+        return symbols
+
+    symbols = walk_z(model, rate_point, z.shape[0], z.shape[1], visit, hidden)
+    return stream_of(encoder.coder), symbols
 
 
 def residual(v: np.ndarray, here: Visited) -> np.ndarray:
@@ -132,9 +140,11 @@ def encode_latents(
     """Codes latents ``(h, w, C)`` and hyper-latents in nats ``(zh, zw, Cz)``.
 
     A ``distortion_weight`` of `NEAREST` rounds every symbol to the nearest. A ``refinement`` moves latents before.
+    With a graphics box among the ``extras``, what is hidden behind it is not coded.
     """
-    r = header.rate_point
-    z_symbols = quantise_z(model, r, z)
+    r, stored = header.rate_point, Stored.of(header, extras or {})
+    hidden, hidden_z = (stored.latents, stored.hyper_latents) if stored else (None, None)
+    z_stream, z_symbols = write_z(model, r, quantise_z(model, r, z), hidden_z)
     z_int = dequantise_z(model, r, z_symbols)
     quantise = Quantiser(model, distortion_weight)
     bounds = list(Grid.of(header).row_groups())
@@ -142,19 +152,25 @@ def encode_latents(
         values = refinement.groups(y, z_int, quantise)
     else:
         values = (y[slice(*rows)] * model.params["gain"][r] for rows in bounds)
-    parts = [_code_rows(model, r, z_int, v, rows, quantise) for v, rows in zip(values, bounds, strict=True)]
+    parts = [_code_rows(model, r, z_int, v, rows, quantise, hidden) for v, rows in zip(values, bounds, strict=True)]
     groups, bits = zip(*parts, strict=True)
-    container = Container(header, 0, write_z(model, r, z_symbols), groups, dict(extras or {}))
+    container = Container(header, 0, z_stream, groups, dict(extras or {}))
     container = with_checksum(container, zlib.crc32(z_symbols.data))
-    return Encoding(container, sum(bits) + z_bits(model, r, z_symbols))
+    return Encoding(container, sum(bits) + z_bits(model, r, z_symbols, hidden_z))
 
 
 def _code_rows(
-    model: Model, rate_point: int, z: np.ndarray, v: np.ndarray, rows: tuple[int, int], quantise: Quantiser
+    model: Model,
+    rate_point: int,
+    z: np.ndarray,
+    v: np.ndarray,
+    rows: tuple[int, int],
+    quantise: Quantiser,
+    hidden: np.ndarray | None,
 ) -> tuple[Group, float]:
     """The y box of one group of latent rows, and the estimated bits of its symbols.
 
-    ``z`` are hyper-latents as `walk` takes them, ``v`` latents ``(h, w, C)`` times gain.
+    ``z`` and ``hidden`` are as `walk` takes them, ``v`` latents ``(h, w, C)`` times gain.
     """
     writer, bits, columns = SymbolWriter(), 0.0, v.shape[1]
     v = v.reshape(-1, v.shape[-1])
@@ -167,15 +183,19 @@ def _code_rows(
         bits += float(quantise.cost(s[coded], here.rows[coded].astype(np.int64)).sum())
         return s
 
-    symbols, _ = walk(model, rate_point, z, *rows, columns, visit)
+    symbols, _ = walk(model, rate_point, z, *rows, columns, visit, hidden)
     return Group(zlib.crc32(symbols.data), writer.finish()), bits
 
 
-def z_bits(model: Model, rate_point: int, z: np.ndarray) -> float:
-    """Bits of hyper-latent symbols ``(zh, zw, Cz)`` by the model's tables."""
-    sizes = model.arrays["z_sizes"].astype(np.int64)
-    begin = int(sizes[:rate_point].sum())
-    starts = begin + np.cumsum(sizes[rate_point]) - sizes[rate_point]
-    index = starts + z.astype(np.int64) - model.arrays["z_lows"][rate_point]
-    frequencies = model.arrays["z_frequencies"][index]
-    return float((FREQUENCY_BITS - np.log2(frequencies)).sum())
+def z_bits(model: Model, rate_point: int, z: np.ndarray, hidden: np.ndarray | None = None) -> float:
+    """Bits of hyper-latent symbols ``(zh, zw, Cz)`` by their distributions; ``hidden`` is as in `walk_z`."""
+    bits = 0.0
+
+    def visit(p: laplace.Prediction, step: HyperStep, coded: np.ndarray) -> np.ndarray:
+        nonlocal bits
+        symbols = z[step.at][coded].reshape(-1)
+        bits += float(laplace.bits_of(symbols, p).sum())
+        return symbols
+
+    walk_z(model, rate_point, z.shape[0], z.shape[1], visit, hidden)
+    return bits

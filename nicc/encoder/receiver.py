@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from nicc.architecture import CDF_ROWS, HYPER_UNIT, Z_SYMBOL_LIMIT
+from nicc.architecture import CDF_ROWS, HYPER_REACH, HYPER_STEPS, HYPER_UNIT, Z_WEIGHT_UNIT, HyperStep
 from nicc.arrays import integer_unit, receiver_arrays
 from nicc.decoder import networks
 from nicc.decoder.directional import filter_of, rendered
 from nicc.encoder import ops
 from nicc.encoder.latent_code import LatentCode, RateTables, latent_code
 from nicc.encoder.quantise import Quantiser
-from nicc.entropy import FREQUENCY_BITS
+from nicc.laplace import SCALE_RANGE, SCALES_PER_NAT
 from nicc.model import Model
 
 LARGEST = 2047
@@ -100,21 +101,24 @@ class Receiver:
     def _rows(rate_point: int | Tensor) -> int | Tensor:
         return rate_point if isinstance(rate_point, int) else rate_point.long()[:, None, None]
 
-    def z_bits(self, rate_point: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Bits of hyper-latent symbols -127..127 ``(Cz, 255)``, and the lowest and highest coded ones."""
-        tables = self.model.z_tables(rate_point)
-        a = self.model.arrays
-        sizes = a["z_sizes"].astype(np.int64)
-        bits = np.zeros((len(tables), 2 * Z_SYMBOL_LIMIT + 1), np.float32)
-        position = int(sizes[:rate_point].sum())
-        for channel, table in enumerate(tables):
-            first = table.low + Z_SYMBOL_LIMIT
-            n = int(sizes[rate_point, channel])
-            bits[channel, first : first + n] = FREQUENCY_BITS - np.log2(a["z_frequencies"][position : position + n])
-            position += n
-        bounds = (torch.tensor([float(getattr(t, side)) for t in tables]) for side in ("low", "high"))
-        low, high = (b.to(self.device) for b in bounds)
-        return torch.from_numpy(bits).to(self.device), low, high
+    def z_bits(self, rate_point: int, symbols: Tensor, above: int) -> Tensor:
+        """Bits of relaxed hyper-latent symbols ``(N, zh, zw, Cz)``, of the same shape.
+
+        ``above`` of the rows lie above a group's first. Rows that are not there count as beyond the image.
+        """
+        steps = self.z_steps(rate_point)
+        mean, weights = self.p["z_means"] / HYPER_UNIT, self.p["z_weights"] / Z_WEIGHT_UNIT
+        around = symbols * steps - mean
+        place = torch.empty_like(symbols)
+        scale = torch.empty_like(symbols[0])
+        rows, columns = (torch.arange(n, device=self.device) for n in symbols.shape[1:3])
+        for step in HYPER_STEPS:
+            here = ((rows - above) % step.stride == step.row)[:, None] & (columns % step.stride == step.column)
+            total, count = (_neighbours(v, step) for v in (around, torch.ones_like(around[:1, ..., :1])))
+            moved = weights[step.kind] * total / count.clamp_min(1)
+            place = torch.where(here[..., None], (mean + moved) / steps, place)
+            scale = torch.where(here[..., None], self.p["z_scales"][rate_point, step.kind], scale)
+        return _laplace_bits((symbols - place).abs(), torch.exp(scale / SCALES_PER_NAT - SCALE_RANGE))
 
     def synthesise(self, y_hat: Tensor, rate: RateTables, top: bool = True, bottom: bool = True) -> Tensor:
         """Pixels ``(N, 3, H, W)`` around 0..1 of latents ``(N, h, w, C)``.
@@ -145,6 +149,21 @@ def bit_table(model: Model) -> np.ndarray:
     bits[0] += FORBIDDEN_BITS
     bits[0, 0] = 0
     return bits
+
+
+def _neighbours(values: Tensor, step: HyperStep) -> Tensor:
+    """The sum of ``values`` ``(N, zh, zw, C)`` over the neighbours that a step's positions have, at every position."""
+    h, w = values.shape[1:3]
+    wide = F.pad(values, (0, 0, *(HYPER_REACH,) * 4))
+    parts = (wide[:, HYPER_REACH + i :][:, :h, HYPER_REACH + j :][:, :, :w] for i, j in step.neighbours)
+    return sum(parts, torch.zeros_like(values))
+
+
+def _laplace_bits(away: Tensor, scale: Tensor) -> Tensor:
+    """Bits of unit intervals whose middles are so far ``away`` from the mean (`nicc.laplace.bits_of`)."""
+    far = 0.5 * torch.exp(-(away - 0.5).clamp_min(0) / scale) * -torch.expm1(-1 / scale)
+    near = 1 - 0.5 * (torch.exp(-(0.5 + away) / scale) + torch.exp(-(0.5 - away).clamp_min(0) / scale))
+    return -torch.log2(torch.where(away > 0.5, far, near).clamp_min(2.0**-32))
 
 
 @lru_cache(maxsize=2)

@@ -26,6 +26,7 @@ from nicc.encoder.gradient import squared_error_gradient, visual_gradient
 from nicc.encoder.quantise import Quantiser, residual
 from nicc.encoder.settings import Report, State
 from nicc.geometry import Grid
+from nicc.graphics import Stored
 from nicc.images import decibels
 from nicc.model import Model
 from nicc.ssimulacra2 import scales_of
@@ -73,6 +74,8 @@ class Refinement:
     steps: int = 1
     report: Report | None = None
     """Told after every step of several how the latents were rounded before it."""
+    stored: Stored | None = None
+    """What is stored exactly, whose pixels have no distortion."""
     reached: Array | None = None
     """Latents after the last complete step, while there are more to come."""
 
@@ -125,7 +128,8 @@ class Refinement:
                 bits += float(quantise.costs(symbols, here.rows).sum())
             return symbols
 
-        _, y_hat = walk(self.model, self.rate_point, z, *rows, w, visit)
+        hidden = self.stored.latents if self.stored else None
+        _, y_hat = walk(self.model, self.rate_point, z, *rows, w, visit, hidden)
         return Rounded(y_hat, factor.reshape(h, w, channels)[..., : y_hat.shape[-1]], bits)
 
     def _move(self, v: Array, here: Rounded, gradient: Array, scale: float) -> None:
@@ -182,12 +186,16 @@ class Refinement:
         original = self.pixels[top * PIXELS_PER_LATENT : bottom * PIXELS_PER_LATENT]
         visible = rendered[: len(original), : original.shape[1]]
         decoded = np.rint(visible.clip(0, 1) * 255).astype(np.uint8)
+        moves = (visible >= 0) & (visible <= 1)
+        if self.stored:
+            exact = self.stored.pixels(top, bottom)[: len(original), : original.shape[1]]
+            decoded[exact], moves[exact] = original[exact], False
         if arch.objective == "visual":
             found = visual_gradient(original, decoded, scales_of(*self.pixels.shape[:2]))
         else:
             found = squared_error_gradient(original, decoded)
         by_pixels = np.zeros(rendered.shape, np.float32)
-        by_pixels[: len(original), : original.shape[1]] = found * ((visible >= 0) & (visible <= 1))
+        by_pixels[: len(original), : original.shape[1]] = found * moves
         by_latents = mirror_adjoint(p, adjoint(by_pixels), at_top, at_bottom)
         own = slice((first - top) * PIXELS_PER_LATENT, (last - top) * PIXELS_PER_LATENT)
         error = mean_squared_error(original[own], decoded[own]) * original[own, :, 0].size

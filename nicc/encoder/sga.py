@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nicc.architecture import LATENTS_PER_HYPER, Z_SYMBOL_LIMIT, Architecture
 from nicc.encoder.latent_code import RateTables, upsample
-from nicc.encoder.receiver import Receiver, interpolated
+from nicc.encoder.receiver import Receiver
 from nicc.encoder.settings import Annealing, State
 from nicc.encoder.visual import decibels, difference_from, middle_error
 from nicc.errors import NiccError
@@ -130,6 +130,10 @@ class Problem:
     lagrangian: float
     """Weight of the distortion against bits per pixel."""
     around: Surroundings
+    coded: Tensor | None = None
+    """``(N, h, w, 1)``, 0 where latents are hidden behind graphics, else 1; None without graphics."""
+    seen: Tensor | None = None
+    """``(N, 1, H, W)``, whether pixels are not stored exactly; None without graphics."""
 
     @cached_property
     def rate(self) -> RateTables:
@@ -138,10 +142,6 @@ class Problem:
     @cached_property
     def z_steps(self) -> Tensor:
         return self.receiver.z_steps(self.rate_point)
-
-    @cached_property
-    def z_tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.receiver.z_bits(self.rate_point)
 
     @cached_property
     def difference(self) -> Callable[[Tensor], Tensor]:
@@ -153,26 +153,29 @@ class Problem:
 
         ``v`` are latents times gain, ``z`` hyper-latents in steps.
         """
-        table, low, high = self.z_tables
-        z_symbols = quantise(torch.minimum(torch.maximum(z, low), high))
-        channel = torch.arange(len(table), device=z.device, dtype=z.dtype).expand_as(z)
-        bits_z = interpolated(table, channel, z_symbols + Z_SYMBOL_LIMIT)
-        around = self.around
-        nats = torch.cat([around.z_above, z_symbols * self.z_steps, around.z_below], 1)
-        skipped = around.z_above.shape[1] * LATENTS_PER_HYPER
-        upsampled = upsample(nats, skipped + v.shape[1], v.shape[2])[:, skipped:]
-        code = self.receiver.code(upsampled, v, self.rate, lambda x, _: quantise(x))
+        around, above = self.around, self.around.z_above.shape[1]
+        sides = (side / self.z_steps for side in (around.z_above, around.z_below))
+        own = quantise(z.clamp(-Z_SYMBOL_LIMIT, Z_SYMBOL_LIMIT))
+        z_symbols = torch.cat([next(sides), own, *sides], 1)
+        bits_z = self.receiver.z_bits(self.rate_point, z_symbols, above)[:, above : above + z.shape[1]]
+        skipped = above * LATENTS_PER_HYPER
+        upsampled = upsample(z_symbols * self.z_steps, skipped + v.shape[1], v.shape[2])[:, skipped:]
+        coded = 1.0 if self.coded is None else self.coded
+        code = self.receiver.code(upsampled, v, self.rate, lambda x, _: quantise(x) * coded)
         active = self.receiver.active_channels(self.rate_point)
-        bits = self.receiver.symbol_bits(code)[..., :active].sum((1, 2, 3)) + bits_z.sum((1, 2, 3))
+        bits_y = self.receiver.symbol_bits(code)[..., :active] * coded
+        bits = bits_y.sum((1, 2, 3)) + bits_z.sum((1, 2, 3))
         y = torch.cat([around.y_above, code.y_hat[..., :active], around.y_below], 1)
         ends = (side.shape[1] < reach(self.receiver.arch) for side in (around.y_above, around.y_below))
         decoded = self.receiver.synthesise(y, self.rate, *ends).clamp(0, 1)
         h, w = self.pixels.shape[2:]
-        mse = (decoded[..., :h, :w] - self.pixels).square().mean((1, 2, 3)) * 255**2
+        decoded = decoded[..., :h, :w]
+        if self.seen is not None:
+            decoded = torch.where(self.seen, decoded, self.pixels)
+        mse = (decoded - self.pixels).square().mean((1, 2, 3)) * 255**2
         distortion = mse
         if self.receiver.arch.objective == "visual":
-            seen = decoded[..., :h, :w]
-            distortion = encoding_distortion(mse, middle_error(self.pixels, seen), self.difference(seen))
+            distortion = encoding_distortion(mse, middle_error(self.pixels, decoded), self.difference(decoded))
         return Measured(bits, distortion * (h * w), mse * (h * w))
 
 

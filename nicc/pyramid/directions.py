@@ -14,7 +14,8 @@ from functools import cached_property
 import numpy as np
 
 from nicc.errors import ModelError
-from nicc.pyramid.coding import SCALE_RANGE, SCALES_PER_NAT, WEIGHT_BITS
+from nicc.laplace import SCALE_RANGE, SCALES_PER_NAT
+from nicc.pyramid.coding import WEIGHT_BITS
 
 QUARTER = 2
 """A coefficient of 1 in a file, at step 0, is one of 2**-2."""
@@ -29,7 +30,7 @@ ARRAYS = ("directions", "exponents", "spreads")
 class Directions:
     """``rows`` int16 ``(count, parameters)``, by 2**-``exponents`` in units of 2**-12 for a quarter of a coefficient.
 
-    ``spreads`` are numbers of scales (`nicc.pyramid.coding`, not limited to those that exist) of the Laplace
+    ``spreads`` are numbers of scales (`nicc.laplace`, not limited to those that exist) of the Laplace
     distributions of coefficients in quarters.
     """
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nicc.laplace import SYMBOL_LIMIT
 from nicc.pyramid import kernels
-from nicc.pyramid.coding import SYMBOL_LIMIT
 from nicc.pyramid.directions import Directions
 from nicc.pyramid.networks import Networks
 from nicc.pyramid.optimizer import Momentum

@@ -14,20 +14,19 @@ import numpy as np
 
 from nicc.entropy import stream_of
 from nicc.errors import FormatError
-from nicc.pyramid.coding import (
+from nicc.laplace import (
     OFFSETS,
     REACHES,
     SCALES,
     SYMBOL_LIMIT,
-    WEIGHT_BITS,
-    WEIGHT_LIMIT,
     Decoder,
     Encoder,
     Prediction,
     by_class,
     model,
-    tables,
+    probabilities,
 )
+from nicc.pyramid.coding import WEIGHT_BITS, WEIGHT_LIMIT
 from nicc.pyramid.directions import STEPS, Directions
 from nicc.pyramid.layout import PyramidArchitecture, views
 
@@ -152,8 +151,8 @@ def bits_by_size() -> np.ndarray:
     bits = np.empty((SCALES, REACHES[-1] + 2))
     for scale, row in enumerate(bits):
         [(kind, p, _)] = by_class(Coding(np.zeros(1, np.int64), np.array([scale])).prediction)
-        table, reach = tables().of(p, kind)
-        mass = np.append(table[0, reach : 2 * reach + 1], table[0, -1] / (2 * SYMBOL_LIMIT))
+        [near], reach = probabilities(p, kind)
+        mass = np.append(near[reach : 2 * reach + 1], near[-1] / (2 * SYMBOL_LIMIT))
         row[:] = -np.log2(np.maximum(mass[np.minimum(np.arange(len(row)), reach + 1)], 2.0**-24))
     return bits
 

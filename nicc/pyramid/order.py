@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nicc.entropy import stream_of
-from nicc.pyramid.coding import Decoder, Encoder, IntegerNetwork, Prediction
+from nicc.laplace import Decoder, Encoder, Prediction
+from nicc.pyramid.coding import IntegerNetwork
 from nicc.pyramid.layout import GRIDS, REACH, PyramidArchitecture, grid_shapes, neighbour_offsets
 
 DELAY = 4

@@ -16,7 +16,6 @@ from nicc.architecture import (
     HYPER_UNIT,
     SIGMA_MAX,
     SIGMA_MIN,
-    Z_SYMBOL_LIMIT,
     Architecture,
 )
 from nicc.arrays import integer_unit, receiver_arrays
@@ -33,11 +32,13 @@ from nicc.training.card import model_card
 from nicc.training.codec import CodecModule, at_rate
 from nicc.training.data import SUFFIXES, Photos
 from nicc.training.folder import earlier_versions, training_facts, write_parts
-from nicc.training.objective import HyperPrior, RateDistortion
+from nicc.training.hyper_tables import hyper_tables, no_tables
+from nicc.training.objective import RateDistortion
 
 ROW_SPREADS = 6.0
 """Deviations that a row's table covers before the escape."""
 REFIT_CROPS, REFIT_SIZE, REFIT_ROUNDS = 202, 256, 2
+HYPER_CROPS, HYPER_SIZE = 200, 512
 PSEUDO_COUNT = 1000.0
 """Weight of the parametric distribution against counted symbols when a row is refitted."""
 
@@ -73,38 +74,19 @@ def _row_tables(pmfs: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def _z_tables(codec: CodecModule, prior: HyperPrior) -> dict[str, np.ndarray]:
-    """Hyper-latent tables of all rate points from the trained density."""
+def _z_steps(codec: CodecModule) -> np.ndarray:
     arch = codec.arch
     steps = torch.stack(
         [at_rate(arch, codec.log_hyper_gain, torch.tensor([float(r)])) for r in range(arch.rate_points)]
     )
     steps = (HYPER_UNIT / steps.reshape(arch.rate_points, -1).exp()).round().clamp(1, 65535)
-    k = torch.arange(-Z_SYMBOL_LIMIT, Z_SYMBOL_LIMIT + 1)
-    sizes, lows, frequencies = [], [], []
-    for step in steps:
-        width = step / HYPER_UNIT
-        pmf = prior(k[:, None] * width, (1 / width).expand(len(k), -1)).numpy().astype(np.float64)
-        for channel in range(pmf.shape[1]):
-            likely = np.flatnonzero(pmf[:, channel] > 2.0**-17)
-            low = min(likely[0] if len(likely) else Z_SYMBOL_LIMIT, Z_SYMBOL_LIMIT - 1)
-            high = max(likely[-1] if len(likely) else Z_SYMBOL_LIMIT, Z_SYMBOL_LIMIT + 1)
-            sizes.append(high - low + 1)
-            lows.append(low - Z_SYMBOL_LIMIT)
-            frequencies.append(quantised_frequencies(pmf[low : high + 1, channel]))
-    shape = (arch.rate_points, -1)
-    return {
-        "z_steps": steps.numpy().astype(np.uint16),
-        "z_sizes": np.array(sizes, np.uint16).reshape(shape),
-        "z_lows": np.array(lows, np.int16).reshape(shape),
-        "z_frequencies": np.concatenate(frequencies),
-    }
+    return steps.numpy().astype(np.uint16)
 
 
 @torch.no_grad()
-def decoder_arrays(model: RateDistortion) -> dict[str, np.ndarray]:
-    """The receiver's arrays, CDF tables not yet refitted."""
-    codec, arch = model.codec, model.codec.arch
+def decoder_arrays(codec: CodecModule) -> dict[str, np.ndarray]:
+    """The receiver's arrays, tables not yet refitted."""
+    arch = codec.arch
     points = [torch.tensor([float(r)]) for r in range(arch.rate_points)]
 
     def table(t: torch.Tensor) -> np.ndarray:
@@ -138,7 +120,7 @@ def decoder_arrays(model: RateDistortion) -> dict[str, np.ndarray]:
     if arch.rectifiers:
         arrays["rectifier_bias"] = table(codec.rectifier_bias).astype(np.float16)
     check_exactness(arrays, arch)
-    return arrays | _z_tables(codec, model.prior) | _row_tables(row_pmfs())
+    return arrays | {"z_steps": _z_steps(codec)} | no_tables(arch) | _row_tables(row_pmfs())
 
 
 @torch.no_grad()
@@ -221,6 +203,19 @@ def refit_tables(
     return _row_tables(pmfs)
 
 
+@torch.no_grad()
+def refit_hyper_tables(
+    description: dict[str, Any], arrays: dict[str, np.ndarray], codec: CodecModule, photos: Photos
+) -> dict[str, np.ndarray]:
+    """The arrays of `hyper_tables` from training crops."""
+    rng = np.random.default_rng(8)
+    z = []
+    for _ in range(HYPER_CROPS):
+        x = torch.tensor(photos.crops(rng, 1, HYPER_SIZE)).permute(0, 3, 1, 2).float() / 255
+        z.append(codec.hyper(codec.analysis(x))[0].numpy())
+    return hyper_tables(Model(description, arrays), z)
+
+
 def _foreign(head: Path, model: Model) -> bool:
     """Whether a realism head cannot be used with a model."""
     try:
@@ -245,10 +240,11 @@ def export(
     trained.load_state_dict(saved["average"])
     trained.eval()
     description: dict[str, Any] = {"name": saved["name"], "version": saved["version"], "architecture": arch.to_dict()}
-    arrays = decoder_arrays(trained) | {"active_groups": active_groups(arch, saved["active_from"])}
+    arrays = decoder_arrays(trained.codec) | {"active_groups": active_groups(arch, saved["active_from"])}
     encoder = encoder_arrays(trained.codec)
     trained.codec.load_state_dict(encoder_state(encoder), strict=False)
     arrays |= refit_tables(description, arrays, trained.codec, photos)
+    arrays |= refit_hyper_tables(description, arrays, trained.codec, photos)
     description |= {
         "decoder_sha256": digest(arrays, arch.to_dict()),
         "encoder_sha256": digest(encoder, arch.to_dict()),

@@ -41,10 +41,8 @@ def facts(data: bytes) -> dict:
     header, grid = container.header, Grid.of(container.header)
     z = read_z(model, header, container.z, grid)
     decoded = [z]
-    for (first, last), group in zip(grid.row_groups(), container.groups, strict=True):
-        symbols, _ = read_group(
-            model, header, dequantise_z(model, header.rate_point, z), group.stream, first, last, grid.w
-        )
+    for rows, group in zip(grid.row_groups(), container.groups, strict=True):
+        symbols, _ = read_group(model, header, dequantise_z(model, header.rate_point, z), group.stream, rows, grid.w)
         decoded.append(symbols)
     return {
         "checksums": [zlib.crc32(np.ascontiguousarray(s, "<i2").data) for s in decoded],
@@ -104,7 +102,7 @@ def test_a_group_can_be_decoded_alone(coffee):
     assert len(container.groups) == 3
     z = dequantise_z(model, header.rate_point, read_z(model, header, container.z, grid))
     whole = np.concatenate(list(group_latents(model, container)))
-    _, last = read_group(model, header, z, container.groups[2].stream, 128, grid.h, grid.w)
+    _, last = read_group(model, header, z, container.groups[2].stream, (128, grid.h), grid.w)
     np.testing.assert_array_equal(last, whole[128:])
     for beta in (0.0, 1.0):
         renderer = Renderer(model, header.rate_point, beta)

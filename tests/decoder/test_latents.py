@@ -18,7 +18,6 @@ from nicc.geometry import Grid
 from nicc.model import Model
 from nicc.training.codec import CodecModule
 from nicc.training.export import decoder_arrays
-from nicc.training.objective import RateDistortion
 from tests.conftest import TINY
 from tests.test_arrays import LARGER
 
@@ -88,7 +87,7 @@ def random_model(request):
         codec.row_phase.uniform_(-4, 4)
         codec.hidden_bias.uniform_(0, 4)
         codec.hidden_phase.uniform_(-1, 1)
-    arrays = decoder_arrays(RateDistortion(codec))
+    arrays = decoder_arrays(codec)
     return Model({"name": "random", "version": 1, "architecture": arch.to_dict()}, arrays)
 
 

@@ -15,7 +15,7 @@ from nicc.decoder.decode import decode_pixels
 from nicc.encoder.distortion import middle_error, raw_difference
 from nicc.encoder.encode import INTERRUPTED, NOT_LOWER, Result, encode, encode_batch, encode_plainly
 from nicc.encoder.iterate import Iteration
-from nicc.encoder.quantise import NEAREST, encode_latents, quantise_z
+from nicc.encoder.quantise import NEAREST, encode_latents, quantise_z, z_bits
 from nicc.encoder.receiver import bit_table, interpolated, receiver_of
 from nicc.encoder.settings import Annealing, Settings, State
 from nicc.encoder.sga import Adam, Interrupted, Measured, Problem, Surroundings, optimise, round_softly
@@ -185,7 +185,7 @@ def test_a_result_that_is_no_better_is_not_kept(picture, monkeypatch):
 def test_a_batch_gives_each_picture_its_own_file(coffee):
     """Neighbours in a batch do not change each other's course, but for the random numbers."""
     pictures = [Picture(np.ascontiguousarray(np.asarray(coffee)[y : y + 80, 200:330])) for y in (60, 200)]
-    model, settings = load_model("two-layer"), Settings(20, Annealing(25))
+    model, settings = load_model("two-layer"), Settings(20, Annealing(40))
     batch = encode_batch(model, pictures, settings)
     for picture, result in zip(pictures, batch, strict=True):
         alone = encode(model, picture, settings)
@@ -263,7 +263,18 @@ def test_heights_at_the_edges_of_groups(height, coffee):
     assert np.asarray(nicc.decode(result.data)).shape == column.shape
 
 
-def test_hyper_latents_stay_within_their_tables(picture):
+def test_bits_of_whole_hyper_latents_are_those_of_the_coder():
+    model, rng = load_model("two-layer"), np.random.default_rng(0)
+    z = rng.normal(0, 2, (25, 7, 32)).round().astype(np.int16)
+    relaxed = torch.tensor(z[None].astype(np.float32))
+    receiver = receiver_of(model)
+    bits = receiver.z_bits(20, relaxed, 0)[0]
+    assert float(bits.sum()) == pytest.approx(z_bits(model, 20, z), rel=0.005)
+    second = receiver.z_bits(20, relaxed[:, 15:], 1)[0, 1:]  # the second group, whose first rows see one row above
+    np.testing.assert_allclose(second[2:], bits[18:], rtol=1e-5)
+
+
+def test_hyper_latents_stay_within_their_bounds(picture):
     """However far they are pushed."""
     problem, v, z = problem_of(load_model("two-layer"), picture, 5)
     with torch.no_grad():

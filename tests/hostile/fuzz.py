@@ -38,10 +38,9 @@ from nicc.container import (
 )
 from nicc.decoder.hyper import read_z
 from nicc.encoder.encode import encode_plainly
-from nicc.encoder.mixed import Graphics, with_graphics
 from nicc.errors import NiccError
 from nicc.geometry import Grid
-from nicc.graphics import box_of
+from nicc.graphics import Stored, box_of
 from nicc.images import Picture
 from nicc.model import load_model, model_of_code
 from tests.conftest import GOLDEN
@@ -62,8 +61,8 @@ def seeds() -> list[bytes]:
     page[70:, 100:] = np.random.default_rng(1).integers(0, 256, (70, 90, 3))
     squares, model = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1]], bool), load_model("two-layer-visual")
     cells = squares.repeat(2, 0).repeat(2, 1)[:5]
-    encoding = encode_plainly(model, Picture(page), 30)
-    mixed = pack(with_graphics(model, encoding, Graphics(cells, box_of(page, cells))).container)
+    extras = {BOX_GRAPHICS: box_of(page, cells)}
+    mixed = pack(encode_plainly(model, Picture(page, extras=extras), 30).container)
     lossless = nicc.encode(Image.fromarray(page[:20, :30]), lossless=True)
     return [*(p.read_bytes() for p in sorted(GOLDEN.glob("*.nic"))), full, mixed, lossless]
 
@@ -176,7 +175,8 @@ class Mutator:
             if c.lossless is not None:
                 return with_checksum(c, zlib.crc32(c.lossless))
             model = model_of_code(c.header.model)
-            z = read_z(model, c.header, c.z, Grid.of(c.header))
+            stored = Stored.of(c.header, c.extras)
+            z = read_z(model, c.header, c.z, Grid.of(c.header), stored.hyper_latents if stored else None)
             return with_checksum(c, zlib.crc32(z.data))
         except Exception:  # anything: then the checksum stays wrong
             return c

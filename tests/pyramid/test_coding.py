@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nicc import laplace
 from nicc.errors import FormatError, ModelError
+from nicc.laplace import Prediction, by_class, probabilities
 from nicc.pyramid import coding
-from nicc.pyramid.coding import IntegerNetwork, Prediction, by_class, tables
+from nicc.pyramid.coding import IntegerNetwork
 from nicc.pyramid.directions import Directions
 from nicc.pyramid.layout import GRIDS, REACH, grid_shapes, neighbour_offsets, views
 from nicc.pyramid.networks import (
@@ -105,11 +107,11 @@ def test_predictions_are_those_of_whole_numbers(rng):
                 for u in range(n)
             ]
             out = [dot(p["out"][o], second) + (base[n + o] + dot(p["skip"][o], near)) * one for o in range(2)]
-            mean = (Fraction(out[0] * coding.OFFSETS, one * one) + Fraction(1, 2)).__floor__()
-            mean = min(max(mean, -32 * coding.SYMBOL_LIMIT), 32 * coding.SYMBOL_LIMIT) + 16
+            mean = (Fraction(out[0] * laplace.OFFSETS, one * one) + Fraction(1, 2)).__floor__()
+            mean = min(max(mean, -32 * laplace.SYMBOL_LIMIT), 32 * laplace.SYMBOL_LIMIT) + 16
             scale = (Fraction(out[1] * 12, one * one) + 60 + Fraction(1, 2)).__floor__()
             i = y * w + x
-            expected = (mean >> 5, mean & 31, min(max(scale, 0), coding.SCALES - 1))
+            expected = (mean >> 5, mean & 31, min(max(scale, 0), laplace.SCALES - 1))
             assert (found.mean[i], found.offset[i], found.scale[i]) == expected
 
 
@@ -117,7 +119,7 @@ def test_probabilities_are_laplace():
     for scale in (10, 60, 70, 100):
         for offset in (0, 16, 31):
             [(kind, p, _)] = by_class(Prediction(*(np.array([v]) for v in (0, offset, scale))))
-            table, reach = tables().of(p, kind)
+            table, reach = probabilities(p, kind)
             b, mean = np.exp(scale / 12 - 5), (offset - 16) / 32
             edges = np.arange(-reach, reach + 2) - 0.5 - mean
             tail = 0.5 * np.exp(-np.abs(edges) / b)
@@ -136,7 +138,7 @@ def test_damaged_symbols_are_refused_or_decoded(data, present):
     except FormatError:
         return
     assert [g.shape for g in grids] == grid_shapes(20, 30)
-    assert max(np.abs(g.astype(int)).max() for g in grids) <= coding.SYMBOL_LIMIT
+    assert max(np.abs(g.astype(int)).max() for g in grids) <= laplace.SYMBOL_LIMIT
 
 
 @pytest.mark.parametrize("step", [0, 5, 15])
@@ -161,7 +163,7 @@ def test_large_coefficients_are_divided(offset, rng):
     directions = Directions.nearest(0.01 * np.eye(ARCH.parameters()), np.full(ARCH.parameters(), 5.0))
     coding_of = Coding.of(directions, len(directions), offset)
     limit = int(coding_of.limit[0])
-    assert (limit == coding.SYMBOL_LIMIT) == (offset == 128)
+    assert (limit == laplace.SYMBOL_LIMIT) == (offset == 128)
     coefficients = np.rint(rng.laplace(0, limit / 20, len(directions))).astype(np.int64)
     coefficients[:2] = limit, -limit
     change = Change(coefficients, 15, offset)
@@ -235,9 +237,9 @@ def test_damaged_networks_are_refused_or_bounded(data):
 def test_sums_stay_exact(rng):
     """The largest numbers that a file may have leave every sum below 2**53."""
     n, h = 20, 256
-    first = coding.SYMBOL_LIMIT * coding.WEIGHT_LIMIT * (n + 9) + coding.WEIGHT_LIMIT
+    first = laplace.SYMBOL_LIMIT * coding.WEIGHT_LIMIT * (n + 9) + coding.WEIGHT_LIMIT
     hidden = int(coding.HIDDEN_LIMIT)
     second = hidden * coding.WEIGHT_LIMIT * h + (hidden + coding.WEIGHT_LIMIT) * (1 << coding.WEIGHT_BITS)
     out = hidden * coding.WEIGHT_LIMIT * h + first * (1 << coding.WEIGHT_BITS)
-    assert max(first, second, out * coding.OFFSETS, out * coding.SCALES_PER_NAT) < 1 << 53
+    assert max(first, second, out * laplace.OFFSETS, out * laplace.SCALES_PER_NAT) < 1 << 53
     assert GRIDS == 8

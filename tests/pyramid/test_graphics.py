@@ -11,14 +11,14 @@ from nicc.container import unpack
 from nicc.decoder.decode import decode_strips
 from nicc.encoder.encode import INTERRUPTED
 from nicc.encoder.entry import encode_picture
-from nicc.encoder.fitted_graphics import GAIN, cell_costs, cells_to_store, laplace_bits
+from nicc.encoder.fitted_graphics import GAIN, cell_costs, cells_to_store
 from nicc.encoder.mixed import Page
 from nicc.encoder.near_lossless import LARGEST_REACH
 from nicc.encoder.settings import Options
 from nicc.graphics import CELL, grid_of, layer_of, spread
 from nicc.images import Picture
+from nicc.laplace import OFFSETS, SCALES, SYMBOL_LIMIT, Prediction, bits_of, by_class, probabilities
 from nicc.model import load_model
-from nicc.pyramid.coding import OFFSETS, SCALES, SYMBOL_LIMIT, Prediction, by_class, tables
 from tests.test_graphics import cells_of, drawing, page, quick_webp  # noqa: F401 - a fixture
 
 pytest.importorskip("numba", reason="fitting needs Numba")
@@ -154,12 +154,12 @@ def test_bits_are_those_of_the_tables(rng):
     symbols = p.mean + rng.integers(-3, 4, n)
     expected = np.empty(n)
     for kind, part, at in by_class(p):
-        table, reach = tables().of(part, kind)
+        table, reach = probabilities(part, kind)
         expected[at] = table[np.arange(len(table)), symbols[at] - part.mean + reach]
     likely = expected > 2.0**-20
     assert likely.sum() > n / 2
     assert np.abs(symbols).max() < SYMBOL_LIMIT
-    np.testing.assert_allclose(laplace_bits(symbols, p)[likely], -np.log2(expected[likely]), atol=0.02)
+    np.testing.assert_allclose(bits_of(symbols, p)[likely], -np.log2(expected[likely]), atol=0.02)
 
 
 @pytest.mark.usefixtures("never_whole")

@@ -47,7 +47,7 @@ def test_every_weight_comes_back(model):
     """Exporting the restored codec again changes no array by more than its rounding."""
     from nicc.training.export import decoder_arrays
 
-    again = decoder_arrays(RateDistortion(restored_codec(model)))
+    again = decoder_arrays(restored_codec(model))
     for name, array in model.arrays.items():
         if name.startswith(("z_", "y_", "active", "filter")):
             continue

@@ -70,7 +70,7 @@ def test_the_control_trains_the_synthesis_alone(photos, tmp_path, bare_model):
     new = rectify.export(rectify.train(config, Run([photos], tmp_path / "run", amp=False)), old)
     assert new.architecture.rectifiers == 0
     assert not np.array_equal(new.arrays["synthesis_in"], old.arrays["synthesis_in"])
-    for name in ("gain", "mean_z", "row0_in", "z_frequencies"):
+    for name in ("gain", "mean_z", "row0_in", "z_scales"):
         assert np.array_equal(new.arrays[name], old.arrays[name])
     bad = replace(config, training=replace(SCHEDULE, alphas=(0.1,)))
     with pytest.raises(ModelError, match="without rectifiers alphas must be"):

@@ -129,7 +129,7 @@ def test_exported_steps_of_hyper_latents_are_the_trained_ones():
     model = RateDistortion(CodecModule(TINY))
     with torch.no_grad():
         model.codec.log_hyper_gain[:, :4] = torch.tensor([3.0, 0.0, -2.0, -4.0])
-        steps = decoder_arrays(model)["z_steps"]
+        steps = decoder_arrays(model.codec)["z_steps"]
     np.testing.assert_allclose(steps[0, :4], [round(64 / np.exp(g)) for g in (3.0, 0.0, -2.0, -4.0)])
 
 

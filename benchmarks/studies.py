@@ -78,7 +78,7 @@ class Coded:
 
         def visit(here: Visited) -> np.ndarray:
             s = quantise(residual(self.v, here), here.rows, here.channels)
-            self.bits[here.channels] += quantise.costs(s, here.rows).sum(0)
+            self.bits[here.channels] += quantise.costs(s, here.rows, here.channels).sum(0)
             self.factors[here.at, here.channels] = here.factor
             return s
 

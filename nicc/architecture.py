@@ -20,6 +20,8 @@ ADAPTATION_LIMIT = 2.0
 """Steps differ from the rate point's by at most this in the natural logarithm."""
 CDF_ROWS = 64
 SIGMA_MIN, SIGMA_MAX = 0.11, 256.0
+GROUP_TABLE_ROWS = 40
+"""CDF rows below this have a table for each group of channels; the higher ones, which have large tables, share them."""
 ROW_HIDDEN = 48
 """Units in the hidden layer that predicts CDF rows."""
 ROW_BITS = 12
@@ -219,6 +221,10 @@ class Architecture:
     @property
     def group_count(self) -> int:
         return len(self.groups) - 1
+
+    def group_of(self, channels: slice) -> int:
+        """The number of a channel group."""
+        return self.groups.index(channels.start)
 
     @property
     def margin(self) -> int:

@@ -19,6 +19,7 @@ from nicc.architecture import (
     FILTER_STRENGTHS,
     FILTER_TEXTURES,
     FILTER_WEIGHTS,
+    GROUP_TABLE_ROWS,
     HIDDEN_BITS,
     HYPER_KINDS,
     HYPER_UNIT,
@@ -67,6 +68,7 @@ def _tables(arch: Architecture) -> dict[str, Spec]:
         "active_groups": Spec((points,), "uint8", optional=True),
         "y_sizes": Spec((CDF_ROWS,), "uint16"),
         "y_frequencies": Spec((FREE,), "uint16"),
+        "y_group_frequencies": Spec((arch.group_count, FREE), "uint16"),
         "z_steps": Spec((points, cz), "uint16"),
         "z_means": Spec((cz,), "int16"),
         "z_weights": Spec((HYPER_KINDS, cz), "int16"),
@@ -188,17 +190,23 @@ def check_arrays(arch: Architecture, arrays: Mapping[str, np.ndarray]) -> None:
             raise ModelError(f"array {name} holds {found.dtype}, not {spec.kind}")
     if len(filters := {"filter_weights", "filter_limit"} & set(arrays)) == 1:
         raise ModelError(f"array {filters.pop()} is there, and the other of its filter is missing")
-    sizes, frequencies = arrays["y_sizes"], arrays["y_frequencies"]
-    if int(sizes.astype(np.int64).sum()) != len(frequencies):
-        raise ModelError(f"array y_frequencies has {len(frequencies)} entries, not those of y_sizes")
-    if not arrays["z_steps"].all():
-        raise ModelError("array z_steps has a step of zero")
-    if arrays["z_scales"].max() >= SCALES:
-        raise ModelError("array z_scales names scales that are not there")
+    _check_tables(arrays)
     if "active_groups" in arrays:
         active = arrays["active_groups"]
         if active.min() < arch.context_groups or active.max() > arch.group_count:
             raise ModelError("array active_groups names groups that are not there")
+
+
+def _check_tables(arrays: Mapping[str, np.ndarray]) -> None:
+    sizes, frequencies = arrays["y_sizes"], arrays["y_frequencies"]
+    if int(sizes.astype(np.int64).sum()) != len(frequencies):
+        raise ModelError(f"array y_frequencies has {len(frequencies)} entries, not those of y_sizes")
+    if int(sizes[:GROUP_TABLE_ROWS].astype(np.int64).sum()) != arrays["y_group_frequencies"].shape[1]:
+        raise ModelError("array y_group_frequencies does not have the entries of y_sizes")
+    if not arrays["z_steps"].all():
+        raise ModelError("array z_steps has a step of zero")
+    if arrays["z_scales"].max() >= SCALES:
+        raise ModelError("array z_scales names scales that are not there")
 
 
 def macs_per_pixel(arch: Architecture, arrays: Collection[str] = ()) -> dict[str, float]:

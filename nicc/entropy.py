@@ -87,16 +87,8 @@ class SymbolReader:
 class RowCoder:
     """The tables of the 64 CDF rows. Row 0 says that a symbol is zero and costs nothing."""
 
-    def __init__(self, frequencies: np.ndarray, sizes: np.ndarray) -> None:
-        """``frequencies`` uint16, one row after another; ``sizes`` the entries of each row, row 0 none.
-
-        Row r covers -(sizes[r] - 2) / 2 .. +(sizes[r] - 2) / 2 and the escape.
-        """
-        ends = np.cumsum(sizes)
-        self.tables = [
-            Table(frequencies[end - size : end]) if size else None
-            for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)
-        ]
+    def __init__(self, tables: list[Table | None]) -> None:
+        self.tables = tables
 
     def write(self, writer: SymbolWriter, symbols: np.ndarray, rows: np.ndarray) -> None:
         """Codes ``symbols`` under ``rows`` (uint8), equal shapes; symbols of row 0 must be zero."""
@@ -115,6 +107,19 @@ class RowCoder:
             entries = [reader.read_entries(n, table) for n, table in zip(counts, tables, strict=True)]
             out[order] = np.concatenate(entries) - np.repeat([table.limit for table in tables], counts)
         return out.reshape(rows.shape)
+
+
+def tables_of(frequencies: np.ndarray, sizes: np.ndarray) -> list[Table | None]:
+    """The tables of CDF rows.
+
+    ``frequencies`` are uint16, one row after another, ``sizes`` the entries of each row, row 0 none.
+    Row r covers -(sizes[r] - 2) / 2 .. +(sizes[r] - 2) / 2 and the escape.
+    """
+    ends = np.cumsum(sizes)
+    return [
+        Table(frequencies[end - size : end]) if size else None
+        for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)
+    ]
 
 
 def _runs(rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:

@@ -17,10 +17,18 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_arrays
 
-from nicc.architecture import CODING_FIELDS, HYPER_LIMIT, MAGNITUDE_UNIT, RENDERING, ROW_BITS, Architecture
+from nicc.architecture import (
+    CODING_FIELDS,
+    GROUP_TABLE_ROWS,
+    HYPER_LIMIT,
+    MAGNITUDE_UNIT,
+    RENDERING,
+    ROW_BITS,
+    Architecture,
+)
 from nicc.arrays import check_arrays, digest, macs_per_pixel
 from nicc.container import FINGERPRINT_BYTES
-from nicc.entropy import RowCoder
+from nicc.entropy import RowCoder, tables_of
 from nicc.errors import ModelError
 from nicc.head import HeadArchitecture
 from nicc.pyramid.layout import KIND
@@ -131,8 +139,12 @@ class Model:
         return SHIPPED_CODES.get(self.name, self.name)
 
     @cached_property
-    def row_coder(self) -> RowCoder:
-        return RowCoder(self.arrays["y_frequencies"], self.arrays["y_sizes"])
+    def row_coders(self) -> list[RowCoder]:
+        """One for every group of channels."""
+        sizes = self.arrays["y_sizes"]
+        shared = tables_of(self.arrays["y_frequencies"], sizes)[GROUP_TABLE_ROWS:]
+        own = self.arrays["y_group_frequencies"]
+        return [RowCoder(tables_of(group, sizes[:GROUP_TABLE_ROWS]) + shared) for group in own]
 
     @property
     def has_realism(self) -> bool:

@@ -13,7 +13,7 @@ from nicc.entropy import RowCoder, SymbolReader, SymbolWriter, Table
 def coder() -> RowCoder:
     from nicc.model import load_model
 
-    return load_model("two-layer").row_coder
+    return load_model("two-layer").row_coders[3]
 
 
 def test_frequencies_of_shipped_models_are_complete(model):
@@ -24,6 +24,10 @@ def test_frequencies_of_shipped_models_are_complete(model):
         row = model.arrays["y_frequencies"][begin:end].astype(int)
         assert row.sum() == 1 << 16
         assert row.min() >= 1
+        for group in model.arrays["y_group_frequencies"].astype(int):
+            if end <= len(group):
+                assert group[begin:end].sum() == 1 << 16
+                assert group[begin:end].min() >= 1
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -257,7 +257,7 @@ def read_group(
     reader = SymbolReader(stream)
 
     def visit(here: Visited) -> Array:
-        s = model.row_coder.read(reader, here.rows)
+        s = model.row_coders[model.architecture.group_of(here.channels)].read(reader, here.rows)
         if s.size and (s.min() < -32767 or s.max() > 32767):
             raise FormatError("damaged: a symbol is out of range")
         return s

@@ -103,7 +103,7 @@ def _bits_of_rows(
 
     def visit(here: Visited) -> np.ndarray:
         s = quantise(residual(v, here), here.rows, here.channels)
-        bits[here.at] += quantise.costs(s, here.rows).sum(-1)
+        bits[here.at] += quantise.costs(s, here.rows, here.channels).sum(-1)
         return s
 
     walk(model, rate_point, z, *rows, y.shape[1], visit)

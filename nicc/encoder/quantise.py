@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import safe_open
 
 from nicc import laplace
-from nicc.architecture import HYPER_UNIT, Z_SYMBOL_LIMIT, HyperStep
+from nicc.architecture import CDF_ROWS, HYPER_UNIT, Z_SYMBOL_LIMIT, HyperStep
 from nicc.container import Container, Group, Header, with_checksum
 from nicc.decoder.hyper import dequantise_z, walk_z
 from nicc.decoder.latents import Visited, walk
@@ -63,26 +63,28 @@ class Quantiser:
     def __init__(self, model: Model, distortion_weight: float = DISTORTION_WEIGHT) -> None:
         self.weights = distortion_weight * rounding_of(model)
         self.offsets = model.params["recon_offset"]
-        sizes = model.arrays["y_sizes"].astype(np.int64)
-        frequencies = np.maximum(model.arrays["y_frequencies"], 1)
-        self.bits = (FREQUENCY_BITS - np.log2(frequencies)).astype(np.float32)
+        self.group_of = model.architecture.group_of
+        own, shared = model.arrays["y_group_frequencies"], model.arrays["y_frequencies"]
+        frequencies = [np.concatenate([group, shared[own.shape[1] :]]) for group in own]
+        self.bits = (FREQUENCY_BITS - np.log2(np.maximum(np.concatenate(frequencies), 1))).astype(np.float32)
+        sizes = np.tile(model.arrays["y_sizes"].astype(np.int64), len(own))
         ends = np.cumsum(sizes)
         self.bits[ends[sizes > 0] - 1] += ESCAPE_BITS
         self.limit = (sizes - 2) // 2
         self.zero = ends - sizes + self.limit
-        """Index in ``bits`` of symbol 0 of every row."""
+        """Index in ``bits`` of symbol 0 of every table: row by row, group after group."""
 
-    def cost(self, symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Bits of ``symbols``, whose rows are not 0."""
-        limit = self.limit[rows]
+    def cost(self, symbols: np.ndarray, tables: np.ndarray) -> np.ndarray:
+        """Bits of ``symbols`` under tables, numbered row by row and group after group; not of rows 0."""
+        limit = self.limit[tables]
         inside = np.abs(symbols) <= limit
-        return self.bits[self.zero[rows] + np.where(inside, symbols, limit + 1)]
+        return self.bits[self.zero[tables] + np.where(inside, symbols, limit + 1)]
 
-    def costs(self, symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Bits of every symbol, float32, of any rows; those of row 0 take none."""
+    def costs(self, symbols: np.ndarray, rows: np.ndarray, channels: slice) -> np.ndarray:
+        """Bits of every symbol, float32, of a group of channels and any rows; those of row 0 take none."""
         bits = np.zeros(symbols.shape, np.float32)
         coded = rows > 0
-        bits[coded] = self.cost(symbols[coded], rows[coded].astype(np.int64))
+        bits[coded] = self.cost(symbols[coded], CDF_ROWS * self.group_of(channels) + rows[coded].astype(np.int64))
         return bits
 
     def __call__(self, residual: np.ndarray, rows: np.ndarray, channels: slice) -> np.ndarray:
@@ -95,7 +97,8 @@ class Quantiser:
         lower = near - 1
         error = x - near + self.offsets[row, np.minimum(near, 2) - 1]
         lower_error = x - lower + np.where(lower > 0, self.offsets[row, np.clip(lower, 1, 2) - 1], 0)
-        saved = self.cost(near * sign, row) - self.cost(lower * sign, row)
+        table = CDF_ROWS * self.group_of(channels) + row
+        saved = self.cost(near * sign, table) - self.cost(lower * sign, table)
         weight = self.weights[channels][at[-1]]
         s[at] = sign * np.where(saved > weight * (lower_error**2 - error**2), lower, near)
         return s
@@ -178,9 +181,8 @@ def _code_rows(
     def visit(here: Visited) -> np.ndarray:
         nonlocal bits
         s = quantise(residual(v, here), here.rows, here.channels)
-        model.row_coder.write(writer, s, here.rows)
-        coded = here.rows > 0
-        bits += float(quantise.cost(s[coded], here.rows[coded].astype(np.int64)).sum())
+        model.row_coders[model.architecture.group_of(here.channels)].write(writer, s, here.rows)
+        bits += float(quantise.costs(s, here.rows, here.channels).sum())
         return s
 
     symbols, _ = walk(model, rate_point, z, *rows, columns, visit, hidden)

@@ -76,6 +76,10 @@ class Receiver:
         )
         self._z_steps = torch.tensor(model.arrays["z_steps"].astype(np.float32) / HYPER_UNIT, device=device)
         self.bits = torch.from_numpy(bit_table(model)).to(device)
+        sizes = np.diff(self.arch.groups)
+        first = CDF_ROWS * np.arange(len(sizes), dtype=np.float32).repeat(sizes)
+        self.first_table = torch.from_numpy(first).to(device)
+        """In ``bits``, of every channel."""
 
     def rate(self, rate_point: int | Tensor) -> RateTables:
         """Tables of a rate point, or of rate points ``(N,)``, then ``(N, 1, 1, columns)``."""
@@ -136,18 +140,18 @@ class Receiver:
 
     def symbol_bits(self, code: LatentCode) -> Tensor:
         """Bits of every symbol ``(N, h, w, C)``."""
-        return interpolated(self.bits, code.rows, code.symbols.abs().clamp_max(LARGEST))
+        return interpolated(self.bits, code.rows + self.first_table, code.symbols.abs().clamp_max(LARGEST))
 
 
 def bit_table(model: Model) -> np.ndarray:
-    """Bits of magnitudes 0..`LARGEST` under every CDF row, float32 ``(64, 2048)``."""
-    quantise = Quantiser(model)
-    sizes = np.tile(np.arange(LARGEST + 1, dtype=np.int64), (CDF_ROWS, 1))
-    rows = np.tile(np.arange(CDF_ROWS)[:, None], (1, LARGEST + 1))
-    rows[0] = 1
-    bits = quantise.cost(sizes, rows).astype(np.float32)
-    bits[0] += FORBIDDEN_BITS
-    bits[0, 0] = 0
+    """Bits of magnitudes 0..`LARGEST` under every CDF row, group of channels after group: float32 ``(64 n, 2048)``."""
+    quantise, count = Quantiser(model), CDF_ROWS * model.architecture.group_count
+    sizes = np.tile(np.arange(LARGEST + 1, dtype=np.int64), (count, 1))
+    tables = np.tile(np.arange(count)[:, None], (1, LARGEST + 1))
+    tables[::CDF_ROWS] += 1
+    bits = quantise.cost(sizes, tables).astype(np.float32)
+    bits[::CDF_ROWS] += FORBIDDEN_BITS
+    bits[::CDF_ROWS, 0] = 0
     return bits
 
 

@@ -125,7 +125,7 @@ class Refinement:
             factor[here.at, here.channels] = here.factor
             symbols = quantise(residual(v, here), here.rows, here.channels)
             if self.report:
-                bits += float(quantise.costs(symbols, here.rows).sum())
+                bits += float(quantise.costs(symbols, here.rows, here.channels).sum())
             return symbols
 
         hidden = self.stored.latents if self.stored else None

@@ -13,6 +13,7 @@ import torch
 
 from nicc.architecture import (
     CDF_ROWS,
+    GROUP_TABLE_ROWS,
     HYPER_UNIT,
     SIGMA_MAX,
     SIGMA_MIN,
@@ -41,6 +42,8 @@ REFIT_CROPS, REFIT_SIZE, REFIT_ROUNDS = 202, 256, 2
 HYPER_CROPS, HYPER_SIZE = 200, 512
 PSEUDO_COUNT = 1000.0
 """Weight of the parametric distribution against counted symbols when a row is refitted."""
+GROUP_COUNT = 300.0
+"""Weight of a row's distribution in all groups of channels against symbols that are counted in one."""
 
 
 def quantised_frequencies(pmf: np.ndarray) -> np.ndarray:
@@ -67,10 +70,15 @@ def row_pmfs() -> list[np.ndarray]:
 
 
 def _row_tables(pmfs: list[np.ndarray]) -> dict[str, np.ndarray]:
-    return {
-        "y_frequencies": np.concatenate([quantised_frequencies(p) if len(p) else p.astype(np.uint16) for p in pmfs]),
-        "y_sizes": np.array([len(p) for p in pmfs], np.uint16),
-    }
+    return {"y_frequencies": _frequencies(pmfs), "y_sizes": np.array([len(p) for p in pmfs], np.uint16)}
+
+
+def _group_tables(groups: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
+    return {"y_group_frequencies": np.stack([_frequencies(pmfs[:GROUP_TABLE_ROWS]) for pmfs in groups])}
+
+
+def _frequencies(pmfs: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([quantised_frequencies(p) if len(p) else p.astype(np.uint16) for p in pmfs])
 
 
 @torch.no_grad()
@@ -120,7 +128,14 @@ def decoder_arrays(codec: CodecModule) -> dict[str, np.ndarray]:
     if arch.rectifiers:
         arrays["rectifier_bias"] = table(codec.rectifier_bias).astype(np.float16)
     check_exactness(arrays, arch)
-    return arrays | {"z_steps": _z_steps(codec)} | no_tables(arch) | _row_tables(row_pmfs())
+    pmfs = row_pmfs()
+    return (
+        arrays
+        | {"z_steps": _z_steps(codec)}
+        | no_tables(arch)
+        | _row_tables(pmfs)
+        | _group_tables([pmfs] * arch.group_count)
+    )
 
 
 @torch.no_grad()
@@ -143,12 +158,13 @@ def encoder_arrays(codec: CodecModule) -> dict[str, np.ndarray]:
 
 
 class _Counter:
-    """Codes crops and counts symbols by CDF row."""
+    """Codes crops and counts symbols by channel group and CDF row."""
 
-    def __init__(self, model: Model, pmfs: list[np.ndarray], rounding: np.ndarray) -> None:
+    def __init__(self, model: Model, rounding: np.ndarray) -> None:
         self.model, self.quantise = model, Quantiser(model)
         self.quantise.weights *= rounding  # the model is in no folder yet, and knows none
-        self.rows = [np.zeros(len(p)) for p in pmfs]
+        sizes = model.arrays["y_sizes"].tolist()
+        self.groups = [[np.zeros(n) for n in sizes] for _ in range(model.architecture.group_count)]
 
     def code(self, y: np.ndarray, z: np.ndarray, rate_point: int) -> None:
         """Codes latents ``(h, w, C)`` with hyper-latents in nats."""
@@ -157,15 +173,25 @@ class _Counter:
 
         def visit(here: Visited) -> np.ndarray:
             s = self.quantise(residual(v, here), here.rows, here.channels)
+            counts = self.groups[model.architecture.group_of(here.channels)]
             for row in np.unique(here.rows[here.rows > 0]):
                 m = int(self.quantise.limit[row])
                 mine = s[here.rows == row]
                 inside = np.clip(np.where(np.abs(mine) <= m, mine, m + 1) + m, 0, 2 * m + 1)
-                self.rows[row] += np.bincount(inside, minlength=2 * m + 2)
+                counts[row] += np.bincount(inside, minlength=2 * m + 2)
             return s
 
         z_int = dequantise_z(model, rate_point, quantise_z(model, rate_point, z))
         walk(model, rate_point, z_int, 0, len(y), y.shape[1], visit)
+
+
+def _counted(counts: list[np.ndarray], pmfs: list[np.ndarray], weight: float) -> list[np.ndarray]:
+    """Probabilities from counts, even in the sign, and from ``pmfs`` with the weight of so many symbols."""
+    found = [pmfs[0]]
+    for count, pmf in zip(counts[1:], pmfs[1:], strict=True):
+        even = np.append((count[:-1] + count[-2::-1]) / 2, count[-1])
+        found.append((even + weight * pmf) / (even.sum() + weight))
+    return found
 
 
 def active_groups(arch: Architecture, active_from: Sequence[int]) -> np.ndarray:
@@ -191,16 +217,15 @@ def refit_tables(
         z = codec.hyper(y).numpy()
     points = rng.permutation(np.arange(REFIT_CROPS) % codec.arch.rate_points)
     start = row_pmfs()
-    pmfs = start
+    tables = _row_tables(start)
     for _ in range(REFIT_ROUNDS):
-        counter = _Counter(Model(description, arrays | _row_tables(pmfs)), start, codec.rounding.numpy())
+        counter = _Counter(Model(description, arrays | tables), codec.rounding.numpy())
         for latents, hyper, point in zip(y.numpy(), z, points.tolist(), strict=True):
             counter.code(latents, hyper, point)
-        pmfs = [start[0]]
-        for count, pmf in zip(counter.rows[1:], start[1:], strict=True):
-            even = np.append((count[:-1] + count[-2::-1]) / 2, count[-1])
-            pmfs.append((even + PSEUDO_COUNT * pmf) / (even.sum() + PSEUDO_COUNT))
-    return _row_tables(pmfs)
+        pmfs = _counted([np.sum(group, 0) for group in zip(*counter.groups, strict=True)], start, PSEUDO_COUNT)
+        groups = [_counted(group, pmfs, GROUP_COUNT) for group in counter.groups]
+        tables = _row_tables(pmfs) | _group_tables(groups)
+    return tables
 
 
 @torch.no_grad()

@@ -295,6 +295,21 @@ def test_what_is_hidden_costs_nothing(coffee):
     assert sizes[1] < 0.7 * whole_size
 
 
+@pytest.mark.parametrize("name", ["two-layer-visual", "two-layer"])
+def test_iterating_leaves_out_what_is_stored(coffee, name):
+    """Two groups of rows; the seam lies among the cells."""
+    picture = Picture(np.asarray(coffee.resize((90, 1160))))
+    cells = np.zeros(grid_of(90, 1160), bool)
+    cells[20:] = True
+    whole = replace(picture, extras={BOX_GRAPHICS: box_of(picture.pixels, cells)})
+    model = load_model(name)
+    plain, iterated = (encode(model, whole, Settings(20, Annealing(n))) for n in (0, 12))
+    assert iterated.cost < plain.cost
+    shown = spread(cells, 90, 1160)
+    np.testing.assert_array_equal(iterated.decoded[shown], picture.pixels[shown])
+    assert not iterated.encoding.container.groups[1].stream
+
+
 def lying(data: bytes, payload: bytes) -> bytes:
     """The file with another graphics box, and checksums that are right."""
     container = unpack(data)

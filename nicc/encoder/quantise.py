@@ -54,6 +54,28 @@ def rounding_of(model: Model) -> np.ndarray:
     return np.ones(model.architecture.latent_channels, np.float32)
 
 
+class Tables(NamedTuple):
+    """What symbols cost, by table: row by row, group of channels after group."""
+
+    bits: np.ndarray
+    limit: np.ndarray
+    """The largest symbol that is no escape, of every table."""
+    zero: np.ndarray
+    """Index in ``bits`` of symbol 0 of every table."""
+
+
+@lru_cache(maxsize=8)
+def _tables_of(model: Model) -> Tables:
+    own, shared = model.arrays["y_group_frequencies"], model.arrays["y_frequencies"]
+    frequencies = np.concatenate([part for group in own for part in (group, shared[own.shape[1] :])])
+    bits = (FREQUENCY_BITS - np.log2(np.maximum(frequencies, 1))).astype(np.float32)
+    sizes = np.tile(model.arrays["y_sizes"].astype(np.int64), len(own))
+    ends = np.cumsum(sizes)
+    bits[ends[sizes > 0] - 1] += ESCAPE_BITS
+    limit = (sizes - 2) // 2
+    return Tables(bits, limit, ends - sizes + limit)
+
+
 class Quantiser:
     """Rounds residuals to the cheaper of the two nearest symbols, counting bits and distortion.
 
@@ -64,15 +86,7 @@ class Quantiser:
         self.weights = distortion_weight * rounding_of(model)
         self.offsets = model.params["recon_offset"]
         self.group_of = model.architecture.group_of
-        own, shared = model.arrays["y_group_frequencies"], model.arrays["y_frequencies"]
-        frequencies = [np.concatenate([group, shared[own.shape[1] :]]) for group in own]
-        self.bits = (FREQUENCY_BITS - np.log2(np.maximum(np.concatenate(frequencies), 1))).astype(np.float32)
-        sizes = np.tile(model.arrays["y_sizes"].astype(np.int64), len(own))
-        ends = np.cumsum(sizes)
-        self.bits[ends[sizes > 0] - 1] += ESCAPE_BITS
-        self.limit = (sizes - 2) // 2
-        self.zero = ends - sizes + self.limit
-        """Index in ``bits`` of symbol 0 of every table: row by row, group after group."""
+        self.bits, self.limit, self.zero = _tables_of(model)
 
     def cost(self, symbols: np.ndarray, tables: np.ndarray) -> np.ndarray:
         """Bits of ``symbols`` under tables, numbered row by row and group after group; not of rows 0."""

@@ -55,7 +55,7 @@ def rounding_of(model: Model) -> np.ndarray:
 
 
 class Tables(NamedTuple):
-    """What symbols cost, by table: row by row, group of channels after group."""
+    """What symbols cost, by table: row by row, group of channels after group, and then as if all had one."""
 
     bits: np.ndarray
     limit: np.ndarray
@@ -67,9 +67,10 @@ class Tables(NamedTuple):
 @lru_cache(maxsize=8)
 def _tables_of(model: Model) -> Tables:
     own, shared = model.arrays["y_group_frequencies"], model.arrays["y_frequencies"]
-    frequencies = np.concatenate([part for group in own for part in (group, shared[own.shape[1] :])])
+    higher = shared[own.shape[1] :]
+    frequencies = np.concatenate([*(part for group in own for part in (group, higher)), shared])
     bits = (FREQUENCY_BITS - np.log2(np.maximum(frequencies, 1))).astype(np.float32)
-    sizes = np.tile(model.arrays["y_sizes"].astype(np.int64), len(own))
+    sizes = np.tile(model.arrays["y_sizes"].astype(np.int64), len(own) + 1)
     ends = np.cumsum(sizes)
     bits[ends[sizes > 0] - 1] += ESCAPE_BITS
     limit = (sizes - 2) // 2
@@ -79,13 +80,15 @@ def _tables_of(model: Model) -> Tables:
 class Quantiser:
     """Rounds residuals to the cheaper of the two nearest symbols, counting bits and distortion.
 
+    Bits are those that all groups of channels take together under a CDF row: by the groups' own tables, fine channels
+    lose more than eyes would have it (docs/log/visual.md, "Tables of CDF rows").
     The ``distortion_weight`` is multiplied by the model's own for every channel.
     """
 
     def __init__(self, model: Model, distortion_weight: float = DISTORTION_WEIGHT) -> None:
         self.weights = distortion_weight * rounding_of(model)
         self.offsets = model.params["recon_offset"]
-        self.group_of = model.architecture.group_of
+        self.group_of, self.shared = model.architecture.group_of, CDF_ROWS * model.architecture.group_count
         self.bits, self.limit, self.zero = _tables_of(model)
 
     def cost(self, symbols: np.ndarray, tables: np.ndarray) -> np.ndarray:
@@ -111,8 +114,7 @@ class Quantiser:
         lower = near - 1
         error = x - near + self.offsets[row, np.minimum(near, 2) - 1]
         lower_error = x - lower + np.where(lower > 0, self.offsets[row, np.clip(lower, 1, 2) - 1], 0)
-        table = CDF_ROWS * self.group_of(channels) + row
-        saved = self.cost(near * sign, table) - self.cost(lower * sign, table)
+        saved = self.cost(near * sign, self.shared + row) - self.cost(lower * sign, self.shared + row)
         weight = self.weights[channels][at[-1]]
         s[at] = sign * np.where(saved > weight * (lower_error**2 - error**2), lower, near)
         return s

@@ -87,7 +87,7 @@ def test_rounding_weighs_bits_against_distortion():
     def cost(s):
         offset = np.where(s != 0, model.params["recon_offset"][rows, np.clip(np.abs(s), 1, 2) - 1], 0)
         error = np.abs(residual) - np.abs(s) + offset
-        bits = quantise.cost(s[coded], rows[coded].astype(int)).sum()
+        bits = quantise.cost(s[coded], quantise.shared + rows[coded].astype(int)).sum()
         return bits + DISTORTION_WEIGHT * (error[coded] ** 2).sum()
 
     assert cost(thrifty) < cost(plain)

@@ -64,39 +64,6 @@ PHASES: dict[int, tuple[tuple[int, ...], ...]] = {1: ((0, 1, 2, 3),), 2: ((0, 1)
 """Quads that each phase decodes, by the number of phases of a channel group."""
 
 
-class HyperStep(NamedTuple):
-    """One step of decoding hyper-latents: every ``stride``-th row and column from ``row`` and ``column`` on."""
-
-    row: int
-    column: int
-    stride: int
-    kind: int
-    """0 for the first step; then, of either spacing of neighbours, first diagonal ones and then direct ones."""
-    neighbours: tuple[tuple[int, int], ...]
-    """Rows and columns to the neighbours, which are decoded before where they lie in the image."""
-
-    @property
-    def at(self) -> tuple[slice, slice]:
-        """Where its positions are."""
-        return slice(self.row, None, self.stride), slice(self.column, None, self.stride)
-
-
-def _hyper_steps() -> Iterator[HyperStep]:
-    yield HyperStep(0, 0, 4, 0, ())
-    for spacing, kind in ((2, 1), (1, 3)):
-        diagonal = tuple((i, j) for i in (-spacing, spacing) for j in (-spacing, spacing))
-        direct = (-spacing, 0), (spacing, 0), (0, -spacing), (0, spacing)
-        yield HyperStep(spacing, spacing, 2 * spacing, kind, diagonal)
-        yield HyperStep(0, spacing, 2 * spacing, kind + 1, direct)
-        yield HyperStep(spacing, 0, 2 * spacing, kind + 1, direct)
-
-
-HYPER_STEPS = tuple(_hyper_steps())
-HYPER_KINDS = 5
-"""Kinds of steps, each with weights of its neighbours and scales of its own."""
-HYPER_REACH = 2
-
-
 class Step(NamedTuple):
     """One step of decoding: what is decoded, and what is known by then.
 

@@ -21,7 +21,6 @@ from nicc.architecture import (
     FILTER_WEIGHTS,
     GROUP_TABLE_ROWS,
     HIDDEN_BITS,
-    HYPER_KINDS,
     HYPER_UNIT,
     MAGNITUDE_UNIT,
     QUADS,
@@ -31,6 +30,7 @@ from nicc.architecture import (
     Architecture,
 )
 from nicc.errors import ModelError
+from nicc.geometry import HYPER_KINDS
 from nicc.laplace import SCALES
 
 FREE = -1

@@ -129,7 +129,10 @@ def test_photographs_are_coded_and_not_even_tried(astronaut, coffee, monkeypatch
 def test_the_choice_is_said(tmp_path):
     drawing().save(tmp_path / "page.png")
     done = subprocess.run(
-        [sys.executable, "-m", "nicc", "encode", tmp_path / "page.png"], capture_output=True, check=True, text=True
+        [sys.executable, "-m", "nicc", "encode", tmp_path / "page.png", "-q", "90"],
+        capture_output=True,
+        check=True,
+        text=True,
     )
     assert "note: stored losslessly: " in done.stderr
     assert " instead of " in done.stderr

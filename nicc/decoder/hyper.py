@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nicc.architecture import HYPER_LIMIT, HYPER_REACH, HYPER_STEPS, LATENTS_PER_HYPER, Z_WEIGHT_UNIT, HyperStep
+from nicc.architecture import HYPER_LIMIT, LATENTS_PER_HYPER, Z_WEIGHT_UNIT
 from nicc.container import Header
-from nicc.geometry import Grid
+from nicc.geometry import HYPER_REACH, HYPER_STEPS, Grid, HyperStep
 from nicc.laplace import OFFSET_BITS, OFFSETS, Decoder, Prediction
 from nicc.model import Model
 

@@ -10,12 +10,12 @@ import numpy as np
 from safetensors import safe_open
 
 from nicc import laplace
-from nicc.architecture import CDF_ROWS, HYPER_UNIT, Z_SYMBOL_LIMIT, HyperStep
+from nicc.architecture import CDF_ROWS, HYPER_UNIT, Z_SYMBOL_LIMIT
 from nicc.container import Container, Group, Header, with_checksum
 from nicc.decoder.hyper import dequantise_z, walk_z
 from nicc.decoder.latents import Visited, walk
 from nicc.entropy import FREQUENCY_BITS, SymbolWriter, stream_of
-from nicc.geometry import Grid
+from nicc.geometry import Grid, HyperStep
 from nicc.graphics import Stored
 from nicc.model import Model
 

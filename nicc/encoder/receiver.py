@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nicc.architecture import CDF_ROWS, HYPER_REACH, HYPER_STEPS, HYPER_UNIT, Z_WEIGHT_UNIT, HyperStep
+from nicc.architecture import CDF_ROWS, HYPER_UNIT, Z_WEIGHT_UNIT
 from nicc.arrays import integer_unit, receiver_arrays
 from nicc.decoder import networks
 from nicc.decoder.directional import filter_of, rendered
 from nicc.encoder import ops
 from nicc.encoder.latent_code import LatentCode, RateTables, latent_code
 from nicc.encoder.quantise import Quantiser
+from nicc.geometry import HYPER_REACH, HYPER_STEPS, HyperStep
 from nicc.laplace import SCALE_RANGE, SCALES_PER_NAT
 from nicc.model import Model
 

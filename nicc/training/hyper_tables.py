@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nicc.architecture import HYPER_KINDS, HYPER_LIMIT, HYPER_STEPS, HYPER_UNIT, Z_WEIGHT_UNIT, Architecture, HyperStep
+from nicc.architecture import HYPER_LIMIT, HYPER_UNIT, Z_WEIGHT_UNIT, Architecture
 from nicc.decoder.hyper import dequantise_z, neighbours, walk_z, with_borders
 from nicc.encoder.quantise import quantise_z
+from nicc.geometry import HYPER_KINDS, HYPER_STEPS, HyperStep
 from nicc.laplace import OFFSETS, SCALES, SCALES_PER_NAT, Prediction, bits_of
 from nicc.model import Model
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from nicc import FormatError
-from nicc.architecture import HYPER_KINDS, HYPER_REACH, HYPER_STEPS
 from nicc.container import Header
 from nicc.decoder.hyper import dequantise_z, neighbours, read_z, walk_z, with_borders
 from nicc.encoder.quantise import quantise_z, write_z, z_bits
 from nicc.encoder.transform import transform_of
-from nicc.geometry import Grid
+from nicc.geometry import HYPER_KINDS, HYPER_REACH, HYPER_STEPS, Grid
 from nicc.model import load_model
 
 

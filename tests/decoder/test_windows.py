@@ -45,9 +45,9 @@ def test_a_window_is_that_part_of_the_image(tall, window):
 def test_a_window_decodes_only_the_groups_it_needs(tall, monkeypatch):
     read, groups = [], decoder.read_group
 
-    def counting(model, header, z, stream, first, last, w):
-        read.append(first)
-        return groups(model, header, z, stream, first, last, w)
+    def counting(model, header, z, stream, rows, *others):
+        read.append(rows[0])
+        return groups(model, header, z, stream, rows, *others)
 
     monkeypatch.setattr(decoder, "read_group", counting)
     decode_pixels(unpack(tall), window=Window(10, 1300, 40, 40))

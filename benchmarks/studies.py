@@ -27,7 +27,7 @@ from nicc.decoder.hyper import dequantise_z
 from nicc.decoder.latents import Visited, walk
 from nicc.decoder.render import Renderer
 from nicc.encoder.latent_code import upsample
-from nicc.encoder.quantise import Quantiser, quantise_z, residual, z_bits
+from nicc.encoder.quantise import Quantiser, quantise_z, residual, write_z
 from nicc.encoder.receiver import receiver_of
 from nicc.encoder.transform import transform_of
 from nicc.images import decibels
@@ -68,7 +68,7 @@ class Coded:
         self.model, self.rate_point, arch = model, rate_point, model.architecture
         symbols = quantise_z(model, rate_point, z)
         self.z = dequantise_z(model, rate_point, symbols)
-        self.z_bits = z_bits(model, rate_point, symbols)
+        self.z_bits = write_z(model, rate_point, symbols).bits
         self.v = (y * model.params["gain"][rate_point]).reshape(-1, y.shape[-1])
         self.bits = np.zeros(arch.latent_channels)
         h, w = y.shape[:2]

@@ -126,20 +126,27 @@ def quantise_z(model: Model, rate_point: int, z: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(z / steps), -Z_SYMBOL_LIMIT, Z_SYMBOL_LIMIT).astype(np.int16)
 
 
-def write_z(model: Model, rate_point: int, z: np.ndarray, hidden: np.ndarray | None = None) -> tuple[bytes, np.ndarray]:
-    """Codes hyper-latent symbols ``(zh, zw, Cz)``: the stream, and the symbols that a receiver finds in it.
+class HyperCode(NamedTuple):
+    """Coded hyper-latents: their stream, the symbols that a receiver finds in it, and the bits of their distributions."""
 
-    ``hidden`` is as in `walk_z`.
-    """
-    encoder = laplace.Encoder()
+    stream: bytes
+    symbols: np.ndarray
+    bits: float
+
+
+def write_z(model: Model, rate_point: int, z: np.ndarray, hidden: np.ndarray | None = None) -> HyperCode:
+    """Codes hyper-latent symbols ``(zh, zw, Cz)``; ``hidden`` is as in `walk_z`."""
+    encoder, bits = laplace.Encoder(), 0.0
 
     def visit(p: laplace.Prediction, step: HyperStep, coded: np.ndarray) -> np.ndarray:
+        nonlocal bits
         symbols = z[step.at][coded].reshape(-1).astype(np.int64)
         encoder.write(symbols, p)
+        bits += float(laplace.bits_of(symbols, p).sum())
         return symbols
 
     symbols = walk_z(model, rate_point, z.shape[0], z.shape[1], visit, hidden)
-    return stream_of(encoder.coder), symbols
+    return HyperCode(stream_of(encoder.coder), symbols, bits)
 
 
 def residual(v: np.ndarray, here: Visited) -> np.ndarray:
@@ -163,8 +170,8 @@ def encode_latents(
     """
     r, stored = header.rate_point, Stored.of(header, extras or {})
     hidden, hidden_z = (stored.latents, stored.hyper_latents) if stored else (None, None)
-    z_stream, z_symbols = write_z(model, r, quantise_z(model, r, z), hidden_z)
-    z_int = dequantise_z(model, r, z_symbols)
+    coded_z = write_z(model, r, quantise_z(model, r, z), hidden_z)
+    z_int = dequantise_z(model, r, coded_z.symbols)
     quantise = Quantiser(model, distortion_weight)
     bounds = list(Grid.of(header).row_groups())
     if refinement:
@@ -173,9 +180,9 @@ def encode_latents(
         values = (y[slice(*rows)] * model.params["gain"][r] for rows in bounds)
     parts = [_code_rows(model, r, z_int, v, rows, quantise, hidden) for v, rows in zip(values, bounds, strict=True)]
     groups, bits = zip(*parts, strict=True)
-    container = Container(header, 0, z_stream, groups, dict(extras or {}))
-    container = with_checksum(container, zlib.crc32(z_symbols.data))
-    return Encoding(container, sum(bits) + z_bits(model, r, z_symbols, hidden_z))
+    container = Container(header, 0, coded_z.stream, groups, dict(extras or {}))
+    container = with_checksum(container, zlib.crc32(coded_z.symbols.data))
+    return Encoding(container, sum(bits) + coded_z.bits)
 
 
 def _code_rows(
@@ -203,17 +210,3 @@ def _code_rows(
 
     symbols, _ = walk(model, rate_point, z, *rows, columns, visit, hidden)
     return Group(zlib.crc32(symbols.data), writer.finish()), bits
-
-
-def z_bits(model: Model, rate_point: int, z: np.ndarray, hidden: np.ndarray | None = None) -> float:
-    """Bits of hyper-latent symbols ``(zh, zw, Cz)`` by their distributions; ``hidden`` is as in `walk_z`."""
-    bits = 0.0
-
-    def visit(p: laplace.Prediction, step: HyperStep, coded: np.ndarray) -> np.ndarray:
-        nonlocal bits
-        symbols = z[step.at][coded].reshape(-1)
-        bits += float(laplace.bits_of(symbols, p).sum())
-        return symbols
-
-    walk_z(model, rate_point, z.shape[0], z.shape[1], visit, hidden)
-    return bits

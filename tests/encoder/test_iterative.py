@@ -15,7 +15,7 @@ from nicc.decoder.decode import decode_pixels
 from nicc.encoder.distortion import middle_error, raw_difference
 from nicc.encoder.encode import INTERRUPTED, NOT_LOWER, Result, encode, encode_batch, encode_plainly
 from nicc.encoder.iterate import Iteration
-from nicc.encoder.quantise import NEAREST, encode_latents, quantise_z, z_bits
+from nicc.encoder.quantise import NEAREST, encode_latents, quantise_z, write_z
 from nicc.encoder.receiver import bit_table, interpolated, receiver_of
 from nicc.encoder.settings import Annealing, Settings, State
 from nicc.encoder.sga import Adam, Interrupted, Measured, Problem, Surroundings, optimise, round_softly
@@ -270,7 +270,7 @@ def test_bits_of_whole_hyper_latents_are_those_of_the_coder():
     relaxed = torch.tensor(z[None].astype(np.float32))
     receiver = receiver_of(model)
     bits = receiver.z_bits(20, relaxed, 0)[0]
-    assert float(bits.sum()) == pytest.approx(z_bits(model, 20, z), rel=0.005)
+    assert float(bits.sum()) == pytest.approx(write_z(model, 20, z).bits, rel=0.005)
     second = receiver.z_bits(20, relaxed[:, 15:], 1)[0, 1:]  # the second group, whose first rows see one row above
     np.testing.assert_allclose(second[2:], bits[18:], rtol=1e-5)
 

@@ -127,7 +127,7 @@ def quantise_z(model: Model, rate_point: int, z: np.ndarray) -> np.ndarray:
 
 
 class HyperCode(NamedTuple):
-    """Coded hyper-latents: their stream, the symbols that a receiver finds in it, and the bits of their distributions."""
+    """Coded hyper-latents: stream, symbols as a receiver finds them, and their bits by their distributions."""
 
     stream: bytes
     symbols: np.ndarray

@@ -48,6 +48,8 @@ MAX_RECTIFIERS = 3
 FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS = 6, 4, 6
 """Entries of the table of a directional filter's weights, by strengths of a direction and by textures beside it, and
 weights of an entry."""
+CHROMA_DISTANCES = 1, 2, 4
+"""Pixels to the neighbours that the filter of chroma sees, each with a weight."""
 
 CODING_FIELDS = ("latent_channels", "hyper_channels", "groups", "phases", "bands", "context_groups", "mean_hidden")
 """Fields that the meaning of a file's symbols depends on; the rest concerns one side only."""

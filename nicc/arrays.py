@@ -16,6 +16,7 @@ import numpy as np
 
 from nicc.architecture import (
     CDF_ROWS,
+    CHROMA_DISTANCES,
     FILTER_STRENGTHS,
     FILTER_TEXTURES,
     FILTER_WEIGHTS,
@@ -144,13 +145,18 @@ def _rectifiers(arch: Architecture) -> dict[str, Spec]:
 
 
 def _filter(arch: Architecture) -> dict[str, Spec]:
-    """The directional filter, which a model may have; a latent position has four of its blocks."""
+    """The filters behind the synthesis, which a model may have; a latent position has four of their blocks."""
     classes = FILTER_STRENGTHS * FILTER_TEXTURES
-    directions = 4 * (90 * 64 + 8 * 90 + 2 * 64 + classes * (1 + FILTER_WEIGHTS))
-    shape = arch.rate_points, FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS
+    # of 8x8 pixels 90 sums along lines, their squares summed, two means, shares of the table's entries
+    directions = 4 * (90 * 64 + 90 + 2 * 64 + classes * (1 + FILTER_WEIGHTS))
+    points, distances = arch.rate_points, len(CHROMA_DISTANCES)
+    shape = points, FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS
+    chroma = 256 * 2 * distances * 3  # of two neighbours of a pixel their nearness and two differences
     return {
         "filter_weights": Spec(shape, "float16", "filter", directions + 256 * 2 * FILTER_WEIGHTS, optional=True),
-        "filter_limit": Spec((arch.rate_points,), "float32", optional=True),
+        "filter_limit": Spec((points,), "float32", optional=True),
+        "filter_chroma": Spec((points, distances), "float32", "filter", chroma, optional=True),
+        "filter_chroma_limit": Spec((points,), "float32", optional=True),
     }
 
 
@@ -188,8 +194,9 @@ def check_arrays(arch: Architecture, arrays: Mapping[str, np.ndarray]) -> None:
             raise ModelError(f"array {name} is {found.shape}, not {spec.shape}")
         if found.dtype != np.dtype(spec.kind):
             raise ModelError(f"array {name} holds {found.dtype}, not {spec.kind}")
-    if len(filters := {"filter_weights", "filter_limit"} & set(arrays)) == 1:
-        raise ModelError(f"array {filters.pop()} is there, and the other of its filter is missing")
+    filters = set(_filter(arch))
+    if filters & set(arrays) and (missing := sorted(filters - set(arrays))):
+        raise ModelError(f"array {missing[0]} is missing, and others of the filters are there")
     _check_tables(arrays)
     if "active_groups" in arrays:
         active = arrays["active_groups"]

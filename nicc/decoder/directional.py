@@ -10,7 +10,8 @@ across it, by the sum of
 Small differences are mostly errors, and smoothed; large ones are edges, and left or sharpened. The weights a and b
 depend on the rate point, on how strong the direction is, and on how much there is beside it: next to nothing, or
 texture, which is not to be smoothed away. They were fitted to what files of the model decode to
-(`nicc.training.directional`). Described once, run by NumPy and by PyTorch, like `nicc.decoder.networks`.
+(`nicc.training.directional`). Described once, run by NumPy and by PyTorch, like `nicc.decoder.networks`. Chroma has a
+filter of its own beside it (`nicc.decoder.chroma`).
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nicc.architecture import FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS, Architecture
+from nicc.decoder import chroma
 from nicc.decoder.networks import inside, synthesis
-from nicc.images import LUMA
 
 Array = Any
 SIDE = 8
 """Pixels a side of the blocks that have one direction."""
 REACH = 2
-"""Pixels on every side that the filter sees around a part."""
+"""Pixels on every side that the directional filter sees around a part."""
 DIRECTIONS = ((-1, 1), (-0.5, 1), (0, 1), (0.5, 1), (1, 1), (1, 0.5), (1, 0), (1, -0.5))
 """Rows and columns from one pixel to the next along each direction; the one across is four further on."""
 FAR = 4
@@ -53,13 +54,16 @@ class Filter(NamedTuple):
     """``(FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS)``: a of the three pairs of neighbours, then b."""
     limit: float
     """In levels of luma."""
+    chroma: chroma.ChromaFilter
 
 
 def filter_of(p: Mapping[str, Array], rate_point: int) -> Filter | None:
     """The filter among a model's arrays, if it has one."""
     if "filter_weights" not in p:
         return None
-    return Filter(p["filter_weights"][rate_point], float(p["filter_limit"][rate_point]))
+    names = ("filter_weights", "filter_limit", "filter_chroma", "filter_chroma_limit")
+    weights, limit, by_chroma, chroma_limit = (p[name][rate_point] for name in names)
+    return Filter(weights, float(limit), chroma.ChromaFilter(by_chroma.tolist(), float(chroma_limit)))
 
 
 def faded(ops: Any, there: Filter | None, share: float) -> Filter | None:
@@ -78,7 +82,7 @@ def rendered(ops: Any, arch: Architecture, p: Mapping[str, Array], y: Array, the
 
 def margin_of(there: Filter | None) -> int:
     """Pixels on every side that a filter, or none, sees around a part."""
-    return REACH if there else 0
+    return max(REACH, chroma.REACH) if there else 0
 
 
 def finished(ops: Any, there: Filter | None, x: Array, margin: int) -> Array:
@@ -146,28 +150,34 @@ def directions(ops: Any, centre: Array, limit: float) -> tuple[Array, Array]:
     return direction, (by_strength[:, :, None] * by_texture[:, None]).reshape(-1, FILTER_STRENGTHS * FILTER_TEXTURES)
 
 
-def luma(ops: Any, x: Array) -> Array:
-    """Luma in 0..255 of pixels ``(..., 3)`` around 0..1."""
-    return ops.unit(x) @ ops.like(np.array(LUMA, np.float32) * 255, x)
-
-
 def filtered(ops: Any, there: Filter, x: Array) -> Array:
-    """Pixels around 0..1, ``(..., h, w, 3)``, of ``x`` ``(..., h + 2 REACH, w + 2 REACH, 3)``.
+    """Pixels around 0..1, ``(..., h, w, 3)``, of ``x`` with `margin_of` the filter on every side; multiples of 8."""
+    margin = margin_of(there)
+    luma, colours = chroma.parts(ops, x)
+    changes = chroma.changes(ops, there.chroma, luma, colours)
+    sharper = sharpened(ops, there, within(luma, margin - REACH))
+    return ops.add_to_colours(inside(x, margin), [(change + sharper) / 255 for change in changes])
 
-    h and w are multiples of 8. What is added is the same for all three colours.
-    """
-    blocks = ops.blocks(luma(ops, x), SIDE, REACH)
+
+def within(plane: Array, margin: int) -> Array:
+    """A plane ``(..., h + 2 margin, w + 2 margin)`` without its margin."""
+    return plane[..., margin : plane.shape[-2] - margin, margin : plane.shape[-1] - margin]
+
+
+def sharpened(ops: Any, there: Filter, luma: Array) -> Array:
+    """What the directional filter adds to luma, ``(..., h + 2 REACH, w + 2 REACH)`` in levels: ``(..., h, w)``."""
+    blocks = ops.blocks(luma, SIDE, REACH)
     direction, shares = directions(ops, ops.constant(inner(blocks)), there.limit)
     order, bounds = ops.grouped(direction, len(DIRECTIONS))
     by_block = (shares[order] @ there.weights.reshape(-1, FILTER_WEIGHTS)).T
-    blocks = blocks[..., order]
     changes = [
-        ops.weighed_differences(*around(blocks[..., begin:end], pairs), limits(there.limit), by_block[:, begin:end])
+        ops.weighed_differences(
+            *around(blocks[..., order[begin:end]], pairs), limits(there.limit), by_block[:, begin:end]
+        )
         for pairs, begin, end in zip(neighbours(), bounds[:-1], bounds[1:], strict=True)
         if end > begin
     ]
-    change = ops.unblocked(ops.concat(changes, -1), order, x.shape, REACH)
-    return ops.add_to_colours(inside(x, REACH), change / 255)
+    return ops.unblocked(ops.concat(changes, -1), order, luma.shape, REACH)
 
 
 def inner(blocks: Array) -> Array:

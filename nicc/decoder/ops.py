@@ -14,6 +14,8 @@ from nicc.decoder.workspace import workspace
 
 Array = np.ndarray
 transposed_conv = transposed.transposed_conv
+BILATERAL_ROWS = 16
+"""Rows of an image that are filtered at a time, so that they stay in a cache."""
 
 
 def concat(arrays: list[Array], axis: int) -> Array:
@@ -92,23 +94,76 @@ def weighed_differences(
     ``weights`` ``(limits pairs, n)`` are of all pairs for the first limit of the clip, then for the next.
     """
     shape, dtype = centre.shape, centre.dtype
-    apart = workspace("apart", (2 * len(pairs), *shape), dtype)
+    apart, within = workspace("differences", (2, 2 * len(pairs), *shape), dtype)
     for out, neighbour in zip(apart, itertools.chain(*pairs), strict=True):
         np.subtract(neighbour, centre, out=out)
     total = np.zeros(shape, dtype)
-    most, least, one, other = workspace("clips", (4, *shape), dtype)
     rows = iter(weights)
     for limit in limits:
-        most.fill(limit)  # NumPy takes minima with an array in a third of the time of those with a number
-        least.fill(-limit)
-        for pair in apart.reshape(-1, 2, *shape):
-            for out, values in zip((one, other), pair, strict=True):
-                np.minimum(values, most, out=out)
-                np.maximum(out, least, out=out)
-            one += other
-            one *= next(rows)
+        np.clip(apart, -limit, limit, out=within)
+        for one, other in within.reshape(-1, 2, *shape):
+            np.add(one, other, out=one)
+            np.multiply(one, next(rows), out=one)
             total += one
     return total
+
+
+def joint_bilateral(
+    planes: list[Array],
+    guide: Array,
+    neighbours: list[tuple[int, float]],
+    margin: int,
+    limit: float,
+    edge: float,
+) -> list[Array]:
+    """What moves ``planes`` towards their neighbours where the ``guide`` is alike: `nicc.decoder.chroma`.
+
+    Planes and guide are ``(h + 2 margin, w + 2 margin)``, results ``(h, w)``; ``neighbours`` are distances, up to the
+    margin, and their weights. Every pair of pixels is looked at once: what one gains the other loses.
+    """
+    h, w = (n - 2 * margin for n in guide.shape)
+    totals = [np.zeros((h, w), guide.dtype) for _ in planes]
+    for top in range(0, h, BILATERAL_ROWS):
+        rows = min(BILATERAL_ROWS, h - top)
+        some = [p[top : top + rows + 2 * margin] for p in (guide, *planes)]
+        parts = [total[top : top + rows] for total in totals]
+        for distance, weight in neighbours:
+            _add_pairs(some, parts, (distance, 0), margin, weight, limit, edge)
+            _add_pairs(some, parts, (0, distance), margin, weight, limit, edge)
+    return totals
+
+
+def _add_pairs(
+    some: list[Array],
+    totals: list[Array],
+    apart: tuple[int, int],
+    margin: int,
+    weight: float,
+    limit: float,
+    edge: float,
+) -> None:
+    """Adds to ``totals`` what pixels have from those that lie ``apart``, down or to the right, and the other way."""
+    down, right = apart
+    h, w = totals[0].shape
+    shape = h + down, w + right
+    begin, dtype = (margin - down, margin - right), totals[0].dtype
+    near, change = workspace("pairs", (2, *shape), dtype)
+
+    def differ(plane: Array, out: Array) -> None:
+        (i, j), (m, n) = begin, shape
+        np.subtract(plane[i + down : i + down + m, j + right : j + right + n], plane[i : i + m, j : j + n], out=out)
+
+    differ(some[0], near)
+    np.abs(near, out=near)
+    near *= -weight / edge
+    near += weight
+    (np.maximum if weight > 0 else np.minimum)(near, 0, out=near)
+    for plane, total in zip(some[1:], totals, strict=True):
+        differ(plane, change)
+        np.clip(change, -limit, limit, out=change)
+        change *= near
+        np.add(total, change[down:, right:], out=total)
+        np.subtract(total, change[:h, :w], out=total)
 
 
 def chosen(x: Array, index: Array) -> Array:
@@ -174,10 +229,10 @@ def unblocked(x: Array, order: Array, shape: tuple[int, ...], reach: int) -> Arr
     return out.reshape(h, w)
 
 
-def add_to_colours(x: Array, change: Array) -> Array:
-    """``x`` ``(h, w, 3)`` with ``change`` ``(h, w)`` added to every colour."""
+def add_to_colours(x: Array, changes: list[Array]) -> Array:
+    """``x`` ``(h, w, 3)`` with changes ``(h, w)``, one for each colour, added."""
     out = np.empty(x.shape, x.dtype)
-    for colour in range(3):  # a broadcast would be a loop over three
+    for colour, change in enumerate(changes):
         np.add(x[..., colour], change, out=out[..., colour])
     return out
 
@@ -216,16 +271,16 @@ def window(x: Array, reach: int = 1) -> Array:
 def lattice_window(padded: Array, margin: int, reach: int, begin: tuple[int, int] = (0, 0), stride: int = 1) -> Array:
     """`window` of an array with a margin, at every ``stride``-th position from ``begin`` on."""
     h, w, c = (padded.shape[0] - 2 * margin, padded.shape[1] - 2 * margin, padded.shape[2])
-    rows, columns = (slice(b, n, stride) for b, n in zip(begin, (h, w), strict=True))
-    side = 2 * reach + 1
-    offset = margin - reach
-    out = np.empty((len(range(h)[rows]), len(range(w)[columns]), side * side * c), padded.dtype)
-    for i in range(side):
-        for j in range(side):
-            n = i * side + j
-            part = padded[offset + i : offset + i + h, offset + j : offset + j + w]
-            out[..., n * c : (n + 1) * c] = part[rows, columns]
-    return out
+    rows, columns = (len(range(b, n, stride)) for b, n in zip(begin, (h, w), strict=True))
+    side, offset = 2 * reach + 1, margin - reach
+    down, right, along = padded.strides
+    around = as_strided(
+        padded[offset + begin[0] :, offset + begin[1] :],
+        (rows, columns, side, side, c),
+        (stride * down, stride * right, down, right, along),
+        writeable=False,
+    )
+    return around.reshape(rows, columns, side * side * c)
 
 
 def cross_sum(x: Array) -> Array:

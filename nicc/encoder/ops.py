@@ -85,6 +85,33 @@ def weighed_differences(
     return sum(part * weight for part, weight in zip(parts, weights, strict=True))
 
 
+def joint_bilateral(
+    planes: list[Tensor],
+    guide: Tensor,
+    neighbours: list[tuple[int, float]],
+    margin: int,
+    limit: float,
+    edge: float,
+) -> list[Tensor]:
+    """What moves ``planes`` towards their neighbours where the ``guide`` is alike: `nicc.decoder.chroma`.
+
+    Planes and guide are ``(..., h + 2 margin, w + 2 margin)``, results ``(..., h, w)``; ``neighbours`` are distances,
+    up to the margin, and their weights.
+    """
+    h, w = (n - 2 * margin for n in guide.shape[-2:])
+
+    def moved(plane: Tensor, down: int = 0, right: int = 0) -> Tensor:
+        return plane[..., margin + down : margin + down + h, margin + right : margin + right + w]
+
+    totals = [torch.zeros_like(moved(plane)) for plane in planes]
+    for distance, weight in neighbours:
+        for at in ((distance, 0), (-distance, 0), (0, distance), (0, -distance)):
+            near = weight * F.relu(1 - (moved(guide, *at) - moved(guide)).abs() / edge)
+            for i, plane in enumerate(planes):
+                totals[i] = totals[i] + near * clipped(moved(plane, *at) - moved(plane), limit)
+    return totals
+
+
 def chosen(x: Tensor, index: Tensor) -> Tensor:
     """The entries of ``x`` ``(k, n)`` at ``index`` ``(n,)`` along its first axis."""
     return x.gather(0, index[None])[0]
@@ -140,9 +167,9 @@ def unblocked(x: Tensor, order: Tensor, shape: tuple[int, ...], reach: int) -> T
     return x.permute(2, 3, 0, 4, 1).reshape(-1, h, w)
 
 
-def add_to_colours(x: Tensor, change: Tensor) -> Tensor:
-    """``x`` ``(N, h, w, 3)`` with ``change`` ``(N, h, w)`` added to every colour."""
-    return x + change[..., None]
+def add_to_colours(x: Tensor, changes: list[Tensor]) -> Tensor:
+    """``x`` ``(N, h, w, 3)`` with changes ``(N, h, w)``, one for each colour, added."""
+    return x + torch.stack(changes, -1)
 
 
 def row_hidden(x: Tensor) -> Tensor:

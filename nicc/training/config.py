@@ -116,6 +116,8 @@ class DirectionalSchedule(StageSchedule):
     """Weight of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
     kept: tuple[float, ...] = ()
     """Shares of the fitted weights that are kept, by rate point; all of them if there are none."""
+    directional: bool = True
+    """Whether the directional filter is fitted anew, or stays the model's and only the filter of chroma is fitted."""
     log_every: int = 1
     validate_every: int = 1
 

@@ -1,167 +1,34 @@
-"""The directional filter of a model: its weights, fitted to what files of the model decode to.
+"""The filters behind a model's synthesis: a stage that fits their weights, see `nicc.training.filter_fit`.
 
-The filter (`nicc.decoder.directional`) is linear in its weights, so that a method of second order finds them: at every
-rate point in turn, L-BFGS lowers the mean of the model's distortion over some crops, each relative to what it is
-unfiltered. It works in coordinates in which a squared error that every block weighs by as much as its errors count in
-the distortion would curve alike in all directions.
+At every rate point in turn; between these, weights are linear.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
-from nicc.architecture import FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS
-from nicc.decoder import directional as d
-from nicc.decoder import networks, ops
+from nicc.architecture import CHROMA_DISTANCES
+from nicc.decoder import chroma, networks
 from nicc.encoder import ops as torch_ops
-from nicc.encoder.visual import decibels, difference_from
+from nicc.encoder.visual import decibels
 from nicc.errors import ModelError
 from nicc.model import Model, digest, load_transform
-from nicc.ssimulacra2 import ENCODING_SHARE, visual_distortion
+from nicc.ssimulacra2 import ENCODING_SHARE
 from nicc.training.config import DirectionalConfig
+from nicc.training.filter_fit import CHROMA_LIMIT, MARGIN, TABLE, Limits, Measure, example, fitted, fitted_chroma
 from nicc.training.folder import training_facts, write_parts
 from nicc.training.frozen import Frozen
 from nicc.training.perceptual import Lpips
 from nicc.training.stage import LogReport, Run, Stage, drive
 
 Array = np.ndarray
-RIDGE = 1e-3
-"""Of the curvature along every weight, added to it."""
-TABLE = FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS
 AT_ONCE = 8
 """Crops that are coded at a time."""
-
-
-@dataclass
-class Example:
-    """A crop as it was, ``(3, h, w)`` in 0..1, and as it is decoded at a rate point."""
-
-    decoded: Tensor
-    """``(3, h, w)``, unfiltered and unclipped."""
-    features: Array
-    """What the weights multiply, ``(n, 64, FILTER_WEIGHTS)`` of n blocks."""
-    shares: Array
-    """Of the entries of the table in the weights of a block, as `nicc.decoder.directional.directions` has them."""
-    distortion: Callable[[Tensor], Tensor]
-    """Of pixels ``(3, h, w)``, on the scale of the squared error."""
-    unfiltered: float
-    """The distortion without the filter."""
-    importance: Array
-    """By how much squared errors of luma count in every block, ``(n,)``."""
-
-    def filtered(self, weights: Array) -> Tensor:
-        """The decoded pixels with the filter, ``(3, h, w)``."""
-        by_block = self.shares @ weights.reshape(-1, FILTER_WEIGHTS)
-        change = np.einsum("npf,nf->np", self.features, by_block, optimize=True)
-        h, w = self.decoded.shape[1:]
-        return self.decoded + torch.from_numpy(_image(change, h, w)).float() / 255
-
-    def gradient(self, pixels: Tensor) -> tuple[float, Array]:
-        """The distortion of pixels, and its gradient by a level of luma ``(n, 64)``."""
-        return _gradient(self.distortion, pixels)
-
-
-def _gradient(distortion: Callable[[Tensor], Tensor], pixels: Tensor) -> tuple[float, Array]:
-    """`Example.gradient` of a distortion."""
-    pixels = pixels.clone().requires_grad_()
-    value = distortion(pixels)
-    value.backward()
-    assert pixels.grad is not None
-    return value.item(), _blocks(pixels.grad.sum(0).numpy() / 255)
-
-
-def _blocks(plane: Array) -> Array:
-    """``(h, w)`` as blocks ``(n, 64)``."""
-    return ops.blocks(np.ascontiguousarray(plane), d.SIDE, 0).reshape(d.SIDE**2, -1).T.copy()
-
-
-def _image(blocks: Array, h: int, w: int) -> Array:
-    """Blocks ``(n, 64)`` as an image ``(h, w)``."""
-    squares = blocks.T.reshape(d.SIDE, d.SIDE, -1)
-    return ops.unblocked(squares, np.arange(len(blocks)), (h, w), 0).copy()
-
-
-@dataclass
-class Measure:
-    """What a filter is fitted by: the squared error, a share of SSIMULACRA 2 in its place, and LPIPS beside both."""
-
-    share: float = 0.0
-    lpips: Lpips | None = None
-    lpips_weight: float = 0.0
-
-    def distortion(self, original: Tensor) -> Callable[[Tensor], Tensor]:
-        """The distortion from an image ``(3, h, w)`` in 0..1, on the scale of the squared error."""
-        difference = difference_from(original[None]) if self.share else None
-        with torch.no_grad():
-            features = self.lpips.features(original[None] * 2 - 1) if self.lpips else []
-
-        def distortion(pixels: Tensor) -> Tensor:
-            pixels = pixels.clamp(0, 1)
-            found = (pixels - original).square().mean() * 255**2
-            if difference:
-                found = visual_distortion(found, difference(pixels[None])[0], self.share)
-            if self.lpips:
-                distance = self.lpips.between(features, self.lpips.features(pixels[None] * 2 - 1))[0]
-                found = found + self.lpips_weight * distance
-            return found
-
-        return distortion
-
-
-def example(original: Tensor, around: Tensor, limit: float, measure: Measure) -> Example:
-    """A crop ``(3, h, w)``, and what it is decoded to with a margin, ``(h + 2 REACH, w + 2 REACH, 3)``."""
-    luma = d.luma(ops, around.numpy())
-    blocks = ops.blocks(luma, d.SIDE, d.REACH).copy()
-    direction, shares = d.directions(ops, d.inner(blocks), limit)
-    features = np.empty((blocks.shape[-1], d.SIDE**2, FILTER_WEIGHTS), np.float32)
-    for number, pairs in enumerate(d.neighbours()):
-        here = direction == number
-        parts = d.differences(ops, blocks[..., here], pairs, limit)
-        features[here] = np.stack(parts).reshape(FILTER_WEIGHTS, d.SIDE**2, -1).T
-    decoded = networks.inside(around, d.REACH).permute(2, 0, 1).contiguous()
-    distortion = measure.distortion(original)
-    unfiltered, gradient = _gradient(distortion, decoded)
-    error = _blocks(d.inner(luma) - d.luma(ops, original.permute(1, 2, 0).numpy()))
-    squares = np.square(error).sum(1)
-    importance = np.maximum((error * gradient).sum(1), 0) / (2 * squares + 0.01 * squares.mean() + 1e-9)
-    return Example(decoded, features, shares, distortion, unfiltered, importance)
-
-
-def fitted(examples: list[Example], iterations: int) -> tuple[Array, float]:
-    """Weights of the `TABLE`, and the mean distortion as a share of what it is without."""
-    mean = float(np.mean([e.unfiltered for e in examples]))
-    scale = [1 / (e.unfiltered + mean) for e in examples]
-    at_first = sum(s * e.unfiltered for s, e in zip(scale, examples, strict=True))
-    size = FILTER_STRENGTHS * FILTER_TEXTURES * FILTER_WEIGHTS
-    curvature = np.zeros((size, size))
-    for s, e in zip(scale, examples, strict=True):
-        products = np.einsum("npf,npg,n->nfg", e.features, e.features, 2 * s * e.importance, optimize=True)
-        part = np.einsum("ni,nj,nfg->ifjg", e.shares, e.shares, products, optimize=True)
-        curvature += part.reshape(size, size)
-    curvature += np.diag(RIDGE * (np.diag(curvature) + 1e-3 * np.trace(curvature) / size) + 1e-12)
-    values, vectors = np.linalg.eigh(curvature)
-    unscaled = vectors / np.sqrt(values)
-    """From coordinates in which the curvature is the same along all of them."""
-
-    def cost(x: Array) -> tuple[float, Array]:
-        weights = (unscaled @ x).reshape(-1, FILTER_WEIGHTS)
-        total, gradient = 0.0, np.zeros_like(weights)
-        for s, e in zip(scale, examples, strict=True):
-            value, by_luma = e.gradient(e.filtered(weights))
-            total += s * value
-            gradient += s * e.shares.T @ np.einsum("npf,np->nf", e.features, by_luma, optimize=True)
-        return total, gradient.ravel() @ unscaled
-
-    found = minimize(cost, np.zeros(size), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
-    return (unscaled @ found.x).reshape(TABLE), float(found.fun) / at_first
 
 
 class FilterFitter(Stage):
@@ -177,55 +44,72 @@ class FilterFitter(Stage):
         self.measure = Measure(share, lpips, self.s.lpips_weight)
         self.points = np.linspace(0, self.arch.rate_points - 1, self.s.steps).round().astype(int).tolist()
         self.weights: list[Tensor] = []
-        self.limits: list[float] = []
+        self.chroma: list[Tensor] = []
+        self.limits: list[Limits] = []
         if saved := self.saved():
             if saved["model"] != self.model.sha256 or saved["points"] != self.points:
                 raise ModelError(f"{run.out}: belongs to another model or schedule; fit into another folder")
-            self.weights, self.limits = list(saved["weights"]), saved["limits"]
+            self.weights, self.chroma = list(saved["weights"]), list(saved["chroma"])
+            self.limits = [Limits(*limits) for limits in saved["limits"]]
         self.begin(saved)
 
     def _decoded(self, x: Tensor, point: int) -> Tensor:
-        """What ``x`` ``(N, 3, h, w)`` is decoded to, unfiltered, with the filter's margin, channels last."""
+        """What ``x`` ``(N, 3, h, w)`` is decoded to, unfiltered, with the filters' margin, channels last."""
         decoded = self.base.decode(x, torch.full((len(x),), point, device=x.device))
-        return self.base.synthesise(self.base.padded(decoded, 1), d.REACH)
+        return self.base.synthesise(self.base.padded(decoded, 1), MARGIN)
 
     @torch.no_grad()
-    def _pairs(self, images: Tensor, point: int) -> tuple[list[tuple[Tensor, Tensor]], float]:
-        """Images beside what they are decoded to, and the root of the luma's mean squared error, in levels."""
+    def _pairs(self, images: Tensor, point: int) -> tuple[list[tuple[Tensor, Tensor]], Limits]:
+        """Images beside what they are decoded to, and the limits that follow from the errors."""
         pairs = [
             (o, x.cpu())
             for part in images.split(AT_ONCE)
             for o, x in zip(part.cpu(), self._decoded(part, point), strict=True)
         ]
-        error = [
-            (d.luma(torch_ops, networks.inside(x, d.REACH)) - d.luma(torch_ops, o.permute(1, 2, 0))).square().mean()
-            for o, x in pairs
-        ]
-        return pairs, float(torch.stack(error).mean().sqrt())
+        squares = []
+        for o, x in pairs:
+            (luma, colours), (true, true_colours) = (
+                chroma.parts(torch_ops, pixels) for pixels in (networks.inside(x, MARGIN), o.permute(1, 2, 0))
+            )
+            errors = [luma - true, *(c - t for c, t in zip(colours, true_colours, strict=True))]
+            squares.append([error.square().mean() for error in errors])
+        of_luma, *of_chroma = torch.tensor(squares).mean(0)
+        return pairs, Limits(float(of_luma.sqrt()), CHROMA_LIMIT * float(torch.stack(of_chroma).mean().sqrt()))
 
     def train_step(self) -> dict[str, float]:
         point = self.points[self.step]
         crops = torch.cat([self.crops() for _ in range(self.s.crops // self.s.batch)])
-        pairs, limit = self._pairs(crops, point)
-        weights, left = fitted([example(o, x, limit, self.measure) for o, x in pairs], self.s.iterations)
-        kept = self.s.kept[self.step] if self.s.kept else 1.0
-        self.weights.append(torch.from_numpy(kept * weights))
-        self.limits.append(limit)
+        pairs, limits = self._pairs(crops, point)
+        left = 1.0
+        if not self.s.directional:
+            limits = limits._replace(luma=float(self.model.params["filter_limit"][point]))
+        examples = [example(o, x, limits, self.measure) for o, x in pairs]
+        if self.s.directional:
+            weights, left = fitted(examples, self.s.iterations)
+            weights *= self.s.kept[self.step] if self.s.kept else 1.0
+        else:
+            weights = self.model.params["filter_weights"][point].astype(np.float64)
+        by_chroma, left_of_that = fitted_chroma(examples, weights, self.s.iterations)
+        self.weights.append(torch.from_numpy(weights))
+        self.chroma.append(torch.from_numpy(by_chroma))
+        self.limits.append(limits)
         self.step += 1
         self.pixels += len(crops) * self.s.crop**2
-        return {"rate_point": float(point), "limit": limit, "loss": left}
+        found = dict(zip((f"chroma_{n}" for n in CHROMA_DISTANCES), by_chroma.tolist(), strict=True))
+        limit = {"limit": limits.luma, "chroma_limit": limits.chroma}
+        return {"rate_point": float(point), **limit, **found, "directional": left, "loss": left_of_that}
 
     def validate(self, images: Tensor) -> dict[str, Any]:
         """The distortion as a share of what it is unfiltered, and PSNR, at the rate point fitted last."""
         point = self.points[max(self.step - 1, 0)]
-        pairs, limit = self._pairs(images, point)
-        weights = np.zeros(TABLE)
+        pairs, limits = self._pairs(images, point)
+        weights, by_chroma = np.zeros(TABLE), torch.zeros(len(CHROMA_DISTANCES))
         if self.weights:
-            weights, limit = self.weights[-1].numpy(), self.limits[-1]
+            weights, by_chroma, limits = self.weights[-1].numpy(), self.chroma[-1], self.limits[-1]
         found, mse = [], []
         for o, x in pairs:
-            e = example(o, x, limit, self.measure)
-            pixels = e.filtered(weights).clamp(0, 1)
+            e = example(o, x, limits, self.measure)
+            pixels = e.with_chroma(e.filtered(weights), by_chroma).clamp(0, 1)
             found.append(e.distortion(pixels).item() / e.unfiltered)
             mse.append([((p.clamp(0, 1) - o) * 255).square().mean() for p in (pixels, e.decoded)])
         after, before = decibels(torch.tensor(mse)).mean(0).tolist()
@@ -237,7 +121,8 @@ class FilterFitter(Stage):
             "model": self.model.sha256,
             "points": self.points,
             "weights": self.weights,
-            "limits": self.limits,
+            "chroma": self.chroma,
+            "limits": [tuple(limits) for limits in self.limits],
         }
 
 
@@ -247,13 +132,20 @@ def train(config: DirectionalConfig, run: Run, report: LogReport | None = None) 
 
 
 def arrays_of(saved: dict[str, Any], rate_points: int) -> dict[str, Array]:
-    """A model's arrays of a checkpoint: linear between the rate points that were fitted, and constant beyond them."""
-    points, weights = saved["points"][: len(saved["weights"])], torch.stack(saved["weights"]).numpy()
-    everywhere = np.arange(rate_points)
-    columns = [np.interp(everywhere, points, column) for column in weights.reshape(len(points), -1).T]
-    table = np.stack(columns, -1).reshape(rate_points, *weights.shape[1:])
-    limits = np.exp(np.interp(everywhere, points, np.log(saved["limits"])))
-    return {"filter_weights": table.astype(np.float16), "filter_limit": limits.astype(np.float32)}
+    """A model's arrays of a checkpoint: linear between the rate points that were fitted, limits in their logarithm."""
+    points = saved["points"][: len(saved["weights"])]
+
+    def everywhere(values: Array) -> Array:
+        columns = [np.interp(np.arange(rate_points), points, column) for column in values.reshape(len(points), -1).T]
+        return np.stack(columns, -1).reshape(rate_points, *values.shape[1:])
+
+    limits = np.exp(everywhere(np.log(np.array(saved["limits"])))).astype(np.float32)
+    return {
+        "filter_weights": everywhere(torch.stack(saved["weights"]).numpy()).astype(np.float16),
+        "filter_limit": limits[:, 0],
+        "filter_chroma": everywhere(torch.stack(saved["chroma"]).numpy()).astype(np.float32),
+        "filter_chroma_limit": limits[:, 1],
+    }
 
 
 def export(checkpoint: Path, model: Model) -> Model:

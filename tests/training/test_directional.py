@@ -10,11 +10,11 @@ import torch
 
 import nicc
 from nicc import ModelError
-from nicc.decoder.directional import REACH
 from nicc.decoder.networks import inside
 from nicc.model import _load, load_model
 from nicc.training import directional
 from nicc.training.config import DirectionalConfig, DirectionalSchedule
+from nicc.training.filter_fit import MARGIN, Limits, Measure, example
 from nicc.training.stage import Run
 from tests.training.conftest import entries
 
@@ -30,6 +30,7 @@ def test_it_lowers_the_distortion_and_files_stay(photos, tmp_path, bare_model, c
     checkpoint = directional.train(CONFIG, Run([photos], tmp_path / "run", amp=False))
     steps = [e for e in entries(tmp_path / "run") if "loss" in e]
     assert [e["rate_point"] for e in steps] == [0, 63]
+    assert all(e["directional"] < 0.995 for e in steps)
     assert all(e["loss"] < 0.995 for e in steps)
     assert 15 > steps[0]["limit"] > 2 * steps[1]["limit"] > 1
     new = directional.export(checkpoint, old)
@@ -40,6 +41,10 @@ def test_it_lowers_the_distortion_and_files_stay(photos, tmp_path, bare_model, c
     np.testing.assert_allclose(new.arrays["filter_weights"][63], saved["weights"][1], atol=1e-3, rtol=1e-3)
     middle = (saved["weights"][0] * 42 + saved["weights"][1] * 21) / 63
     np.testing.assert_allclose(new.arrays["filter_weights"][21], middle, atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(new.arrays["filter_chroma"][[0, 63]], torch.stack(saved["chroma"]), rtol=1e-6)
+    first, last = (limits[1] for limits in saved["limits"])
+    expected = first, first ** (2 / 3) * last ** (1 / 3), last
+    np.testing.assert_allclose(new.arrays["filter_chroma_limit"][[0, 21, 63]], expected, rtol=1e-6)
     _load.cache_clear()  # what a new process would read
     after = np.asarray(nicc.decode(data)).astype(int)
     assert 0 < np.abs(after - before).max() < 60
@@ -75,14 +80,28 @@ def test_a_share_of_what_is_fitted_is_kept(photos, tmp_path, bare_model):
         replace(SCHEDULE, kept=(1.0,))
 
 
+def test_the_directional_filter_may_stay(photos, tmp_path, bare_model):
+    config = replace(CONFIG, training=replace(SCHEDULE, directional=False))
+    checkpoint = directional.train(config, Run([photos], tmp_path / "run", amp=False))
+    steps = [e for e in entries(tmp_path / "run") if "loss" in e]
+    assert all(e["loss"] < 0.999 and e["directional"] == 1 for e in steps)
+    old = load_model("two-layer")
+    before = {k: v.copy() for k, v in old.arrays.items() if k.startswith("filter")}
+    new = directional.export(checkpoint, old)
+    for at in (0, 63):
+        assert np.array_equal(new.arrays["filter_weights"][at], before["filter_weights"][at])
+        assert new.arrays["filter_limit"][at] == before["filter_limit"][at]
+    assert np.abs(new.arrays["filter_chroma"] - before["filter_chroma"]).max() > 1e-3
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_gradients_are_those_of_the_distortion(coffee, share):
     original = torch.tensor(np.asarray(coffee.crop((200, 150, 264, 214)))).permute(2, 0, 1).float() / 255
     torch.manual_seed(0)
-    decoded = torch.nn.functional.pad(original[None] * 0.8 + 0.1, (REACH,) * 4, "reflect")[0].permute(1, 2, 0)
+    decoded = torch.nn.functional.pad(original[None] * 0.8 + 0.1, (MARGIN,) * 4, "reflect")[0].permute(1, 2, 0)
     decoded = decoded + torch.randn(decoded.shape) * 0.02
-    found = directional.example(original, decoded.contiguous(), 5.0, directional.Measure(share))
-    assert torch.equal(found.decoded, inside(decoded, REACH).permute(2, 0, 1))
+    found = example(original, decoded.contiguous(), Limits(5.0, 10.0), Measure(share))
+    assert torch.equal(found.decoded, inside(decoded, MARGIN).permute(2, 0, 1))
     assert found.unfiltered == pytest.approx(float(found.distortion(found.decoded)))
     rng = np.random.default_rng(0)
     weights, way = (rng.normal(size=(24, 6)) * 0.02 for _ in range(2))

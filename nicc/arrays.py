@@ -147,8 +147,8 @@ def _rectifiers(arch: Architecture) -> dict[str, Spec]:
 def _filter(arch: Architecture) -> dict[str, Spec]:
     """The filters behind the synthesis, which a model may have; a latent position has four of their blocks."""
     classes = FILTER_STRENGTHS * FILTER_TEXTURES
-    # of 8x8 pixels 90 sums along lines, their squares summed, two means, shares of the table's entries
-    directions = 4 * (90 * 64 + 90 + 2 * 64 + classes * (1 + FILTER_WEIGHTS))
+    # of 8x8 pixels 90 sums along lines, the squares of these and of the pixels, shares of the table's entries
+    directions = 4 * (90 * 64 + 90 + 64 + classes * (1 + FILTER_WEIGHTS))
     points, distances = arch.rate_points, len(CHROMA_DISTANCES)
     shape = points, FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS
     chroma = 256 * 2 * distances * 3  # of two neighbours of a pixel their nearness and two differences

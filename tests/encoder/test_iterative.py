@@ -57,7 +57,8 @@ def test_the_relaxed_receiver_is_the_real_one(model, picture, point):
     )
     assert float(bits) == pytest.approx(encoding.estimated_bits, rel=0.05)  # real rows, where the coder rounds them
     decoded = decode_pixels(encoding.container, model).astype(float)
-    assert float(error) / (h * w) == pytest.approx(np.mean((decoded - picture.pixels) ** 2), rel=0.03)
+    rounded = float(error) / (h * w) + 1 / 12  # to levels, which the relaxed picture is not
+    assert rounded == pytest.approx(np.mean((decoded - picture.pixels) ** 2), rel=0.03)
     assert all(np.array_equal(arrays[k], model.params[k]) for k in arrays)  # nothing shared was scaled
 
 
@@ -166,7 +167,7 @@ def test_iterating_lowers_the_cost_of_real_files(model, picture):
 
 
 def test_the_same_seed_gives_the_same_file(picture):
-    files = [encode(load_model("two-layer"), picture, Settings(20, Annealing(15, seed=s))).data for s in (1, 1, 2)]
+    files = [encode(load_model("two-layer"), picture, Settings(20, Annealing(30, seed=s))).data for s in (1, 1, 2)]
     assert files[0] == files[1] != files[2]
 
 

@@ -1,4 +1,4 @@
-"""The joint bilateral filter of `nicc.decoder.ops`: every pair of pixels once, in strips that fit a cache."""
+"""The joint bilateral filter of `nicc.decoder.ops`: every pair of pixels is looked at once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import numpy as np
 from nicc.decoder.workspace import workspace
 
 Array = np.ndarray
-ROWS_AT_ONCE = 16
-"""Rows of an image that are filtered at a time, so that they stay in a cache."""
 
 
 def joint_bilateral(
@@ -22,22 +20,18 @@ def joint_bilateral(
     """What moves ``planes`` towards their neighbours where the ``guide`` is alike: `nicc.decoder.chroma`.
 
     Planes and guide are ``(h + 2 margin, w + 2 margin)``, results ``(h, w)``; ``neighbours`` are distances, up to the
-    margin, and their weights. Every pair of pixels is looked at once: what one gains the other loses.
+    margin, and their weights. What one pixel of a pair gains the other loses.
     """
     h, w = (n - 2 * margin for n in guide.shape)
     totals = [np.zeros((h, w), guide.dtype) for _ in planes]
-    for top in range(0, h, ROWS_AT_ONCE):
-        rows = min(ROWS_AT_ONCE, h - top)
-        some = [p[top : top + rows + 2 * margin] for p in (guide, *planes)]
-        parts = [total[top : top + rows] for total in totals]
-        for distance, weight in neighbours:
-            _add_pairs(some, parts, (distance, 0), margin, weight, limit, edge)
-            _add_pairs(some, parts, (0, distance), margin, weight, limit, edge)
+    for distance, weight in neighbours:
+        _add_pairs([guide, *planes], totals, (distance, 0), margin, weight, limit, edge)
+        _add_pairs([guide, *planes], totals, (0, distance), margin, weight, limit, edge)
     return totals
 
 
 def _add_pairs(
-    some: list[Array],
+    planes: list[Array],
     totals: list[Array],
     apart: tuple[int, int],
     margin: int,
@@ -45,7 +39,10 @@ def _add_pairs(
     limit: float,
     edge: float,
 ) -> None:
-    """Adds to ``totals`` what pixels have from those that lie ``apart``, down or to the right, and the other way."""
+    """Adds to ``totals`` what pixels have from those that lie ``apart``, down or to the right, and the other way.
+
+    The first of ``planes`` is the guide.
+    """
     down, right = apart
     h, w = totals[0].shape
     shape = h + down, w + right
@@ -56,12 +53,12 @@ def _add_pairs(
         (i, j), (m, n) = begin, shape
         np.subtract(plane[i + down : i + down + m, j + right : j + right + n], plane[i : i + m, j : j + n], out=out)
 
-    differ(some[0], near)
+    differ(planes[0], near)
     np.abs(near, out=near)
     near *= -weight / edge
     near += weight
     (np.maximum if weight > 0 else np.minimum)(near, 0, out=near)
-    for plane, total in zip(some[1:], totals, strict=True):
+    for plane, total in zip(planes[1:], totals, strict=True):
         differ(plane, change)
         np.clip(change, -limit, limit, out=change)
         change *= near

@@ -31,6 +31,8 @@ SIDE = 8
 """Pixels a side of the blocks that have one direction."""
 REACH = 2
 """Pixels on every side that the directional filter sees around a part."""
+MARGIN = max(REACH, chroma.REACH)
+"""Pixels on every side that this filter and that of chroma see together."""
 DIRECTIONS = ((-1, 1), (-0.5, 1), (0, 1), (0.5, 1), (1, 1), (1, 0.5), (1, 0), (1, -0.5))
 """Rows and columns from one pixel to the next along each direction; the one across is four further on."""
 FAR = 4
@@ -82,7 +84,7 @@ def rendered(ops: Any, arch: Architecture, p: Mapping[str, Array], y: Array, the
 
 def margin_of(there: Filter | None) -> int:
     """Pixels on every side that a filter, or none, sees around a part."""
-    return max(REACH, chroma.REACH) if there else 0
+    return MARGIN if there else 0
 
 
 def finished(ops: Any, there: Filter | None, x: Array, margin: int) -> Array:
@@ -151,17 +153,11 @@ def directions(ops: Any, centre: Array, limit: float) -> tuple[Array, Array]:
 
 
 def filtered(ops: Any, there: Filter, x: Array) -> Array:
-    """Pixels around 0..1, ``(..., h, w, 3)``, of ``x`` with `margin_of` the filter on every side; multiples of 8."""
-    margin = margin_of(there)
+    """Pixels around 0..1, ``(..., h, w, 3)``, of ``x`` with `MARGIN` on every side; h and w are multiples of 8."""
     luma, colours = chroma.parts(ops, x)
     changes = chroma.changes(ops, there.chroma, luma, colours)
-    sharper = sharpened(ops, there, within(luma, margin - REACH))
-    return ops.add_to_colours(inside(x, margin), [(change + sharper) / 255 for change in changes])
-
-
-def within(plane: Array, margin: int) -> Array:
-    """A plane ``(..., h + 2 margin, w + 2 margin)`` without its margin."""
-    return plane[..., margin : plane.shape[-2] - margin, margin : plane.shape[-1] - margin]
+    sharper = sharpened(ops, there, inside(luma[..., None], MARGIN - REACH)[..., 0])
+    return ops.add_to_colours(inside(x, MARGIN), [(change + sharper) / 255 for change in changes])
 
 
 def sharpened(ops: Any, there: Filter, luma: Array) -> Array:

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from nicc.architecture import CHROMA_DISTANCES
 from nicc.decoder import chroma, networks
+from nicc.decoder.directional import MARGIN
 from nicc.encoder import ops as torch_ops
 from nicc.encoder.visual import decibels
 from nicc.errors import ModelError
 from nicc.model import Model, digest, load_transform
 from nicc.ssimulacra2 import ENCODING_SHARE
 from nicc.training.config import DirectionalConfig
-from nicc.training.filter_fit import CHROMA_LIMIT, MARGIN, TABLE, Limits, Measure, example, fitted, fitted_chroma
+from nicc.training.filter_fit import CHROMA_LIMIT, TABLE, Limits, Measure, example, fitted, fitted_chroma
 from nicc.training.folder import training_facts, write_parts
 from nicc.training.frozen import Frozen
 from nicc.training.perceptual import Lpips

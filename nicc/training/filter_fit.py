@@ -33,8 +33,6 @@ CHROMA_LIMIT = 3.0
 """The limit of the filter of chroma, by the root of the mean squared error of chroma at the rate point."""
 CHROMA_STEP = 0.1
 """A weight of the filter of chroma that L-BFGS takes for one."""
-MARGIN = max(d.REACH, chroma.REACH)
-"""Pixels on every side that the filters see around a crop."""
 
 
 @dataclass
@@ -127,9 +125,9 @@ class Limits(NamedTuple):
 
 
 def example(original: Tensor, around: Tensor, limits: Limits, measure: Measure) -> Example:
-    """A crop ``(3, h, w)``, and what it is decoded to, channels last, with a margin of `MARGIN`."""
+    """A crop ``(3, h, w)``, and what it is decoded to, channels last, with the filters' `MARGIN`."""
     around_luma, colours = chroma.parts(ops, around.numpy())
-    luma, limit = d.within(around_luma, MARGIN - d.REACH), limits.luma
+    luma, limit = networks.inside(around_luma[..., None], d.MARGIN - d.REACH)[..., 0], limits.luma
     by_chroma = [_chroma_feature(around_luma, colours, distance, limits) for distance in CHROMA_DISTANCES]
     blocks = ops.blocks(luma, d.SIDE, d.REACH).copy()
     direction, shares = d.directions(ops, d.inner(blocks), limit)
@@ -138,7 +136,7 @@ def example(original: Tensor, around: Tensor, limits: Limits, measure: Measure) 
         here = direction == number
         parts = d.differences(ops, blocks[..., here], pairs, limit)
         features[here] = np.stack(parts).reshape(FILTER_WEIGHTS, d.SIDE**2, -1).T
-    decoded = networks.inside(around, MARGIN).permute(2, 0, 1).contiguous()
+    decoded = networks.inside(around, d.MARGIN).permute(2, 0, 1).contiguous()
     distortion = measure.distortion(original)
     unfiltered, gradient = _gradient(distortion, decoded)
     error = _blocks(d.inner(luma) - chroma.parts(ops, original.permute(1, 2, 0).numpy())[0])

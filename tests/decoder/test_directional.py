@@ -9,13 +9,12 @@ import torch
 from nicc.architecture import CHROMA_DISTANCES, FILTER_STRENGTHS, FILTER_TEXTURES, FILTER_WEIGHTS
 from nicc.decoder import chroma, directional, ops
 from nicc.decoder.chroma import ChromaFilter
-from nicc.decoder.directional import REACH, Filter, filtered, margin_of, neighbours
+from nicc.decoder.directional import MARGIN, REACH, Filter, filtered, neighbours
 from nicc.encoder import ops as torch_ops
 from nicc.images import LUMA
 
 NO_CHROMA = ChromaFilter((0.0, 0.0, 0.0), 1.0)
 CHROMA = ChromaFilter((0.1, -0.05, 0.2), 12.0)
-MARGIN = margin_of(Filter(None, 1.0, CHROMA))
 
 
 def filter_with(seed=0, size=0.1, limit=5.0, of_chroma=CHROMA):

@@ -10,11 +10,12 @@ import torch
 
 import nicc
 from nicc import ModelError
+from nicc.decoder.directional import MARGIN
 from nicc.decoder.networks import inside
 from nicc.model import _load, load_model
 from nicc.training import directional
 from nicc.training.config import DirectionalConfig, DirectionalSchedule
-from nicc.training.filter_fit import MARGIN, Limits, Measure, example
+from nicc.training.filter_fit import Limits, Measure, example
 from nicc.training.stage import Run
 from tests.training.conftest import entries
 

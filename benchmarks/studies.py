@@ -74,7 +74,7 @@ class Coded:
         h, w = y.shape[:2]
         self.factors = np.ones((h * w, arch.latent_channels), np.float32)
         """What the gain of every latent is multiplied by."""
-        quantise = Quantiser(model)
+        quantise = Quantiser(model, rate_point)
 
         def visit(here: Visited) -> np.ndarray:
             s = quantise(residual(self.v, here), here.rows, here.channels)

@@ -52,7 +52,7 @@ def _started_rows(model: Model, rate_point: int, z: np.ndarray, y: np.ndarray, r
     """`starting_point` of the latents ``(h, w, C)`` of one group of rows; ``z`` as `walk` takes them."""
     gain = model.params["gain"][rate_point]
     v = (y * gain).reshape(-1, y.shape[-1])
-    moved, quantise = v.copy(), Quantiser(model)
+    moved, quantise = v.copy(), Quantiser(model, rate_point)
 
     def visit(here: Visited) -> np.ndarray:
         x = residual(v, here)
@@ -80,7 +80,7 @@ def _decoded_rows(
     r = header.rate_point
     z_int = dequantise_z(model, r, quantise_z(model, r, latents.z))
     v = (latents.y[slice(*rows)] * model.params["gain"][r]).reshape(-1, latents.y.shape[-1])
-    quantise = Quantiser(model, NEAREST)
+    quantise = Quantiser(model, r, NEAREST)
 
     def visit(here: Visited) -> np.ndarray:
         return quantise(residual(v, here), here.rows, here.channels)

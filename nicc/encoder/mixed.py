@@ -88,7 +88,7 @@ def model_bits(model: Model, header: Header, latents: Latents) -> np.ndarray:
     z = dequantise_z(model, r, quantise_z(model, r, latents.z))
     rows, columns = grid_of(header.width, header.height)
     bits = np.zeros((rows * LATENTS_PER_CELL, columns * LATENTS_PER_CELL), np.float32)
-    quantise = Quantiser(model)
+    quantise = Quantiser(model, r)
     for first, last in grid.row_groups():
         bits[first:last, : grid.w] = _bits_of_rows(model, r, z, latents.y[first:last], (first, last), quantise)
     return bits.reshape(rows, LATENTS_PER_CELL, columns, LATENTS_PER_CELL).sum((1, 3))

@@ -41,17 +41,19 @@ class Encoding(NamedTuple):
 
 @lru_cache(maxsize=8)
 def rounding_of(model: Model) -> np.ndarray:
-    """By how much more or less a squared rounding error counts in each channel of a model, ``(C,)``.
+    """By how much more or less a squared rounding error counts in the channels of a model, ``(rate points, C)``.
 
-    It is among the arrays of the encoder; a model that has none rounds all channels alike.
+    It is among the arrays of the encoder, for the anchors; a model that has none rounds all channels alike.
     """
+    arch = model.architecture
     path = model.folder / "encoder.safetensors" if model.folder else None
     if path and path.is_file():
         with safe_open(path, framework="np") as f:
             if "rounding" in f.keys():  # noqa: SIM118 - not a dictionary
-                weights: np.ndarray = f.get_tensor("rounding")
-                return weights
-    return np.ones(model.architecture.latent_channels, np.float32)
+                channels = f.get_tensor("rounding").T
+                points = range(arch.rate_points)
+                return np.stack([np.interp(points, arch.anchor_points, weights) for weights in channels], 1)
+    return np.ones((arch.rate_points, arch.latent_channels))
 
 
 class Tables(NamedTuple):
@@ -77,17 +79,10 @@ def _tables_of(model: Model) -> Tables:
     return Tables(bits, limit, ends - sizes + limit)
 
 
-class Quantiser:
-    """Rounds residuals to the cheaper of the two nearest symbols, counting bits and distortion.
+class Bits:
+    """What symbols cost under a model's tables."""
 
-    Bits are those that all groups of channels take together under a CDF row: by the groups' own tables, fine channels
-    lose more than eyes would have it (docs/log/visual.md, "Tables of CDF rows").
-    The ``distortion_weight`` is multiplied by the model's own for every channel.
-    """
-
-    def __init__(self, model: Model, distortion_weight: float = DISTORTION_WEIGHT) -> None:
-        self.weights = distortion_weight * rounding_of(model)
-        self.offsets = model.params["recon_offset"]
+    def __init__(self, model: Model) -> None:
         self.group_of, self.shared = model.architecture.group_of, CDF_ROWS * model.architecture.group_count
         self.bits, self.limit, self.zero = _tables_of(model)
 
@@ -103,6 +98,20 @@ class Quantiser:
         coded = rows > 0
         bits[coded] = self.cost(symbols[coded], CDF_ROWS * self.group_of(channels) + rows[coded].astype(np.int64))
         return bits
+
+
+class Quantiser(Bits):
+    """Rounds residuals to the cheaper of the two nearest symbols, counting bits and distortion.
+
+    Bits are those that all groups of channels take together under a CDF row: by the groups' own tables, fine channels
+    lose more than eyes would have it (docs/log/visual.md, "Tables of CDF rows").
+    The ``distortion_weight`` is multiplied by the model's own for every channel at the rate point.
+    """
+
+    def __init__(self, model: Model, rate_point: int, distortion_weight: float = DISTORTION_WEIGHT) -> None:
+        super().__init__(model)
+        self.weights = (distortion_weight * rounding_of(model)[rate_point]).astype(np.float32)
+        self.offsets = model.params["recon_offset"]
 
     def __call__(self, residual: np.ndarray, rows: np.ndarray, channels: slice) -> np.ndarray:
         """Symbols, int32, for real residuals ``(positions, channels)`` under CDF rows alike. Row 0 gives 0."""
@@ -172,7 +181,7 @@ def encode_latents(
     hidden, hidden_z = (stored.latents, stored.hyper_latents) if stored else (None, None)
     coded_z = write_z(model, r, quantise_z(model, r, z), hidden_z)
     z_int = dequantise_z(model, r, coded_z.symbols)
-    quantise = Quantiser(model, distortion_weight)
+    quantise = Quantiser(model, r, distortion_weight)
     bounds = list(Grid.of(header).row_groups())
     if refinement:
         values = refinement.groups(y, z_int, quantise)

@@ -22,7 +22,7 @@ from nicc.decoder import networks
 from nicc.decoder.directional import filter_of, rendered
 from nicc.encoder import ops
 from nicc.encoder.latent_code import LatentCode, RateTables, latent_code
-from nicc.encoder.quantise import Quantiser
+from nicc.encoder.quantise import Bits
 from nicc.geometry import HYPER_REACH, HYPER_STEPS, HyperStep
 from nicc.laplace import SCALE_RANGE, SCALES_PER_NAT
 from nicc.model import Model
@@ -146,11 +146,11 @@ class Receiver:
 
 def bit_table(model: Model) -> np.ndarray:
     """Bits of magnitudes 0..`LARGEST` under every CDF row, group of channels after group: float32 ``(64 n, 2048)``."""
-    quantise, count = Quantiser(model), CDF_ROWS * model.architecture.group_count
+    cost, count = Bits(model).cost, CDF_ROWS * model.architecture.group_count
     sizes = np.tile(np.arange(LARGEST + 1, dtype=np.int64), (count, 1))
     tables = np.tile(np.arange(count)[:, None], (1, LARGEST + 1))
     tables[::CDF_ROWS] += 1
-    bits = quantise.cost(sizes, tables).astype(np.float32)
+    bits = cost(sizes, tables).astype(np.float32)
     bits[::CDF_ROWS] += FORBIDDEN_BITS
     bits[::CDF_ROWS, 0] = 0
     return bits

@@ -121,7 +121,7 @@ class CodecModule(nn.Module):
         """How far inside its interval a symbol of magnitude 1, or 2 and more, is reconstructed."""
         self.register_buffer("deviation", torch.ones(c))
         self.register_buffer("hyper_offset", torch.zeros(cz))
-        self.register_buffer("rounding", torch.ones(c))
+        self.register_buffer("rounding", torch.ones(arch.anchors, c))
         self.register_buffer("parity", torch.ones(2, c))
         self.register_buffer("row_counts", self.row_pmf())
         self.register_buffer("bands", torch.tensor(arch.band_matrix(), dtype=torch.float32))

@@ -10,6 +10,7 @@ from typing import Any
 from nicc.architecture import MAX_RECTIFIERS, Architecture, with_tuples
 from nicc.errors import ModelError
 from nicc.head import HeadArchitecture
+from nicc.training.config_filter import DirectionalConfig
 from nicc.training.config_pyramid import DirectionsConfig, FamilyConfig, PyramidConfig
 from nicc.training.schedule import StageSchedule, refuse_unknown, schedule_of
 
@@ -104,31 +105,6 @@ class RectifySchedule(StageSchedule):
 
 
 @dataclass(frozen=True)
-class DirectionalSchedule(StageSchedule):
-    """How to fit a directional filter: ``steps`` is the number of rate points, from the lowest to the highest."""
-
-    steps: int = 13
-    crops: int = 160
-    """Crops at every rate point; a multiple of ``batch``."""
-    iterations: int = 25
-    """Steps of L-BFGS at most."""
-    lpips_weight: float = 0.0
-    """Weight of LPIPS (SqueezeNet) beside the distortion, on the scale of the squared error; 0 leaves it out."""
-    kept: tuple[float, ...] = ()
-    """Shares of the fitted weights that are kept, by rate point; all of them if there are none."""
-    directional: bool = True
-    """Whether the directional filter is fitted anew, or stays the model's and only the filter of chroma is fitted."""
-    log_every: int = 1
-    validate_every: int = 1
-
-    def __post_init__(self) -> None:
-        if self.steps < 2 or self.crops < self.batch or self.crops % self.batch or self.lpips_weight < 0:
-            raise ModelError("steps must be 2 or more, crops a multiple of batch, lpips_weight 0 or more")
-        if self.kept and (len(self.kept) != self.steps or min(self.kept) < 0):
-            raise ModelError("kept must name a share of 0 or more for every rate point")
-
-
-@dataclass(frozen=True)
 class Weighting:
     """What changes for the channels of one band of frequency."""
 
@@ -138,8 +114,8 @@ class Weighting:
     """Frequency in cycles per pixel at which the band begins; it ends where the colour's next one begins."""
     gain: tuple[float, ...] = (1.0,) * len(WEIGHTED_RATES)
     """Factors of the gain at `WEIGHTED_RATES`."""
-    rounding: float = 1.0
-    """Weight of squared rounding errors against bits, in that of other channels."""
+    rounding: tuple[float, ...] = (1.0,) * len(WEIGHTED_RATES)
+    """Weights of squared rounding errors against bits at `WEIGHTED_RATES`, in that of other channels."""
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> Weighting:
@@ -148,9 +124,10 @@ class Weighting:
             made = cls(**with_tuples(raw))
         except TypeError as e:
             raise ModelError(f"weighting: {e}") from None
-        if made.colour not in COLOURS or len(made.gain) != len(WEIGHTED_RATES) or min(*made.gain, made.rounding) <= 0:
+        values = (made.gain, made.rounding)
+        if made.colour not in COLOURS or any(len(v) != len(WEIGHTED_RATES) or min(v) <= 0 for v in values):
             raise ModelError(
-                f"weighting: luma or chroma, {len(WEIGHTED_RATES)} gains and a rounding above 0 are needed"
+                f"weighting: luma or chroma, {len(WEIGHTED_RATES)} gains and as many roundings above 0 are needed"
             )
         return made
 
@@ -225,21 +202,6 @@ class RectifyConfig:
     @property
     def shape(self) -> dict[str, int]:
         return {"rectifiers": self.rectifiers, "width": self.width}
-
-
-@dataclass(frozen=True)
-class DirectionalConfig:
-    """A directional filter for the model of this name or folder, and the schedule that it is fitted by."""
-
-    name: str
-    model: str
-    training: DirectionalSchedule = field(default_factory=DirectionalSchedule)
-
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> DirectionalConfig:
-        """The configuration in a TOML file's tables."""
-        refuse_unknown(raw, cls)
-        return cls(raw["name"], str(raw.get("model", "two-layer")), schedule_of(DirectionalSchedule, raw))
 
 
 AnyConfig = (

@@ -20,7 +20,7 @@ from nicc.encoder.visual import decibels
 from nicc.errors import ModelError
 from nicc.model import Model, digest, load_transform
 from nicc.ssimulacra2 import ENCODING_SHARE
-from nicc.training.config import DirectionalConfig
+from nicc.training.config_filter import DirectionalConfig, FilterPoint
 from nicc.training.filter_fit import CHROMA_LIMIT, TABLE, Limits, Measure, example, fitted, fitted_chroma
 from nicc.training.folder import training_facts, write_parts
 from nicc.training.frozen import Frozen
@@ -41,9 +41,10 @@ class FilterFitter(Stage):
         self.model = load_transform(config.model)
         self.base, self.arch = Frozen(self.model, run.device), self.model.architecture
         share = ENCODING_SHARE if self.arch.objective == "visual" else 0.0
-        lpips = Lpips.of_folder("squeeze", run.perceptual) if self.s.lpips_weight else None
-        self.measure = Measure(share, lpips, self.s.lpips_weight)
-        self.points = np.linspace(0, self.arch.rate_points - 1, self.s.steps).round().astype(int).tolist()
+        self.fits = config.points(self.arch.rate_points)
+        self.points = [fit.rate_point for fit in self.fits]
+        lpips = Lpips.of_folder("squeeze", run.perceptual) if any(fit.lpips_weight for fit in self.fits) else None
+        self.measures = [Measure(share, lpips, fit.lpips_weight) for fit in self.fits]
         self.weights: list[Tensor] = []
         self.chroma: list[Tensor] = []
         self.limits: list[Limits] = []
@@ -60,12 +61,12 @@ class FilterFitter(Stage):
         return self.base.synthesise(self.base.padded(decoded, 1), MARGIN)
 
     @torch.no_grad()
-    def _pairs(self, images: Tensor, point: int) -> tuple[list[tuple[Tensor, Tensor]], Limits]:
+    def _pairs(self, images: Tensor, fit: FilterPoint) -> tuple[list[tuple[Tensor, Tensor]], Limits]:
         """Images beside what they are decoded to, and the limits that follow from the errors."""
         pairs = [
             (o, x.cpu())
             for part in images.split(AT_ONCE)
-            for o, x in zip(part.cpu(), self._decoded(part, point), strict=True)
+            for o, x in zip(part.cpu(), self._decoded(part, fit.rate_point), strict=True)
         ]
         squares = []
         for o, x in pairs:
@@ -75,19 +76,22 @@ class FilterFitter(Stage):
             errors = [luma - true, *(c - t for c, t in zip(colours, true_colours, strict=True))]
             squares.append([error.square().mean() for error in errors])
         of_luma, *of_chroma = torch.tensor(squares).mean(0)
-        return pairs, Limits(float(of_luma.sqrt()), CHROMA_LIMIT * float(torch.stack(of_chroma).mean().sqrt()))
+        return pairs, Limits(
+            fit.limit * float(of_luma.sqrt()), CHROMA_LIMIT * float(torch.stack(of_chroma).mean().sqrt())
+        )
 
     def train_step(self) -> dict[str, float]:
-        point = self.points[self.step]
+        fit, measure = self.fits[self.step], self.measures[self.step]
+        point = fit.rate_point
         crops = torch.cat([self.crops() for _ in range(self.s.crops // self.s.batch)])
-        pairs, limits = self._pairs(crops, point)
+        pairs, limits = self._pairs(crops, fit)
         left = 1.0
         if not self.s.directional:
             limits = limits._replace(luma=float(self.model.params["filter_limit"][point]))
-        examples = [example(o, x, limits, self.measure) for o, x in pairs]
+        examples = [example(o, x, limits, measure) for o, x in pairs]
         if self.s.directional:
             weights, left = fitted(examples, self.s.iterations)
-            weights *= self.s.kept[self.step] if self.s.kept else 1.0
+            weights *= np.array(fit.kept)[:, None]
         else:
             weights = self.model.params["filter_weights"][point].astype(np.float64)
         by_chroma, left_of_that = fitted_chroma(examples, weights, self.s.iterations)
@@ -102,19 +106,24 @@ class FilterFitter(Stage):
 
     def validate(self, images: Tensor) -> dict[str, Any]:
         """The distortion as a share of what it is unfiltered, and PSNR, at the rate point fitted last."""
-        point = self.points[max(self.step - 1, 0)]
-        pairs, limits = self._pairs(images, point)
+        last = max(self.step - 1, 0)
+        pairs, limits = self._pairs(images, self.fits[last])
         weights, by_chroma = np.zeros(TABLE), torch.zeros(len(CHROMA_DISTANCES))
         if self.weights:
             weights, by_chroma, limits = self.weights[-1].numpy(), self.chroma[-1], self.limits[-1]
         found, mse = [], []
         for o, x in pairs:
-            e = example(o, x, limits, self.measure)
+            e = example(o, x, limits, self.measures[last])
             pixels = e.with_chroma(e.filtered(weights), by_chroma).clamp(0, 1)
             found.append(e.distortion(pixels).item() / e.unfiltered)
             mse.append([((p.clamp(0, 1) - o) * 255).square().mean() for p in (pixels, e.decoded)])
         after, before = decibels(torch.tensor(mse)).mean(0).tolist()
-        row = {"rate_point": point, "psnr": after, "unfiltered": before, "distortion": float(np.mean(found))}
+        row = {
+            "rate_point": self.points[last],
+            "psnr": after,
+            "unfiltered": before,
+            "distortion": float(np.mean(found)),
+        }
         return {"cost": row["distortion"], "table": [row]}
 
     def state(self) -> dict[str, Any]:

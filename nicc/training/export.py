@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nicc.architecture import (
     CDF_ROWS,
@@ -146,7 +147,7 @@ def encoder_arrays(codec: CodecModule) -> dict[str, np.ndarray]:
         if not name.startswith(("analysis.", "hyper_analysis.", "hyper_offset", "rounding")):
             continue
         a = value.numpy()
-        if a.ndim < 2:
+        if a.ndim < 2 or name == "rounding":
             arrays[name] = a.astype(np.float32)
         elif name.endswith(("linear.weight", "pooled")):
             arrays[name] = a.astype(np.float16)
@@ -160,22 +161,24 @@ def encoder_arrays(codec: CodecModule) -> dict[str, np.ndarray]:
 class _Counter:
     """Codes crops and counts symbols by channel group and CDF row."""
 
-    def __init__(self, model: Model, rounding: np.ndarray) -> None:
-        self.model, self.quantise = model, Quantiser(model)
-        self.quantise.weights *= rounding  # the model is in no folder yet, and knows none
+    def __init__(self, model: Model, rounding: Tensor) -> None:
+        self.model, self.rounding = model, rounding
         sizes = model.arrays["y_sizes"].tolist()
         self.groups = [[np.zeros(n) for n in sizes] for _ in range(model.architecture.group_count)]
 
     def code(self, y: np.ndarray, z: np.ndarray, rate_point: int) -> None:
         """Codes latents ``(h, w, C)`` with hyper-latents in nats."""
         model = self.model
+        quantise = Quantiser(model, rate_point)
+        of_rate = at_rate(model.architecture, self.rounding, torch.tensor([rate_point]))
+        quantise.weights *= of_rate.numpy().ravel()  # the model is in no folder yet, and knows none
         v = (y * model.params["gain"][rate_point]).reshape(-1, y.shape[-1])
 
         def visit(here: Visited) -> np.ndarray:
-            s = self.quantise(residual(v, here), here.rows, here.channels)
+            s = quantise(residual(v, here), here.rows, here.channels)
             counts = self.groups[model.architecture.group_of(here.channels)]
             for row in np.unique(here.rows[here.rows > 0]):
-                m = int(self.quantise.limit[row])
+                m = int(quantise.limit[row])
                 mine = s[here.rows == row]
                 inside = np.clip(np.where(np.abs(mine) <= m, mine, m + 1) + m, 0, 2 * m + 1)
                 counts[row] += np.bincount(inside, minlength=2 * m + 2)
@@ -219,7 +222,7 @@ def refit_tables(
     start = row_pmfs()
     tables = _row_tables(start)
     for _ in range(REFIT_ROUNDS):
-        counter = _Counter(Model(description, arrays | tables), codec.rounding.numpy())
+        counter = _Counter(Model(description, arrays | tables), codec.rounding)
         for latents, hyper, point in zip(y.numpy(), z, points.tolist(), strict=True):
             counter.code(latents, hyper, point)
         pmfs = _counted([np.sum(group, 0) for group in zip(*counter.groups, strict=True)], start, PSEUDO_COUNT)

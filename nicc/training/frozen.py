@@ -48,7 +48,7 @@ class Frozen:
     def __init__(self, model: Model, device: str = "cpu") -> None:
         self.model, self.arch = model, model.architecture
         self.transform, self.receiver = torch_transform_of(model, device), receiver_of(model, device)
-        self.rounding = torch.from_numpy(DISTORTION_WEIGHT * rounding_of(model)).to(device)
+        self.rounding = torch.from_numpy(DISTORTION_WEIGHT * rounding_of(model)).float().to(device)
 
     @torch.no_grad()
     def code(self, x: Tensor, rate_point: Tensor) -> Coded:
@@ -65,7 +65,7 @@ class Frozen:
         nats = upsample((z / steps).round() * steps, *y.shape[1:3])
         v = y * rate.gain
         first = self.receiver.code(nats, v, rate, lambda x, _: x.round())
-        raised = thresholds(first, self.rounding)
+        raised = thresholds(first, self.rounding[rate_point][:, None, None])
         code = self.receiver.code(nats, v, rate, lambda x, channels: round_above(x, raised[..., channels]))
         return Coded(y, nats, rate, code)
 

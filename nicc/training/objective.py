@@ -108,7 +108,7 @@ class RateDistortion(nn.Module):
             if not noise:
                 with torch.no_grad():
                     first = codec.entropy(y, z_rounded, rate_point)
-                raised = thresholds(first, DISTORTION_WEIGHT * codec.rounding)
+                raised = thresholds(first, DISTORTION_WEIGHT * at_rate(codec.arch, codec.rounding, rate_point))
             code = codec.entropy(y, z_rounded, rate_point, raised)
             if noise:
                 at = code.residual + torch.rand_like(code.residual) - 0.5

@@ -73,7 +73,10 @@ def weigh(codec: CodecModule, bands: tuple[Weighting, ...]) -> None:
         for band, following in zip_longest(mine, mine[1:]):
             end = following.above if following else np.inf
             here = of_colour & (seen.frequency >= band.above) & (seen.frequency < end)
-            change = torch.tensor(np.interp(anchors, WEIGHTED_RATES, np.log(band.gain)), dtype=torch.float32)[:, None]
+            change, rounding = (
+                torch.tensor(np.interp(anchors, WEIGHTED_RATES, np.log(values)), dtype=torch.float32)[:, None]
+                for values in (band.gain, band.rounding)
+            )
             codec.log_gain[:, here] += change
             codec.row_bias[:, here] += change / LOG_ROW_STEP
-            codec.rounding[here] *= band.rounding
+            codec.rounding[:, here] *= rounding.exp()

@@ -77,12 +77,12 @@ def test_rounding_weighs_bits_against_distortion():
     rows = rng.integers(0, 64, (40, 40)).astype(np.uint8)
     residual = (rng.laplace(size=rows.shape) * 0.11 * np.exp(rows * 0.123)).astype(np.float32)
     plain = np.where(rows > 0, np.rint(residual), 0).astype(int)
-    thrifty = Quantiser(model)(residual, rows, slice(0, 40))
+    thrifty = Quantiser(model, 30)(residual, rows, slice(0, 40))
     assert not thrifty[rows == 0].any()
     assert (np.abs(thrifty) <= np.abs(plain)).all()
     assert (np.abs(plain - thrifty) <= 1).all()
     coded = rows > 0
-    quantise = Quantiser(model)
+    quantise = Quantiser(model, 30)
 
     def cost(s):
         offset = np.where(s != 0, model.params["recon_offset"][rows, np.clip(np.abs(s), 1, 2) - 1], 0)

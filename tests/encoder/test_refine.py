@@ -90,7 +90,7 @@ def _rounded(model, picture, point):
     y, z = analyse(model, picture, Settings(point, Annealing(0)))
     z_int = dequantise_z(model, point, quantise_z(model, point, z))
     step = refine.Refinement(model, point, picture.pixels, model.architecture.rate_lambda(point))
-    return step, step._rounded(y, z_int, (0, len(y)), Quantiser(model))
+    return step, step._rounded(y, z_int, (0, len(y)), Quantiser(model, point))
 
 
 def test_a_group_beside_its_neighbours_has_the_gradient_of_the_whole(coffee, monkeypatch):
@@ -112,7 +112,7 @@ def test_groups_of_rows_are_moved_beside_their_neighbours(coffee):
     y, z = analyse(model, tall, Settings(30, Annealing(0)))
     z_int = dequantise_z(model, 30, quantise_z(model, 30, z))
     step = refine.Refinement(model, 30, tall.pixels, model.architecture.rate_lambda(30))
-    moved = list(step.groups(y, z_int, Quantiser(model)))
+    moved = list(step.groups(y, z_int, Quantiser(model, 30)))
     assert [len(part) for part in moved] == [64, 3]
     gain = model.params["gain"][30]
     for part, before in zip(moved, (y[:64], y[64:]), strict=True):

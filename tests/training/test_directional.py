@@ -14,7 +14,8 @@ from nicc.decoder.directional import MARGIN
 from nicc.decoder.networks import inside
 from nicc.model import _load, load_model
 from nicc.training import directional
-from nicc.training.config import DirectionalConfig, DirectionalSchedule
+from nicc.training.config import load_config
+from nicc.training.config_filter import DirectionalConfig, DirectionalSchedule, FilterPoint
 from nicc.training.filter_fit import Limits, Measure, example
 from nicc.training.stage import Run
 from tests.training.conftest import entries
@@ -68,17 +69,38 @@ def test_it_resumes_and_refuses_what_is_not_done(photos, tmp_path, bare_model):
         replace(SCHEDULE, crops=9)
 
 
-def test_a_share_of_what_is_fitted_is_kept(photos, tmp_path, bare_model):
-    fitted = []
-    for kept in ((), (0.5, 0.25)):
-        config = replace(CONFIG, training=replace(SCHEDULE, kept=kept))
-        trainer = directional.FilterFitter(config, Run([photos], tmp_path / f"run{len(kept)}", amp=False))
+def test_every_rate_point_may_be_fitted_in_its_own_way(photos, tmp_path, bare_model):
+    fitted, limits = [], []
+    kept = (0.5, 0.5, 2.0, 1.0)
+    for points in ((), (FilterPoint(0, kept=kept), FilterPoint(40)), (FilterPoint(0, limit=1.5), FilterPoint(63))):
+        config = replace(CONFIG, point=points)
+        trainer = directional.FilterFitter(config, Run([photos], tmp_path / f"run{len(fitted)}", amp=False))
+        assert trainer.points == [point.rate_point for point in points or (FilterPoint(0), FilterPoint(63))]
         trainer.train_step()
         fitted.append(trainer.weights[0])
+        limits.append(trainer.limits[0].luma)
     assert fitted[0].abs().max() > 1e-3
-    torch.testing.assert_close(fitted[1], fitted[0] / 2)
-    with pytest.raises(ModelError, match="kept"):
-        replace(SCHEDULE, kept=(1.0,))
+    torch.testing.assert_close(fitted[1], fitted[0] * torch.tensor(kept)[:, None])
+    assert limits[1] == limits[0]
+    assert limits[2] == pytest.approx(1.5 * limits[0])
+    assert (fitted[2] - fitted[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("rate_point = 3\nkept = [1.0]", "kept"),
+        ("rate_point = 3\nlimit = 0.0", "limit"),
+        ("rate_point = 3\nstrength = 1", "strength"),
+        ("rate_point = 3\n[[point]]\nrate_point = 3", "rising"),
+    ],
+)
+def test_wrong_rate_points_are_refused(tmp_path, table, reason):
+    path = tmp_path / "wrong.toml"
+    head = 'stage = "directional"\nname = "x"\n[training]\nsteps = 2\n[[point]]\n'
+    path.write_text(head + table)
+    with pytest.raises(ModelError, match=reason):
+        load_config(str(path))
 
 
 def test_the_directional_filter_may_stay(photos, tmp_path, bare_model):

@@ -164,7 +164,8 @@ def test_another_sender_is_trained_for_the_same_receiver(folder, tmp_path):
 
 def test_bits_are_weighed_by_frequency(folder, tmp_path):
     begin = run(folder, tmp_path / "a")
-    bands = (Weighting("luma", 0.0, (1.0, 1.0, 1.5)), Weighting("luma", 0.1, (0.5,) * 3, 2.0), Weighting("chroma", 0.0))
+    luma = (Weighting("luma", 0.0, (1.0, 1.0, 1.5)), Weighting("luma", 0.1, (0.5,) * 3, (2.0, 2.0, 3.0)))
+    bands = (*luma, Weighting("chroma", 0.0))
     config = replace(CONFIG, training=replace(SCHEDULE, steps=1), weighting=bands)  # which begin has behind it
     out = run(folder, tmp_path / "b", config, begin=begin)
     new, old = (torch.load(path, weights_only=True)["average"] for path in (out, begin))
@@ -184,12 +185,16 @@ def test_bits_are_weighed_by_frequency(folder, tmp_path):
     assert (factor[:, seen.luma <= 0.5] - 1).abs().max() < 1e-6
     rows = (new["codec.row_bias"] - old["codec.row_bias"]) * LOG_ROW_STEP
     torch.testing.assert_close(rows, factor.log(), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(new["codec.rounding"], 1 + fine.float())
+    rounding = new["codec.rounding"]
+    for anchor, weight in ((0, 2.0), (-1, 3.0)):
+        torch.testing.assert_close(rounding[anchor], 1 + (weight - 1) * fine.float())
 
     model = export(out, tmp_path / "model", Photos([folder]))
-    np.testing.assert_array_equal(rounding_of(model), 1 + fine.numpy())
+    at_points = rounding_of(model)
+    assert at_points.shape == (TINY.rate_points, TINY.latent_channels)
+    np.testing.assert_allclose(at_points[[0, -1]], rounding[[0, -1]])
     restored = restored_codec(load_model(str(tmp_path / "model")))
-    torch.testing.assert_close(restored.rounding, new["codec.rounding"])
+    torch.testing.assert_close(restored.rounding, rounding)
 
 
 def test_a_rounding_weight_keeps_more_of_its_channels():
@@ -197,7 +202,7 @@ def test_a_rounding_weight_keeps_more_of_its_channels():
     rng = np.random.default_rng(3)
     rows = rng.integers(1, 64, (50, 8)).astype(np.uint8)
     values = (rng.laplace(size=rows.shape) * np.exp(rows * 0.1) / 8).astype(np.float32)
-    quantise = Quantiser(model)
+    quantise = Quantiser(model, 30)
     even = quantise(values, rows, slice(0, 8))
     quantise.weights = quantise.weights.copy()
     quantise.weights[:4] *= 10

@@ -51,7 +51,7 @@ def rounding_of(model: Model) -> np.ndarray:
         with safe_open(path, framework="np") as f:
             if "rounding" in f.keys():  # noqa: SIM118 - not a dictionary
                 channels = f.get_tensor("rounding").T
-                points = range(arch.rate_points)
+                points = np.arange(arch.rate_points)
                 return np.stack([np.interp(points, arch.anchor_points, weights) for weights in channels], 1)
     return np.ones((arch.rate_points, arch.latent_channels))
 

@@ -146,7 +146,8 @@ def _further_rates(state: dict[str, Tensor], old: Architecture, new: Architectur
     low = at.floor().long().clamp_max(old.anchors - 2)
     share = (at - low)[:, None]
     grown = {}
-    for leaf in ("log_gain", "log_inverse", "log_hyper_gain", "row_bias", "hidden_bias", "rectifier_bias"):
+    tables = ("log_gain", "log_inverse", "log_hyper_gain", "row_bias", "hidden_bias", "rectifier_bias", "rounding")
+    for leaf in tables:
         if (table := state.get(f"codec.{leaf}")) is not None:
             grown[f"codec.{leaf}"] = table[low] * (1 - share) + table[low + 1] * share
     grown["codec.log_gain"] += beyond
@@ -176,6 +177,8 @@ def _more_channels(
             grown[name] = torch.cat([mine, first[leaf]])
         elif leaf == "parity":
             grown[name] = torch.cat([mine, torch.tensor(klt.parity, dtype=torch.float32)[:, c_old:]], 1)
+        elif leaf == "rounding":
+            grown[name] = F.pad(mine, (0, c - c_old), value=1.0)
         elif leaf.startswith("hyper_analysis"):  # sees latents, then their logarithms
             axis = mine.shape.index(2 * c_old)
             halves = mine.split(c_old, axis)

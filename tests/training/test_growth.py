@@ -13,7 +13,7 @@ from nicc import ModelError
 from nicc.encoder.encode import encode_plainly
 from nicc.images import Picture
 from nicc.model import load_model
-from nicc.training.codec import CodecModule
+from nicc.training.codec import CodecModule, at_rate
 from nicc.training.data import Photos
 from nicc.training.growth import start_from
 from nicc.training.objective import Phase, RateDistortion
@@ -69,6 +69,7 @@ def test_a_larger_model_starts_as_the_smaller_one(crops):
                 value.normal_(std=0.05)
         small.codec.p["synthesis_main"][20:] = 0  # these will not reach the non-linear branch
         small.codec.log_gain.copy_(torch.linspace(1, 3, 8)[:, None].expand(-1, 32))
+        small.codec.rounding.copy_(torch.linspace(1, 3, 8)[:, None].expand(-1, 32))
     start_from(large, small.state_dict(), TINY, crops, 12)
     x = torch.rand(2, 3, 64, 96)
     y, y_small = (m.codec.analysis(x) for m in (large, small))
@@ -81,6 +82,9 @@ def test_a_larger_model_starts_as_the_smaller_one(crops):
     torch.testing.assert_close(
         large.codec.rate(points[1]).gain[..., :32], small.codec.rate(points[0]).gain, rtol=0.02, atol=0
     )
+    rounding = at_rate(LARGER, large.codec.rounding, points[1])
+    torch.testing.assert_close(rounding[..., :32], torch.full((2, 1, 1, 32), 3.0), rtol=0.02, atol=0)
+    assert (rounding[..., 32:] == 1).all()
     y_hat = torch.zeros_like(y)
     y_hat[..., :32] = y_small
     decoded, expected = large.codec.synthesise(y_hat, points[1]), small.codec.synthesise(y_small, points[0])

@@ -83,7 +83,7 @@ def test_a_larger_model_starts_as_the_smaller_one(crops):
         large.codec.rate(points[1]).gain[..., :32], small.codec.rate(points[0]).gain, rtol=0.02, atol=0
     )
     rounding = at_rate(LARGER, large.codec.rounding, points[1])
-    torch.testing.assert_close(rounding[..., :32], torch.full((2, 1, 1, 32), 3.0), rtol=0.02, atol=0)
+    torch.testing.assert_close(rounding[..., :32], torch.full((2, 1, 1, 32), 3.0), rtol=0.03, atol=0)  # between anchors
     assert (rounding[..., 32:] == 1).all()
     y_hat = torch.zeros_like(y)
     y_hat[..., :32] = y_small

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nicc.architecture import MAX_RECTIFIERS, Architecture, with_tuples
+from nicc.architecture import MAX_RECTIFIERS, Architecture
 from nicc.errors import ModelError
 from nicc.head import HeadArchitecture
 from nicc.training.config_filter import DirectionalConfig
 from nicc.training.config_pyramid import DirectionsConfig, FamilyConfig, PyramidConfig
-from nicc.training.schedule import StageSchedule, refuse_unknown, schedule_of
+from nicc.training.schedule import StageSchedule, refuse_unknown, schedule_of, tables_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -117,19 +117,12 @@ class Weighting:
     rounding: tuple[float, ...] = (1.0,) * len(WEIGHTED_RATES)
     """Weights of squared rounding errors against bits at `WEIGHTED_RATES`, in that of other channels."""
 
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> Weighting:
-        """The band of a ``[[weighting]]`` table of a configuration. Raises `ModelError`."""
-        try:
-            made = cls(**with_tuples(raw))
-        except TypeError as e:
-            raise ModelError(f"weighting: {e}") from None
-        values = (made.gain, made.rounding)
-        if made.colour not in COLOURS or any(len(v) != len(WEIGHTED_RATES) or min(v) <= 0 for v in values):
+    def __post_init__(self) -> None:
+        values = (self.gain, self.rounding)
+        if self.colour not in COLOURS or any(len(v) != len(WEIGHTED_RATES) or min(v) <= 0 for v in values):
             raise ModelError(
                 f"weighting: luma or chroma, {len(WEIGHTED_RATES)} gains and as many roundings above 0 are needed"
             )
-        return made
 
 
 @dataclass(frozen=True)
@@ -157,7 +150,7 @@ class TrainingConfig:
             int(raw.get("version", 1)),
             Architecture.from_dict(raw.get("architecture", {})),
             schedule_of(CodecSchedule, raw),
-            tuple(map(Weighting.of, raw.get("weighting", []))),
+            tables_of(Weighting, "weighting", raw),
         )
 
 

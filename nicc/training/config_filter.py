@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nicc.architecture import FILTER_TEXTURES, with_tuples
+from nicc.architecture import FILTER_TEXTURES
 from nicc.errors import ModelError
-from nicc.training.schedule import StageSchedule, refuse_unknown, schedule_of
+from nicc.training.schedule import StageSchedule, refuse_unknown, schedule_of, tables_of
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,9 @@ class FilterPoint:
     kept: tuple[float, ...] = (1.0,) * FILTER_TEXTURES
     """What the fitted weights are multiplied by, from no texture to most."""
 
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> FilterPoint:
-        """The rate point of a ``[[point]]`` table of a configuration. Raises `ModelError`."""
-        try:
-            made = cls(**with_tuples(raw))
-        except TypeError as e:
-            raise ModelError(f"point: {e}") from None
-        if len(made.kept) != FILTER_TEXTURES or min(*made.kept, made.lpips_weight) < 0 or made.limit <= 0:
+    def __post_init__(self) -> None:
+        if len(self.kept) != FILTER_TEXTURES or min(*self.kept, self.lpips_weight) < 0 or self.limit <= 0:
             raise ModelError(f"point: {FILTER_TEXTURES} of kept and lpips_weight must be 0 or more, limit above 0")
-        return made
 
 
 @dataclass(frozen=True)
@@ -74,8 +67,8 @@ class DirectionalConfig:
     def of(cls, raw: dict[str, Any]) -> DirectionalConfig:
         """The configuration in a TOML file's tables."""
         refuse_unknown(raw, cls)
-        points = tuple(map(FilterPoint.of, raw.get("point", [])))
-        return cls(raw["name"], str(raw.get("model", "two-layer")), schedule_of(DirectionalSchedule, raw), points)
+        model, points = str(raw.get("model", "two-layer")), tables_of(FilterPoint, "point", raw)
+        return cls(raw["name"], model, schedule_of(DirectionalSchedule, raw), points)
 
     def points(self, rate_points: int) -> tuple[FilterPoint, ...]:
         """Those that are fitted, of a model with so many."""

@@ -46,3 +46,11 @@ def schedule_of(kind: type[T], raw: dict[str, Any]) -> T:
     if values.get("crop", 64) % 64:
         raise ModelError("crop must be a multiple of 64")
     return kind(**with_tuples(values))
+
+
+def tables_of(kind: type[T], name: str, raw: dict[str, Any]) -> tuple[T, ...]:
+    """What the ``[[name]]`` tables of a TOML file say, in their order. Raises `ModelError`."""
+    try:
+        return tuple(kind(**with_tuples(table)) for table in raw.get(name, []))
+    except TypeError as e:
+        raise ModelError(f"{name}: {e}") from None

@@ -92,6 +92,7 @@ def test_every_rate_point_may_be_fitted_in_its_own_way(photos, tmp_path, bare_mo
         ("rate_point = 3\nkept = [1.0]", "kept"),
         ("rate_point = 3\nlimit = 0.0", "limit"),
         ("rate_point = 3\nstrength = 1", "strength"),
+        ("rate_point = 3\nkept = 1.0", "point: "),
         ("rate_point = 3\n[[point]]\nrate_point = 3", "rising"),
     ],
 )

@@ -275,6 +275,7 @@ def test_two_processes_train_one_model(folder, tmp_path):
         ('name = "a"\n[[weighting]]\ncolour = "red"\nabove = 0.1', "luma or chroma"),
         ('name = "a"\n[[weighting]]\ncolour = "luma"\nabove = 0.1\ngain = [1.0, 0.0, 1.0]', "above 0 are needed"),
         ('name = "a"\n[[weighting]]\ncolour = "luma"\nbelow = 0.1', "weighting: "),
+        ('name = "a"\n[[weighting]]\ncolour = "luma"\nabove = 0.1\nrounding = 2.0', "weighting: "),
         ('name = "a"\n[architecture]\nkernel = 15', "kernel"),
         ('name = "a"\nstage = "magic"', "stage 'magic' is not one of"),
         ('name = "a"\nstage = "realism"\n[architecture]', "unknown entries architecture"),

@@ -17,7 +17,7 @@ from nicc.threads import bands_at_once
 MEBI = 1 << 20
 PROGRAM_MEMORY = 76 * MEBI
 """Interpreter, libraries and model. These are measured: docs/benchmarks.md, "Large images"."""
-THREAD_MEMORY, REALISM_THREAD_MEMORY = 30 * MEBI, 165 * MEBI
+THREAD_MEMORY, REALISM_THREAD_MEMORY = 40 * MEBI, 165 * MEBI
 """What a thread works in while it renders."""
 POSITION_MEMORY, LATENT_MEMORY = 9000, 26
 """Bytes for every position, and every latent, of a group of rows that is decoded."""

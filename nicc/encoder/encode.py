@@ -14,7 +14,8 @@ import numpy as np
 from nicc.container import Header, pack
 from nicc.decoder.decode import decode_pixels
 from nicc.encoder.distortion import mean_squared_error, middle_error, raw_difference
-from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, encode_latents
+from nicc.encoder.places import weights_by_place
+from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, Weight, encode_latents
 from nicc.encoder.refine import Refinement
 from nicc.encoder.settings import Annealing, Report, Settings
 from nicc.encoder.transform import Latents, transform_of
@@ -157,7 +158,7 @@ def _coded(
     picture: Picture,
     settings: Settings,
     latents: Latents,
-    weight: float,
+    weight: Weight,
     refinement: Refinement | None = None,
 ) -> Result:
     encoding = encode_latents(model, header_of(model, picture, settings), *latents, picture.extras, weight, refinement)
@@ -169,8 +170,11 @@ def _refined(
 ) -> Result:
     """The encoding after the gradient steps of the settings."""
     arch = model.architecture
+    by_place: Weight = weight
+    if arch.objective == "visual":
+        by_place = weight * weights_by_place(picture.pixels, settings.rate_point / (arch.rate_points - 1))
     if not settings.refinements or arch.rectifiers:  # whose gradient only PyTorch knows
-        return _coded(model, picture, settings, latents, weight)
+        return _coded(model, picture, settings, latents, by_place)
     refinement = Refinement(
         model,
         settings.rate_point,
@@ -181,12 +185,12 @@ def _refined(
         Stored.of(header_of(model, picture, settings), picture.extras),
     )
     try:
-        return _coded(model, picture, settings, latents, weight, refinement)
+        return _coded(model, picture, settings, latents, by_place, refinement)
     except KeyboardInterrupt:
         if not settings.keep_on_interrupt:
             raise
     y = latents.y if refinement.reached is None else refinement.reached
-    result = _coded(model, picture, settings, Latents(y, latents.z), weight)
+    result = _coded(model, picture, settings, Latents(y, latents.z), by_place)
     result.notes = (INTERRUPTED,)
     return result
 

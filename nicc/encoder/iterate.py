@@ -83,7 +83,7 @@ def _decoded_rows(
     quantise = Quantiser(model, r, NEAREST)
 
     def visit(here: Visited) -> np.ndarray:
-        return quantise(residual(v, here), here.rows, here.channels)
+        return quantise.symbols(v, here)
 
     return walk(model, r, z_int, *rows, latents.y.shape[1], visit, stored.latents if stored else None)[1]
 

@@ -21,7 +21,7 @@ from nicc.container import Header
 from nicc.decoder.hyper import dequantise_z
 from nicc.decoder.latents import Visited, walk
 from nicc.encoder.near_lossless import reach_of, with_fewer_colours
-from nicc.encoder.quantise import Quantiser, quantise_z, residual
+from nicc.encoder.quantise import Quantiser, quantise_z
 from nicc.encoder.transform import Latents
 from nicc.geometry import Grid
 from nicc.graphics import CELL, LATENTS_PER_CELL, box_of, grid_of, shown_of, spread
@@ -102,7 +102,7 @@ def _bits_of_rows(
     bits = np.zeros(len(v), np.float32)
 
     def visit(here: Visited) -> np.ndarray:
-        s = quantise(residual(v, here), here.rows, here.channels)
+        s = quantise.symbols(v, here)
         bits[here.at] += quantise.costs(s, here.rows, here.channels).sum(-1)
         return s
 

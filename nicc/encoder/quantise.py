@@ -30,6 +30,7 @@ is -0.428 at 8 and at 10, -0.422 at 13, -0.414 at 17.
 """
 NEAREST = 1e9
 ESCAPE_BITS = 16
+Weight = float | np.ndarray
 
 
 class Encoding(NamedTuple):
@@ -105,16 +106,27 @@ class Quantiser(Bits):
 
     Bits are those that all groups of channels take together under a CDF row: by the groups' own tables, fine channels
     lose more than eyes would have it (docs/log/visual.md, "Tables of CDF rows").
-    The ``distortion_weight`` is multiplied by the model's own for every channel at the rate point.
+    The ``distortion_weight``, a number or one for every latent position of the image ``(h, w)``, is multiplied by the
+    model's own for every channel at the rate point.
     """
 
-    def __init__(self, model: Model, rate_point: int, distortion_weight: float = DISTORTION_WEIGHT) -> None:
+    def __init__(self, model: Model, rate_point: int, distortion_weight: Weight = DISTORTION_WEIGHT) -> None:
         super().__init__(model)
-        self.weights = (distortion_weight * rounding_of(model)[rate_point]).astype(np.float32)
+        weight = np.asarray(distortion_weight, np.float32)
+        self.places = weight if weight.ndim else None
+        self.weights = (rounding_of(model)[rate_point] * (1 if weight.ndim else weight)).astype(np.float32)
         self.offsets = model.params["recon_offset"]
 
-    def __call__(self, residual: np.ndarray, rows: np.ndarray, channels: slice) -> np.ndarray:
-        """Symbols, int32, for real residuals ``(positions, channels)`` under CDF rows alike. Row 0 gives 0."""
+    def symbols(self, v: np.ndarray, here: Visited, first: int = 0) -> np.ndarray:
+        """Symbols of a step of a walk that began at latent row ``first`` of the image; ``v`` as in `residual`."""
+        places = 1.0 if self.places is None else self.places[first:].reshape(-1, 1)[here.at]
+        return self(residual(v, here), here.rows, here.channels, places)
+
+    def __call__(self, residual: np.ndarray, rows: np.ndarray, channels: slice, places: Weight = 1.0) -> np.ndarray:
+        """Symbols, int32, for real residuals ``(positions, channels)`` under CDF rows alike. Row 0 gives 0.
+
+        Squared errors weigh ``places`` more, one number or ``(positions, 1)``.
+        """
         s = np.rint(np.clip(residual, -32767, 32767)).astype(np.int32)
         s[rows == 0] = 0
         at = np.nonzero(s)
@@ -124,7 +136,7 @@ class Quantiser(Bits):
         error = x - near + self.offsets[row, np.minimum(near, 2) - 1]
         lower_error = x - lower + np.where(lower > 0, self.offsets[row, np.clip(lower, 1, 2) - 1], 0)
         saved = self.cost(near * sign, self.shared + row) - self.cost(lower * sign, self.shared + row)
-        weight = self.weights[channels][at[-1]]
+        weight = np.broadcast_to(self.weights[channels] * places, s.shape)[at]
         s[at] = sign * np.where(saved > weight * (lower_error**2 - error**2), lower, near)
         return s
 
@@ -169,7 +181,7 @@ def encode_latents(
     y: np.ndarray,
     z: np.ndarray,
     extras: dict[int, bytes] | None = None,
-    distortion_weight: float = DISTORTION_WEIGHT,
+    distortion_weight: Weight = DISTORTION_WEIGHT,
     refinement: Refinement | None = None,
 ) -> Encoding:
     """Codes latents ``(h, w, C)`` and hyper-latents in nats ``(zh, zw, Cz)``.
@@ -212,7 +224,7 @@ def _code_rows(
 
     def visit(here: Visited) -> np.ndarray:
         nonlocal bits
-        s = quantise(residual(v, here), here.rows, here.channels)
+        s = quantise.symbols(v, here, rows[0])
         model.row_coders[model.architecture.group_of(here.channels)].write(writer, s, here.rows)
         bits += float(quantise.costs(s, here.rows, here.channels).sum())
         return s

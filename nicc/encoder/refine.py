@@ -23,7 +23,7 @@ from nicc.decoder.latents import Visited, walk
 from nicc.encoder.adjoint import mirror_adjoint, synthesis
 from nicc.encoder.distortion import mean_squared_error
 from nicc.encoder.gradient import squared_error_gradient, visual_gradient
-from nicc.encoder.quantise import Quantiser, residual
+from nicc.encoder.quantise import Quantiser
 from nicc.encoder.settings import Report, State
 from nicc.geometry import Grid
 from nicc.graphics import Stored
@@ -123,7 +123,7 @@ class Refinement:
         def visit(here: Visited) -> Array:
             nonlocal bits
             factor[here.at, here.channels] = here.factor
-            symbols = quantise(residual(v, here), here.rows, here.channels)
+            symbols = quantise.symbols(v, here, rows[0])
             if self.report:
                 bits += float(quantise.costs(symbols, here.rows, here.channels).sum())
             return symbols

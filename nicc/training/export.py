@@ -24,7 +24,7 @@ from nicc.arrays import integer_unit, receiver_arrays
 from nicc.decoder.hyper import dequantise_z
 from nicc.decoder.latents import Visited, walk
 from nicc.encoder.latent_code import TAIL_WEIGHT, TAIL_WIDTH
-from nicc.encoder.quantise import Quantiser, quantise_z, residual
+from nicc.encoder.quantise import Quantiser, quantise_z
 from nicc.encoder.torch_transform import encoder_state
 from nicc.encoder.transform import SCALE_SUFFIX
 from nicc.errors import ModelError
@@ -175,7 +175,7 @@ class _Counter:
         v = (y * model.params["gain"][rate_point]).reshape(-1, y.shape[-1])
 
         def visit(here: Visited) -> np.ndarray:
-            s = quantise(residual(v, here), here.rows, here.channels)
+            s = quantise.symbols(v, here)
             counts = self.groups[model.architecture.group_of(here.channels)]
             for row in np.unique(here.rows[here.rows > 0]):
                 m = int(quantise.limit[row])

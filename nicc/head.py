@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from nicc.architecture import PIXELS_PER_LATENT, with_tuples
@@ -33,10 +33,10 @@ class HeadArchitecture:
     """Channels per position of the fine grid that come from the latents."""
     pixel_width: int = 48
     depth: int = 3
-    filter_fade: tuple[float, ...] = ()
-    """What beta is multiplied by to be the share, at most 1, by which the filter fades (`nicc.decoder.directional`).
+    strength: tuple[float, ...] = ()
+    """What the detail is multiplied by, from the lowest rate point to the highest, linear between; 1 if empty.
 
-    From the lowest rate point to the highest, linear between. What the filter smooths in textures is, to LPIPS, detail.
+    A head that was trained on one encoder's files adds too much to those of one that leaves less to be added.
     """
 
     def __post_init__(self) -> None:
@@ -45,8 +45,8 @@ class HeadArchitecture:
         widths = (self.condition_width, self.latent_width, self.handover, self.pixel_width)
         if min(widths) < 1 or not 0 <= self.depth <= 3:
             raise ModelError("realism: widths must be positive, depth 0 to 3")
-        if min(self.filter_fade, default=0) < 0:
-            raise ModelError("realism: filter_fade must be 0 or more")
+        if min(self.strength, default=0) < 0:
+            raise ModelError("realism: strength must be 0 or more")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HeadArchitecture:
@@ -57,6 +57,11 @@ class HeadArchitecture:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def widths(self) -> HeadArchitecture:
+        """What decides the arrays' shapes."""
+        return replace(self, strength=())
 
     @property
     def conditioned(self) -> tuple[int, ...]:

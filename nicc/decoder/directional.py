@@ -41,8 +41,6 @@ STRENGTH_STEP = 2.0
 """Strengths, log2(1 + variance along the direction less across it), between entries of the table of weights."""
 TEXTURE_STEP, LEAST_TEXTURE = 3.0, -5.5
 """Textures, log2 of the variance that is left along the direction by squared limits, between entries, and the first."""
-FADING = (0.0, 0.0, 0.5, 1.0)
-"""How much of their weights entries of texture, from none to most, lose when a filter fades."""
 
 
 Pair = tuple[tuple[int, int], tuple[int, int]]
@@ -66,14 +64,6 @@ def filter_of(p: Mapping[str, Array], rate_point: int) -> Filter | None:
     names = ("filter_weights", "filter_limit", "filter_chroma", "filter_chroma_limit")
     weights, limit, by_chroma, chroma_limit = (p[name][rate_point] for name in names)
     return Filter(weights, float(limit), chroma.ChromaFilter(by_chroma.tolist(), float(chroma_limit)))
-
-
-def faded(ops: Any, there: Filter | None, share: float) -> Filter | None:
-    """A filter without a share of its weights, as far as `FADING` says: it goes on where there is no texture."""
-    if there is None:
-        return None
-    left = ops.like(np.array(1 - share * np.array(FADING), np.float32), there.weights)
-    return there._replace(weights=there.weights * left[:, None])
 
 
 def rendered(ops: Any, arch: Architecture, p: Mapping[str, Array], y: Array, there: Filter | None) -> Array:

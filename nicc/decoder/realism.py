@@ -33,12 +33,10 @@ def paper_beta(beta: Array) -> Array:
     return 2.56 * beta * beta
 
 
-def filter_fading(head: HeadArchitecture, beta: float, rate: float) -> float:
-    """The share of `nicc.decoder.directional.faded` at a beta; ``rate`` is the rate point as a share of the highest."""
-    if not head.filter_fade:
-        return 0.0
-    fade = float(np.interp(rate, np.linspace(0, 1, len(head.filter_fade)), head.filter_fade))
-    return min(1.0, beta * fade)
+def strength(head: HeadArchitecture, rate: float) -> float:
+    """What the detail is multiplied by beside beta; ``rate`` is the rate point as a share of the highest."""
+    values = head.strength or (1.0,)
+    return float(np.interp(rate, np.linspace(0, 1, len(values)), values))
 
 
 def conditions(ops: Any, head: HeadArchitecture, p: Params, beta: Array, rate: Array) -> Array:

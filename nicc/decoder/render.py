@@ -40,10 +40,8 @@ class Renderer:
             self.tile_positions = REALISM_TILE_POSITIONS
             rate = rate_point / (self.architecture.rate_points - 1)
             share, b = (np.full((1, 1), v, np.float32) for v in (rate, beta))
-            fading = realism.filter_fading(self.head.architecture, beta, rate)
-            self.filter = directional.faded(ops, self.filter, fading)
             self.condition = realism.conditions(ops, self.head.architecture, self.head.params, b, share)[0]
-            self.beta = np.float32(beta)
+            self.beta = np.float32(beta * realism.strength(self.head.architecture, rate))
 
     def __call__(self, y: np.ndarray) -> np.ndarray:
         """Pixels around 0..1 of latents ``(h + 2 margin, w + 2 margin, C)``: ``(16 h, 16 w, 3)``."""

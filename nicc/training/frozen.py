@@ -84,14 +84,14 @@ class Frozen:
         """Pixels ``(N, H, W, 3)`` of latents with a margin of one, unfiltered, and ``margin`` more on every side."""
         return networks.synthesis(ops, self.arch, self.receiver.p, padded, margin)
 
-    def filtered(self, x: Tensor, rate_point: Tensor, margin: int, fading: list[float]) -> Tensor:
+    def filtered(self, x: Tensor, rate_point: Tensor, margin: int) -> Tensor:
         """Pixels ``(N, H, W, 3)`` with a margin as decoding ends, without it.
 
-        Every one by its rate point's filter, faded by its share.
+        Every one by its rate point's filter.
         """
         done = []
-        for one, r, share in zip(x.split(1), rate_point.tolist(), fading, strict=True):
-            there = directional.faded(ops, directional.filter_of(self.receiver.p, r), share)
+        for one, r in zip(x.split(1), rate_point.tolist(), strict=True):
+            there = directional.filter_of(self.receiver.p, r)
             done.append(directional.finished(ops, there, one, margin))
         return torch.cat(done)
 

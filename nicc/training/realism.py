@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ class HeadTrainer(Stage):
     def _start_from(self, other: Model) -> None:
         """Takes over the head of another model whose first latents mean about the same; new latents start unseen."""
         theirs = other.realism
-        if replace(theirs.architecture, filter_fade=self.config.head.filter_fade) != self.config.head:
+        if theirs.architecture.widths != self.config.head.widths:
             raise ModelError(f"cannot start from the head of {other.name}: its widths differ")
         for name, value in self.head.p.items():
             given = torch.from_numpy(theirs.params[name])
@@ -218,10 +217,10 @@ class HeadTrainer(Stage):
             y = self.base.padded(decoded, LATENT_REACH)
             x = self.base.synthesise(inside(y, LATENT_REACH - PIXEL_REACH - 1))
             rate = point / (self.model.architecture.rate_points - 1)
-            shares = zip(beta.tolist(), rate.tolist(), strict=True)
-            fading = [realism.filter_fading(self.config.head, b, share) for b, share in shares]
-            plain = self.base.filtered(x, point, PIXEL_REACH * PIXELS_PER_LATENT, fading)
-        return (plain + (head or self.head)(y, x, beta, rate)).permute(0, 3, 1, 2)
+            plain = self.base.filtered(x, point, PIXEL_REACH * PIXELS_PER_LATENT)
+            strength = torch.tensor([realism.strength(self.config.head, share) for share in rate.tolist()])
+        detail = (head or self.head)(y, x, beta, rate)
+        return (plain + strength.to(detail.device)[:, None, None, None] * detail).permute(0, 3, 1, 2)
 
     def averaged(self) -> RealismHead:
         head = RealismHead(self.config.head, self.model.architecture.latent_channels, torch.ones(1)).to(self.device)

@@ -13,7 +13,7 @@ from PIL import Image
 import nicc
 from nicc import ModelError
 from nicc.decoder.networks import inside
-from nicc.decoder.realism import filter_fading
+from nicc.decoder.realism import strength
 from nicc.decoder.render import Renderer
 from nicc.head import LATENT_REACH, HeadArchitecture
 from nicc.model import load_model, read_head
@@ -124,36 +124,48 @@ def test_heads_that_do_not_belong_are_refused(photos, tmp_path, perceptual, bare
         read_head(path, load_model("two-layer"))
 
 
-@pytest.mark.parametrize(("beta", "share"), [(0.25, 0.25), (0.5, 0.5), (1.25, 1.0)])
-def test_a_head_is_trained_on_what_beta_leaves_of_the_filter(photos, tmp_path, perceptual, bare_model, beta, share):
-    head = replace(HEAD, filter_fade=(1.0,))
-    config = RealismConfig("tiny", "two-layer", head, replace(SCHEDULE, adversarial_share=0.0))
+def test_a_head_is_trained_on_the_filtered_picture(photos, tmp_path, perceptual, bare_model):
+    config = RealismConfig("tiny", "two-layer", HEAD, replace(SCHEDULE, adversarial_share=0.0))
     trainer = realism.HeadTrainer(config, Run([photos], tmp_path / "run", amp=False, perceptual=perceptual))
-    point, b = torch.tensor([50, 50]), torch.full((2,), beta)
+    point, beta = torch.tensor([50, 50]), torch.full((2,), 0.5)
     decoded = trainer.base.decode(trainer.crops(), point)
-    trained = trainer.render(decoded, b, point).permute(0, 2, 3, 1).detach().numpy()  # a new head is silent
-    torch.save(trainer.state() | {"pixels": 0, "seconds": 0.0, "step": 1}, tmp_path / "head.pt")
-    model = load_model("two-layer")
-    realism.export(tmp_path / "head.pt", model)
+    trained = trainer.render(decoded, beta, point).permute(0, 2, 3, 1).detach().numpy()  # a new head is silent
+    padded = inside(trainer.base.padded(decoded, LATENT_REACH)[0].numpy(), LATENT_REACH - 1)
+    plain = Renderer(trainer.model, 50, rectifier=False)
+    np.testing.assert_allclose(trained[0], plain(padded), atol=1e-4)
+    assert plain.filter
+    plain.filter = plain.filter._replace(weights=0 * plain.filter.weights)
+    assert np.abs(trained[0] - plain(padded)).max() > 1e-3
+
+
+def test_detail_is_as_strong_as_the_rate_says(photos, tmp_path, perceptual, bare_model):
+    config = RealismConfig("tiny", "two-layer", replace(HEAD, strength=(1.0, 0.5)), SCHEDULE)
+    trainer = realism.HeadTrainer(config, Run([photos], tmp_path / "run", amp=False, perceptual=perceptual))
+    torch.nn.init.normal_(trainer.head.p["pixel_out"], std=1e-2)
+    highest, beta = trainer.model.architecture.rate_points - 1, 0.5
+    point = torch.full((2,), highest)
+    decoded = trainer.base.decode(trainer.crops(), point)
+    trained = trainer.render(decoded, torch.full((2,), beta), point).permute(0, 2, 3, 1).detach().numpy()
+    state = trainer.state() | {"average": trainer.head.state_dict(), "pixels": 0, "seconds": 0.0, "step": 1}
+    torch.save(state, tmp_path / "head.pt")
+    realism.export(tmp_path / "head.pt", load_model("two-layer"))
     model = load_model("two-layer")
     padded = trainer.base.padded(decoded, LATENT_REACH)[0].numpy()
-    np.testing.assert_allclose(trained[0], Renderer(model, 50, beta, rectifier=False)(padded), atol=1e-4)
-    plain = Renderer(model, 50, rectifier=False)
-    given, around = plain.filter, inside(padded, LATENT_REACH - 1)
-    left = np.array([1, 1, 1 - share / 2, 1 - share], np.float32)
-    plain.filter = given._replace(weights=given.weights * left[None, :, None])
-    np.testing.assert_allclose(trained[0], plain(around), atol=1e-4)
-    plain.filter = given
-    assert np.abs(trained[0] - plain(around)).max() > 1e-3
+    half = Renderer(model, highest, beta, rectifier=False)(padded)
+    np.testing.assert_allclose(half, trained[0], atol=1e-4)  # weights of half precision
+    model.realism.architecture = replace(model.realism.architecture, strength=())
+    whole = Renderer(model, highest, beta, rectifier=False)(padded)
+    base = Renderer(model, highest, rectifier=False)(inside(padded, LATENT_REACH - 1))
+    assert np.abs(whole - base).max() > 0.01
+    np.testing.assert_allclose(half - base, (whole - base) / 2, atol=1e-6)
 
 
-def test_filters_fade_with_beta_and_the_rate():
-    head = replace(HEAD, filter_fade=(0.0, 0.5, 2.0))
-    assert [filter_fading(head, 0.5, rate) for rate in (0, 0.5, 0.75, 1)] == [0, 0.25, 0.625, 1]
-    assert [filter_fading(head, beta, 1) for beta in (0, 0.25, 1)] == [0, 0.5, 1]
-    assert filter_fading(HEAD, 1, 1) == 0
-    with pytest.raises(ModelError, match="filter_fade"):
-        replace(HEAD, filter_fade=(1.0, -0.5))
+def test_the_strength_is_linear_between_rates():
+    head = replace(HEAD, strength=(0.0, 0.5, 2.0))
+    assert [strength(head, rate) for rate in (0, 0.25, 0.5, 0.75, 1)] == [0, 0.25, 0.5, 1.25, 2]
+    assert strength(HEAD, 0.3) == 1
+    with pytest.raises(ModelError, match="strength"):
+        replace(HEAD, strength=(1.0, -0.5))
 
 
 def test_the_shipped_configuration():

@@ -31,6 +31,7 @@ is -0.428 at 8 and at 10, -0.422 at 13, -0.414 at 17.
 NEAREST = 1e9
 ESCAPE_BITS = 16
 Weight = float | np.ndarray
+"""Of squared rounding errors against bits: one number, or one for every latent position of the image ``(h, w)``."""
 
 
 class Encoding(NamedTuple):

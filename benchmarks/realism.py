@@ -21,6 +21,7 @@ from nicc.bench.report import environment
 from nicc.bench.sources import read_pixels
 from nicc.container import pack
 from nicc.encoder.encode import encode_plainly
+from nicc.encoder.texture import with_texture
 from nicc.images import Picture
 from nicc.model import Model, load_transform
 
@@ -38,13 +39,17 @@ def patches_of(meter: Meter, pixels: np.ndarray) -> np.ndarray:
     return found
 
 
+def encoded(model: Model, pixels: np.ndarray, point: int) -> bytes:
+    return pack(with_texture(model, encode_plainly(model, Picture(pixels), point), pixels).container)
+
+
 def measure(images: list[np.ndarray], model: Model, point: int, meter: Meter) -> list[Row]:
     """One row per beta."""
     values: list[dict[str, list[float]]] = [{m: [] for m in (*METRICS[:3], "lpips cut")} for _ in BETAS]
     patches: list[list[np.ndarray]] = [[] for _ in BETAS]
     originals, bits, pixels = [], 0, 0
     for image in images:
-        data = pack(encode_plainly(model, Picture(image), point).container)
+        data = encoded(model, image, point)
         bits, pixels = bits + len(data) * 8, pixels + image.shape[0] * image.shape[1]
         originals.append(patches_of(meter, image))
         for n, decoded in enumerate(nicc.decode_all(data, BETAS)):
@@ -88,7 +93,7 @@ def main() -> None:
     rows = [row for point in arguments.points for row in measure(images, model, point, meter)]
     for row in rows:
         print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
-    data = pack(encode_plainly(model, Picture(images[0]), arguments.points[-1]).container)
+    data = encoded(model, images[0], arguments.points[-1])
     ratio = slowdown(data)
     print(f"decoding at beta 1 takes {ratio:.2f} times as long as at beta 0")
     if arguments.json:

@@ -40,6 +40,8 @@ BOX_ICC = 0x41
 BOX_EXIF = 0x42
 BOX_XMP = 0x43
 BOX_ALPHA = 0x44
+BOX_TEXTURE = 0x45
+"""What detail and grain a beta above 0 adds, by place (`nicc.decoder.texture`)."""
 BOX_NAMES = {
     BOX_Z: "z",
     BOX_Y: "y",
@@ -50,10 +52,18 @@ BOX_NAMES = {
     BOX_EXIF: "exif",
     BOX_XMP: "xmp",
     BOX_ALPHA: "alpha",
+    BOX_TEXTURE: "texture",
 }
 
 FLAG_GREY = 0x01
-FLAG_OF_BOX = {BOX_ALPHA: 0x02, BOX_ICC: 0x04, BOX_EXIF: 0x08, BOX_XMP: 0x10, BOX_GRAPHICS: 0x20}
+FLAG_OF_BOX = {
+    BOX_ALPHA: 0x02,
+    BOX_ICC: 0x04,
+    BOX_EXIF: 0x08,
+    BOX_XMP: 0x10,
+    BOX_GRAPHICS: 0x20,
+    BOX_TEXTURE: 0x40,
+}
 """Header flags that announce boxes, so that a file cut at a box is noticed."""
 KNOWN_FLAGS = FLAG_GREY | sum(FLAG_OF_BOX.values())
 
@@ -249,8 +259,8 @@ def _check_complete(container: Container, flags: int) -> None:
             raise FormatError("truncated: no lossless box")
         if header.rate_point or header.beta or any(header.fingerprint):
             raise FormatError("damaged: a lossless image has no rate point, beta or fingerprint")
-        if BOX_GRAPHICS in container.extras:
-            raise FormatError("damaged: a lossless image has no graphics apart")
+        if {BOX_GRAPHICS, BOX_TEXTURE} & set(container.extras):
+            raise FormatError("damaged: a lossless image has no graphics apart and no texture")
     for kind, flag in FLAG_OF_BOX.items():
         if bool(flags & flag) != (kind in container.extras):
             raise FormatError(f"truncated or damaged: the header and the {BOX_NAMES[kind]} box disagree")

@@ -40,7 +40,7 @@ def train(
         ...,
         metavar="CONFIG",
         help="A TOML file, or two-layer-visual, two-layer, jpeg-like, pyramid, pyramid-family, pyramid-directions, "
-        "realism, realism-visual, rectify, directional, directional-psnr, directional-jpeg-like.",
+        "realism, realism-visual, texture, rectify, directional, directional-psnr, directional-jpeg-like.",
     ),
     data: list[Path] = typer.Option(
         ...,
@@ -80,7 +80,7 @@ def train(
     ),
     quiet: bool = typer.Option(False, "--quiet", help="Show no progress bar."),
 ) -> None:
-    """Train a variable-rate model on photographs, or a head of one."""
+    """Train a variable-rate model on photographs, or a part of one."""
     try:
         import torch
 
@@ -119,10 +119,12 @@ def _pyramid_stage(settings: PyramidConfig | FamilyConfig | DirectionsConfig) ->
 
 def _train(settings: AnyConfig, run: Run, report: LogReport) -> Path:
     """Runs the stage of a configuration; returns the checkpoint."""
-    from nicc.training import config, directional, rate_distortion, realism, rectify
+    from nicc.training import config, directional, rate_distortion, realism, rectify, texture
 
     if isinstance(settings, config.RealismConfig):
         return realism.train(settings, run, report)
+    if isinstance(settings, config.TextureConfig):
+        return texture.train(settings, run, report)
     if isinstance(settings, config.RectifyConfig):
         return rectify.train(settings, run, report)
     if isinstance(settings, config.DirectionalConfig):
@@ -135,11 +137,13 @@ def _train(settings: AnyConfig, run: Run, report: LogReport) -> Path:
 
 def _export(settings: AnyConfig, checkpoint: Path, folder: Path, run: Run) -> None:
     """Writes what a stage has trained to a model's folder."""
-    from nicc.training import config, directional, realism, rectify
+    from nicc.training import config, directional, realism, rectify, texture
     from nicc.training.data import Photos
 
     if isinstance(settings, config.RealismConfig):
         realism.export(checkpoint, load_transform(str(folder)))
+    elif isinstance(settings, config.TextureConfig):
+        texture.export(checkpoint, load_transform(str(folder)))
     elif isinstance(settings, config.RectifyConfig):
         rectify.export(checkpoint, load_transform(str(folder)))
     elif isinstance(settings, config.DirectionalConfig):

@@ -17,6 +17,7 @@ from nicc.decoder import networks, ops
 from nicc.decoder.hyper import dequantise_z, read_z
 from nicc.decoder.latents import read_group
 from nicc.decoder.render import Renderer, render_tiles, strips, synthesise
+from nicc.decoder.texture import texture_of
 from nicc.errors import FormatError, ModelError
 from nicc.geometry import GROUP_ROWS, Grid
 from nicc.graphics import Layer, Stored, layer_of
@@ -124,7 +125,7 @@ def _render_window(
     above = top - margin - (first - margin if first == 0 else first)
     padded = padded[above : above + bottom - top + 2 * margin, left : right + 2 * margin]
     out = np.empty((PIXELS_PER_LATENT * (bottom - top), PIXELS_PER_LATENT * (right - left), 3), np.uint8)
-    render_tiles(renderer, np.ascontiguousarray(padded), out)
+    render_tiles(renderer, np.ascontiguousarray(padded), out, row=top, column=left)
     inside = out[window.top - PIXELS_PER_LATENT * top :, window.left - PIXELS_PER_LATENT * left :]
     inside = inside[: window.height, : window.width]
     if layer:
@@ -154,7 +155,7 @@ def decode_pixels(
     model = model or model_for(container)
     if isinstance(model, PyramidModel):
         return _fitted(container, model, beta, window, reduction)
-    renderer, layer = _renderer(model, header, beta, rectifier), layer_of(container)
+    renderer, layer = renderer_of(model, container, beta, rectifier), layer_of(container)
     if window is not None:
         return _render_window(renderer, container, model, window, reduction, layer)
     pixels = synthesise(renderer, group_latents(model, container), header.width, header.height, reduction)
@@ -176,7 +177,7 @@ def decode_strips(
     model = model or model_for(container)
     if isinstance(model, PyramidModel):
         return (_reduced(strip, reduction) for strip in _fitted_strips(container, model, beta))
-    renderer, layer = _renderer(model, header, beta, rectifier), layer_of(container)
+    renderer, layer = renderer_of(model, container, beta, rectifier), layer_of(container)
     parts = strips(renderer, group_latents(model, container), header.width, header.height, reduction)
     return _pasted(parts, layer.reduced(reduction)) if layer else parts
 
@@ -199,7 +200,7 @@ def decode_versions(
     assert isinstance(model, Model)
     for beta in betas:
         _check_choices(header, beta, 1)
-    renderers = [_renderer(model, header, beta, rectifier) for beta in betas]
+    renderers = [renderer_of(model, container, beta, rectifier) for beta in betas]
     groups, layer = list(group_latents(model, container)), layer_of(container)
     for renderer in renderers:
         pixels = synthesise(renderer, groups, header.width, header.height)
@@ -221,8 +222,14 @@ def _check_choices(header: Header, beta: float | None, reduction: int, window: W
 
 
 @one_blas_thread()
-def _renderer(model: Model, header: Header, beta: float | None, rectifier: bool) -> Renderer:
-    return Renderer(model, header.rate_point, header.beta if beta is None else beta, rectifier)
+def renderer_of(model: Model, container: Container, beta: float | None = None, rectifier: bool = True) -> Renderer:
+    """What renders a file's latents, at the file's beta unless another is given.
+
+    Raises `FormatError` if the texture box is damaged that a beta above 0 needs.
+    """
+    header = container.header
+    beta = header.beta if beta is None else beta
+    return Renderer(model, header.rate_point, beta, rectifier, texture_of(container) if beta else None)
 
 
 def _stored(container: Container, window: Window | None, reduction: int) -> np.ndarray:

@@ -39,6 +39,11 @@ def strength(head: HeadArchitecture, rate: float) -> float:
     return float(np.interp(rate, np.linspace(0, 1, len(values)), values))
 
 
+def grain(beta: float) -> float:
+    """Share of the grain that a file describes: all of it from the middle of the range on, as of the head's detail."""
+    return min(2 * beta, 1.0)
+
+
 def conditions(ops: Any, head: HeadArchitecture, p: Params, beta: Array, rate: Array) -> Array:
     """What is added to the conditioned layers, ``(N, total)``.
 

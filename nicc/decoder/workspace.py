@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
-_buffers = threading.local()
+
+class _Kept:
+    """What is kept for every thread."""
+
+    buffers = threading.local()
 
 
 def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -17,8 +21,13 @@ def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     Fresh pages for every band would cost more time than the arithmetic on them.
     """
     size = math.prod(shape)
-    held: np.ndarray | None = getattr(_buffers, name, None)
+    held: np.ndarray | None = getattr(_Kept.buffers, name, None)
     if held is None or held.size < size or held.dtype != dtype:
         held = np.empty(size, dtype)
-        setattr(_buffers, name, held)
+        setattr(_Kept.buffers, name, held)
     return held[:size].reshape(shape)
+
+
+def forget() -> None:
+    """Frees the memory that is kept, of all threads: for work of another kind, which needs other buffers."""
+    _Kept.buffers = threading.local()

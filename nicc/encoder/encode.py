@@ -6,7 +6,7 @@ Plain encoding is NumPy; iterating needs PyTorch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ from nicc.encoder.places import weights_by_place
 from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, Weight, encode_latents
 from nicc.encoder.refine import Refinement
 from nicc.encoder.settings import Annealing, Report, Settings
+from nicc.encoder.texture import with_texture
 from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
 from nicc.graphics import Stored
@@ -93,6 +94,14 @@ class Result:
         assert self.model
         pixels = self.picture.pixels.shape[0] * self.picture.pixels.shape[1]
         return len(self.data) * 8 / pixels + self.settings.weight(self.model.architecture) * self.distortion
+
+    def with_texture(self) -> Result:
+        """The same with what receivers are told of detail and grain, if the model can tell; beta 0 is unchanged."""
+        assert isinstance(self.model, Model)
+        result = replace(self, encoding=with_texture(self.model, self.encoding, self.picture.pixels))
+        if "decoded" in self.__dict__:
+            result.decoded = self.decoded
+        return result
 
     def rounded_by(self, distortion_weight: float) -> Result:
         """The latents that were reached, rounded anew, by another weight of distortion against bits."""

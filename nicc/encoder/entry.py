@@ -18,6 +18,7 @@ from nicc.encoder.fitting import encode_fitted
 from nicc.encoder.quantise import Encoding
 from nicc.encoder.settings import Annealing, Options, Report, Settings
 from nicc.encoder.targets import Target, Unreachable, encode_to_target
+from nicc.encoder.texture import estimator_for, most_bytes
 from nicc.encoder.transform import Latents
 from nicc.errors import needs
 from nicc.images import Picture
@@ -40,6 +41,12 @@ def encode_picture(picture: Picture, options: Options, report: Report | None = N
     model = options.load_model()
     if isinstance(model, PyramidModel):
         return _fitted(model, picture, options, report)
+    result = _transformed(model, picture, options, report)
+    return result.with_texture() if result.model else result
+
+
+def _transformed(model: Model, picture: Picture, options: Options, report: Report | None) -> Result:
+    """Encodes with a model whose weights are the same for every picture, or stores it losslessly if that is better."""
     annealing, device = options.annealing(), "cpu"
     if annealing.steps or options.device == "cuda":
         with needs("iterate", "iterating" if annealing.steps else "encoding on CUDA"):
@@ -104,9 +111,10 @@ def _to_target(
     model: Model, picture: Picture, target: Target, settings: Settings, may_store: bool, report: Report | None
 ) -> Result:
     """Encodes to a target, or stores the picture losslessly where that reaches it in fewer bytes."""
-    return _stored_or(
-        picture, target.size, may_store, lambda: encode_to_target(model, picture, target, settings, report)
-    )
+    aim = target
+    if target.size is not None and estimator_for(model):
+        aim = Target(target.size - most_bytes(target.size))
+    return _stored_or(picture, target.size, may_store, lambda: encode_to_target(model, picture, aim, settings, report))
 
 
 def _stored_or(picture: Picture, size: int | None, may_store: bool, code: Callable[[], Result]) -> Result:

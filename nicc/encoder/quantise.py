@@ -39,6 +39,8 @@ class Encoding(NamedTuple):
 
     container: Container
     estimated_bits: float
+    z_checksum: int = 0
+    """CRC-32 of the symbols of z, for a container that changes."""
 
 
 @lru_cache(maxsize=8)
@@ -203,8 +205,8 @@ def encode_latents(
     parts = [_code_rows(model, r, z_int, v, rows, quantise, hidden) for v, rows in zip(values, bounds, strict=True)]
     groups, bits = zip(*parts, strict=True)
     container = Container(header, 0, coded_z.stream, groups, dict(extras or {}))
-    container = with_checksum(container, zlib.crc32(coded_z.symbols.data))
-    return Encoding(container, sum(bits) + coded_z.bits)
+    z_checksum = zlib.crc32(coded_z.symbols.data)
+    return Encoding(with_checksum(container, z_checksum), sum(bits) + coded_z.bits, z_checksum)
 
 
 def _code_rows(

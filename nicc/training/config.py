@@ -12,6 +12,7 @@ from nicc.errors import ModelError
 from nicc.head import HeadArchitecture
 from nicc.training.config_filter import DirectionalConfig
 from nicc.training.config_pyramid import DirectionsConfig, FamilyConfig, PyramidConfig
+from nicc.training.config_texture import TextureConfig
 from nicc.training.schedule import StageSchedule, refuse_unknown, schedule_of, tables_of
 
 if sys.version_info >= (3, 11):
@@ -198,11 +199,19 @@ class RectifyConfig:
 
 
 AnyConfig = (
-    TrainingConfig | RealismConfig | RectifyConfig | DirectionalConfig | PyramidConfig | FamilyConfig | DirectionsConfig
+    TrainingConfig
+    | RealismConfig
+    | TextureConfig
+    | RectifyConfig
+    | DirectionalConfig
+    | PyramidConfig
+    | FamilyConfig
+    | DirectionsConfig
 )
 STAGES: dict[str, type[AnyConfig]] = {
     "rate-distortion": TrainingConfig,
     "realism": RealismConfig,
+    "texture": TextureConfig,
     "rectify": RectifyConfig,
     "directional": DirectionalConfig,
     "pyramid": PyramidConfig,

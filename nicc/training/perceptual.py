@@ -8,6 +8,7 @@ from typing import Any
 
 import lpips
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nicc.errors import NiccError
@@ -59,6 +60,12 @@ class Lpips(nn.Module):
         """Distances ``(N,)`` of `features`."""
         layers = zip(self.network.lins, a, b, strict=True)
         return torch.stack([lin((fa - fb).square()).mean((1, 2, 3)) for lin, fa, fb in layers]).sum(0)
+
+    def maps(self, a: list[Tensor], b: list[Tensor], tile: int, size: tuple[int, int]) -> Tensor:
+        """`between` by tiles of so many pixels a side of images ``(height, width)``: ``(N, rows, columns)``."""
+        layers = zip(self.network.lins, a, b, strict=True)
+        wide = [F.interpolate(lin((fa - fb).square()), size, mode="bilinear") for lin, fa, fb in layers]
+        return F.avg_pool2d(torch.stack(wide).sum(0), tile, ceil_mode=True)[:, 0]
 
     def forward(self, original: Tensor, decoded: Tensor) -> Tensor:
         """Distances ``(N,)`` of images ``(N, 3, H, W)`` in 0..1, 64 pixels a side or more."""

@@ -25,8 +25,8 @@ import numpy as np
 from PIL import Image
 
 from nicc.container import Container, unpack
-from nicc.decoder.decode import decode_pixels, group_latents, model_for
-from nicc.decoder.render import Renderer, synthesise
+from nicc.decoder.decode import decode_pixels, group_latents, model_for, renderer_of
+from nicc.decoder.render import synthesise
 from nicc.graphics import layer_of
 from nicc.images import PNG_LEVEL, Picture, open_image, to_image
 from nicc.model import AnyModel, Model
@@ -85,7 +85,7 @@ class Shown:
         with self._lock:
             if self._groups is None:
                 self._groups = list(group_latents(self.model, self.container))
-        renderer = Renderer(self.model, header.rate_point, beta)
+        renderer = renderer_of(self.model, self.container, beta)
         pixels = synthesise(renderer, self._groups, header.width, header.height)
         if self._layer:
             self._layer.paste(pixels)

@@ -1,0 +1,234 @@
+"""How strong the head's detail and the grain should be, tile by tile, for a decoded picture to look like the original.
+
+The sender renders what receivers will, and compares three layers of pixels: the original, the reconstruction at beta 0
+and the head's detail. Their energies and products in bands of frequency, in cells of 8x8 pixels, go through a small
+network that was taught by LPIPS which strength and which grain serve best (`nicc.training.texture`): LPIPS itself
+would be a network a hundred times as large.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from nicc.architecture import PIXELS_PER_LATENT
+from nicc.arrays import digest
+from nicc.container import BOX_TEXTURE, Container, pack, with_checksum
+from nicc.decoder import ops
+from nicc.decoder.decode import group_latents
+from nicc.decoder.render import Renderer, bands, tiles_of
+from nicc.decoder.texture import HIGHEST, MOST_TILES, SMALLEST_TILE, UNITS, Texture
+from nicc.decoder.workspace import forget
+from nicc.encoder.quantise import Encoding
+from nicc.errors import ModelError
+from nicc.images import LUMA
+from nicc.model import Model
+from nicc.threads import one_blas_thread, pool
+
+Array = Any
+Params = Mapping[str, Array]
+TEXTURE_FILE = "texture.safetensors"
+BETA = 0.5
+"""At which detail is judged."""
+CELL, TILE = 8, 1 << SMALLEST_TILE
+"""Pixels a side."""
+OCTAVES = 3
+GROUPS = OCTAVES * 5
+"""Of products in every cell: three directions of luma and two of chroma's colours in every octave."""
+FEATURES = 8 * GROUPS + 1
+AT_ONCE, WIDEST = 128, 16
+"""Tiles that are rendered together, and beside each other, at most: fewer than in decoding, to need no more memory
+than encoding had needed before."""
+SHARE = 0.002
+"""Of a file that a texture box takes, unless it has only one tile."""
+ONE_TILE, FRAMING = 7, 8
+"""Bytes of a box of one tile, and around any box, at most."""
+NOISE, FAINT = 0.3, 0.03
+"""Added to energies, in squared levels: of pictures, and of the head's detail."""
+LARGEST = tuple(HIGHEST * unit for unit in UNITS)
+
+
+def shapes(width: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's arrays, by name."""
+    return {
+        "mean": (FEATURES,),
+        "scale": (FEATURES,),
+        "first": (FEATURES, width),
+        "first_bias": (width,),
+        "second": (width, width),
+        "second_bias": (width,),
+        "tile": (2 * width, width),
+        "tile_bias": (width,),
+        "out": (width, 4),
+        "out_bias": (4,),
+    }
+
+
+def estimator_for(model: Model) -> Params | None:
+    """The network's arrays, if the model has a realism head and the network was taught for it.
+
+    Raises `ModelError` if they are damaged.
+    """
+    return _read(model) if model.folder and model.has_realism and (model.folder / TEXTURE_FILE).is_file() else None
+
+
+@lru_cache(maxsize=4)
+def _read(model: Model) -> Params | None:
+    assert model.folder
+    path = model.folder / TEXTURE_FILE
+    try:
+        with safe_open(path, framework="np") as f:
+            facts = json.loads(f.metadata()["nicc"])
+            arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dictionary
+        whole = digest(arrays, {}) == facts["sha256"]
+        fits = {k: v.shape for k, v in arrays.items()} == shapes(len(arrays["first_bias"]))
+        ours = facts["head"] == model.realism.sha256
+    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as e:
+        raise ModelError(f"{path}: damaged: {e}") from None
+    if not (whole and fits):
+        raise ModelError(f"{path}: damaged: its digest or its arrays are wrong; reinstall the model")
+    return {k: v.astype(np.float32) for k, v in arrays.items()} if ours else None
+
+
+def with_texture(model: Model, encoding: Encoding, pixels: np.ndarray) -> Encoding:
+    """An encoding of uint8 pixels ``(height, width, 3)`` with a texture box, if its model can fill one."""
+    if (p := estimator_for(model)) is None:
+        return encoding
+    forget()
+    found = estimates(ops, p, _tiles(model, encoding.container, pixels, p))
+    extras = {BOX_TEXTURE: _fitting(found, SHARE * len(pack(encoding.container)))} | encoding.container.extras
+    container = with_checksum(replace(encoding.container, extras=extras), encoding.z_checksum)
+    return encoding._replace(container=container)
+
+
+def most_bytes(size: int) -> int:
+    """By how much a file of at most so many bytes may grow with a texture box."""
+    return int(SHARE * size) + ONE_TILE + FRAMING
+
+
+def _fitting(found: np.ndarray, limit: float) -> bytes:
+    """A box of the smallest tiles with which it takes at most so many bytes, or of one tile."""
+    side = SMALLEST_TILE
+    while True:
+        rows, columns = found.shape[:2]
+        if rows * columns <= MOST_TILES:
+            values = np.rint(found[..., :2] / np.array(UNITS)).astype(np.int64)
+            box = Texture(side, np.clip(values, 0, HIGHEST)).to_bytes()
+            if len(box) <= limit or rows * columns == 1:
+                return box
+        found, side = merged(found), side + 1
+
+
+def merged(found: np.ndarray) -> np.ndarray:
+    """`estimates` for tiles of twice the side: means of the values by their weights, and sums of these."""
+    found = np.pad(found, ((0, found.shape[0] % 2), (0, found.shape[1] % 2), (0, 0)))
+    weights, values = found[..., 2:], found[..., :2] * found[..., 2:]
+    sums = [x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2] for x in (values, weights)]
+    return np.concatenate([sums[0] / sums[1], sums[1]], -1)
+
+
+@one_blas_thread()
+def _tiles(model: Model, container: Container, pixels: np.ndarray, p: Params) -> np.ndarray:
+    """`tile_features` of a whole picture."""
+    header = container.header
+    renderer = Renderer(model, header.rate_point, BETA)
+    per_tile, margin = TILE // PIXELS_PER_LATENT, renderer.margin
+    found = np.empty((-(-header.height // TILE), -(-header.width // TILE), p["tile"].shape[0] // 2), np.float32)
+    for first, padded in bands(renderer, group_latents(model, container), header.height, per_tile):
+        h, w = (-(-(n - 2 * margin) // per_tile) for n in padded.shape[:2])
+
+        def work(tile: tuple[int, int, int, int], first: int = first, padded: np.ndarray = padded) -> None:
+            top, bottom, left, right = (per_tile * n for n in tile)
+            base, detail = renderer.layers(padded[top : bottom + 2 * margin, left : right + 2 * margin])
+            original = pixels[(first + top) * PIXELS_PER_LATENT :, left * PIXELS_PER_LATENT :]
+            original = original[: len(base), : base.shape[1]]
+            base, detail = (layer[: len(original), : original.shape[1]] * np.float32(255) for layer in (base, detail))
+            rate = header.rate_point / (model.architecture.rate_points - 1)
+            features = tile_features(ops, p, cell_features(original, base, detail, rate))
+            place = found[(first + top) // per_tile :, left // per_tile :]
+            place[: len(features), : features.shape[1]] = features
+
+        for _ in pool().map(work, tiles_of(h, w, AT_ONCE, WIDEST)):
+            pass
+    return found
+
+
+def cell_features(original: np.ndarray, base: np.ndarray, detail: np.ndarray, rate: float) -> np.ndarray:
+    """What the network sees of every cell, float32 ``(rows, columns, FEATURES)``, in whole tiles.
+
+    The layers are ``(height, width, 3)`` in levels, detail at beta `BETA`; ``rate`` is the rate point as a share of the
+    highest.
+    """
+    height, width = original.shape[:2]
+    room = (0, -height % TILE), (0, -width % TILE)
+    products: list[np.ndarray] = []
+    for n, colours in enumerate(zip(*(_colours(layer) for layer in (original, base, detail)), strict=True)):
+        means = [np.pad(plane, room, "edge") for plane in colours]
+        for octave in range(OCTAVES):
+            means, directions = zip(*(_octave(plane) for plane in means), strict=True)
+            cell = CELL >> (octave + 1)
+            by_direction = [_products(layers, cell) for layers in zip(*directions, strict=True)]
+            products += [np.sum(by_direction, 0)] if n else by_direction  # luma first
+    xx, yy, dd, xy, xd, yd = np.moveaxis(np.stack(products, -2), -1, 0)
+    noise, faint = np.float32(NOISE), np.float32(FAINT)
+    lost: np.ndarray = np.maximum(xx - 2 * xy + yy, 0) + noise
+    wanted, of_base, of_detail = xx + noise, yy + noise, dd + faint
+    logarithms = [np.log(energy) for energy in (wanted, of_base, of_detail, lost)]
+    compared = (xy, wanted * of_base), (xd, wanted * of_detail), (yd, of_base * of_detail), (xd - yd, lost * of_detail)
+    likeness = [product / np.sqrt(energies) for product, energies in compared]
+    beside = np.full((*xx.shape[:2], 1), rate, np.float32)
+    found: np.ndarray = np.concatenate([*logarithms, *likeness, beside], -1)
+    return found
+
+
+def _colours(layer: np.ndarray) -> list[np.ndarray]:
+    """Luma, and half of blue and red less it."""
+    luma: np.ndarray = layer @ np.array(LUMA, np.float32)
+    blue: np.ndarray = layer[..., 2] - luma
+    red: np.ndarray = layer[..., 0] - luma
+    return [luma, blue / 2, red / 2]
+
+
+def _octave(plane: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """The means of 2x2 pixels, and their differences across, down and diagonally."""
+    a, b, c, d = plane[::2, ::2], plane[::2, 1::2], plane[1::2, ::2], plane[1::2, 1::2]
+    return (a + b + c + d) / 4, ((a - b + c - d) / 2, (a + b - c - d) / 2, (a - b - c + d) / 2)
+
+
+def _products(layers: tuple[np.ndarray, ...], cell: int) -> np.ndarray:
+    """Means over cells of products of three layers, ``(rows, columns, 6)``."""
+    x, y, d = layers
+    pairs = (x, x), (y, y), (d, d), (x, y), (x, d), (y, d)
+    shape = len(x) // cell, cell, x.shape[1] // cell, cell
+    return np.stack([np.einsum("iajb,iajb->ij", a.reshape(shape), b.reshape(shape)) for a, b in pairs], -1) / cell**2
+
+
+def tile_features(ops: Any, p: Params, cells: Array) -> Array:
+    """Hidden units of every tile ``(..., rows, columns, width)``, of `cell_features`."""
+    a = ops.relu(ops.dense((cells - p["mean"]) * p["scale"], p["first"]) + p["first_bias"])
+    a = ops.relu(ops.dense(a, p["second"]) + p["second_bias"])
+    per = TILE // CELL
+    h, w, width = a.shape[-3:]
+    return a.reshape(*a.shape[:-3], h // per, per, w // per, per, width).mean((-4, -2))
+
+
+def estimates(ops: Any, p: Params, tiles: Array) -> Array:
+    """Strength, grain's deviation in levels, and the weights of both, ``(..., rows, columns, 4)``.
+
+    A tile's depend on its own `tile_features` and on the means of those around it.
+    """
+    above, below = tiles[..., :1, :, :], tiles[..., -1:, :, :]
+    rows = ops.concat([above, tiles, below], -3)
+    around = rows[..., :-2, :, :] + tiles + rows[..., 2:, :, :]
+    columns = ops.concat([around[..., :1, :], around, around[..., -1:, :]], -2)
+    around = (columns[..., :-2, :] + around + columns[..., 2:, :]) / 9
+    a = ops.relu(ops.dense(ops.concat([tiles, around], -1), p["tile"]) + p["tile_bias"])
+    out = ops.dense(a, p["out"]) + p["out_bias"]
+    values = [limit * ops.sigmoid(out[..., i : i + 1]) for i, limit in enumerate(LARGEST)]
+    return ops.concat([*values, ops.exp_within(out[..., 2:], 8.0)], -1)

@@ -1,0 +1,158 @@
+"""What the sender says of detail and grain: it follows the original, costs little, and leaves beta 0 alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nicc
+from nicc import ModelError
+from nicc.container import BOX_TEXTURE, pack, unpack
+from nicc.decoder.decode import Window, decode_pixels, decode_strips
+from nicc.decoder.texture import UNITS, texture_of
+from nicc.encoder import texture
+from nicc.encoder.encode import encode, encode_plainly
+from nicc.encoder.settings import Annealing, Settings
+from nicc.encoder.texture import cell_features, estimator_for, merged, most_bytes, with_texture
+from nicc.images import Picture
+from nicc.model import load_transform
+
+
+@pytest.fixture(scope="module")
+def file(coffee) -> bytes:
+    return nicc.encode(coffee, quality=40)
+
+
+def mean_of(data: bytes) -> np.ndarray:
+    """The mean strength, and grain in levels."""
+    found = texture_of(unpack(data))
+    assert found is not None
+    return found.values.mean((0, 1)) * UNITS
+
+
+def test_beta_0_and_symbols_are_those_without_the_box(coffee):
+    model, picture = load_transform(), Picture(np.asarray(coffee))
+    plain = encode_plainly(model, picture, 40)
+    told = with_texture(model, plain, picture.pixels)
+    assert set(told.container.extras) == {BOX_TEXTURE}
+    assert told.container.groups == plain.container.groups
+    assert told.container.z == plain.container.z
+    np.testing.assert_array_equal(decode_pixels(told.container, beta=0), decode_pixels(plain.container, beta=0))
+    assert (decode_pixels(told.container, beta=0.5) != decode_pixels(plain.container, beta=0.5)).any()
+    size = len(pack(plain.container))
+    assert 0 < len(pack(told.container)) - size <= most_bytes(size) < 0.003 * size
+
+
+def test_the_grain_of_an_original_is_told(coffee):
+    pixels = np.asarray(coffee.resize((300, 200), Image.Resampling.LANCZOS)).astype(float)
+    noise = np.random.default_rng(0).standard_normal((200, 300, 1))
+    grainy = Image.fromarray((pixels + 4 * noise).clip(0, 255).astype(np.uint8))
+    smooth = Image.fromarray(pixels.astype(np.uint8))
+    (_, more), (_, less) = (mean_of(nicc.encode(image, quality=30, lossless=False)) for image in (grainy, smooth))
+    assert more > less + 0.6
+    assert 0.8 < more < 4
+
+
+def test_grain_and_detail_have_their_places(coffee):
+    pixels = np.asarray(coffee).astype(float)
+    pixels[:, 300:] += 4 * np.random.default_rng(0).standard_normal((400, 300, 1))
+    found = texture_of(unpack(nicc.encode(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), quality=30)))
+    assert found is not None
+    middle = found.values.shape[1] // 2
+    assert found.values[:, middle + 1 :, 1].mean() * UNITS[1] > 0.4 + found.values[:, : middle - 1, 1].mean() * UNITS[1]
+
+
+def test_windows_strips_and_reductions_have_the_grain_of_the_whole(file):
+    container = unpack(file)
+    whole = decode_pixels(container, beta=0.5)
+    window = Window(117, 90, 200, 170)
+    part = decode_pixels(container, beta=0.5, window=window).astype(int)
+    assert np.abs(part - whole[90:260, 117:317]).max() <= 1
+    np.testing.assert_array_equal(np.concatenate(list(decode_strips(container, beta=0.5))), whole)
+    half = decode_pixels(container, beta=0.5, reduction=2).astype(float)
+    means = whole.reshape(200, 2, 300, 2, 3).mean((1, 3))
+    assert np.abs(half - means).max() <= 1.1
+
+
+def test_a_tall_picture_is_looked_at_in_bands(astronaut):
+    tall = Image.new("RGB", (96, 2300))
+    for top in range(0, 2300, 512):
+        tall.paste(astronaut.crop((200, 0, 296, 512)), (0, top))
+    data = nicc.encode(tall, quality=30, lossless=False)
+    found = texture_of(unpack(data))
+    assert found is not None
+    whole = decode_pixels(unpack(data), beta=0.5)
+    np.testing.assert_array_equal(np.concatenate(list(decode_strips(unpack(data), beta=0.5))), whole)
+    lower = decode_pixels(unpack(data), beta=0.5, window=Window(0, 1900, 96, 400)).astype(int)
+    assert np.abs(lower - whole[1900:]).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 17), (31, 64)])
+def test_small_pictures_have_boxes_too(astronaut, size):
+    image = astronaut.crop((200, 100, 200 + size[0], 100 + size[1]))
+    data = nicc.encode(image, quality=20, lossless=False)
+    assert texture_of(unpack(data)) is not None
+    assert nicc.decode(data, beta=1).size == size
+
+
+def test_targets_of_size_count_the_box(coffee):
+    for size in (8000, 20000):
+        data = nicc.encode(coffee, target_size=size)
+        assert BOX_TEXTURE in unpack(data).extras
+        assert 0.96 * size < len(data) <= size
+
+
+def test_what_has_no_network_for_its_head_has_no_box(coffee, monkeypatch, tmp_path):
+    assert estimator_for(load_transform("two-layer")) is None
+    assert estimator_for(load_transform("jpeg-like")) is None
+    assert BOX_TEXTURE not in unpack(nicc.encode(coffee, quality=30, model="two-layer")).extras
+    assert BOX_TEXTURE not in unpack(nicc.encode(coffee, lossless=True)).extras
+    model = load_transform()
+    monkeypatch.setattr(model.realism, "sha256", "another")
+    texture._read.cache_clear()
+    encoding = encode_plainly(model, Picture(np.asarray(coffee)), 30)
+    assert with_texture(model, encoding, np.asarray(coffee)) is encoding
+    texture._read.cache_clear()
+    (tmp_path / texture.TEXTURE_FILE).write_bytes(b"no arrays")
+    monkeypatch.setattr(model, "folder", tmp_path)
+    (tmp_path / "realism.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="damaged"):
+        estimator_for(model)
+    texture._read.cache_clear()
+
+
+def test_merged_tiles_are_means_by_weight():
+    found = np.ones((3, 2, 4))
+    found[0, 0] = 2, 4, 3, 1
+    wide = merged(found)
+    assert wide.shape == (2, 1, 4)
+    np.testing.assert_allclose(wide[0, 0], [(6 + 3) / 6, (4 + 3) / 4, 6, 4])
+    np.testing.assert_allclose(wide[1, 0], [1, 1, 2, 2])
+
+
+def test_features_are_those_of_their_description():
+    rng = np.random.default_rng(7)
+    x, y, d = (rng.uniform(0, 255, (32, 64, 3)).astype(np.float32) for _ in range(3))
+    found = cell_features(x, y, d, 0.25)
+    assert found.shape == (4, 8, texture.FEATURES)
+    assert (found[..., -1] == 0.25).all()
+    luma = x @ np.array([0.299, 0.587, 0.114])
+    across = (luma[::2, ::2] - luma[::2, 1::2] + luma[1::2, ::2] - luma[1::2, 1::2]) / 2
+    energy = (across**2).reshape(4, 4, 8, 4).mean((1, 3))
+    np.testing.assert_allclose(found[..., 0], np.log(energy + texture.NOISE), rtol=1e-4)
+    same = cell_features(x, x, d, 0.25)
+    likeness = same[..., 4 * texture.GROUPS : 5 * texture.GROUPS]
+    assert likeness.max() < 1  # by the noise under the root
+    assert np.median(likeness) > 0.999
+
+
+def test_a_result_keeps_what_it_has_decoded_but_not_its_bytes(coffee):
+    model = load_transform()
+    settings = Settings(30, Annealing(0))
+    plain = encode(model, Picture(np.asarray(coffee)), settings)
+    before, decoded = plain.data, plain.decoded
+    told = plain.with_texture()
+    assert told.decoded is decoded
+    assert len(told.data) > len(before)
+    assert unpack(told.data).extras

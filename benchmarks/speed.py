@@ -60,7 +60,7 @@ def decoding_parts(data: bytes) -> dict[str, float]:
     def zeros(here: Visited) -> np.ndarray:
         return np.zeros(here.rows.shape, np.int32)
 
-    context = median(lambda: [walk(model, header.rate_point, z, a, b, grid.w, zeros) for a, b in grid.row_groups()])
+    context = median(lambda: [walk(model, header.rate_point, z, rows, grid.w, zeros) for rows in grid.row_groups()])
     latents = median(lambda: list(decoder.group_latents(model, container)))
     weights = networks.first_kernels(model.architecture, model.params, y.shape[-1])
     rows = np.split(y.reshape(-1, y.shape[-1]), [len(weights[0])], 1)

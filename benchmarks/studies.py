@@ -82,7 +82,7 @@ class Coded:
             self.factors[here.at, here.channels] = here.factor
             return s
 
-        self.symbols, self.y_hat = walk(model, rate_point, self.z, 0, h, w, visit)
+        self.symbols, self.y_hat = walk(model, rate_point, self.z, (0, h), w, visit)
 
     def by_group(self) -> list[float]:
         groups = self.model.architecture.groups

@@ -64,12 +64,12 @@ class Window(NamedTuple):
 
 
 def group_latents(
-    model: Model, container: Container, chosen: range | None = None, ahead: int = 1
+    model: Model, container: Container, chosen: range | None = None, ahead: int = 1, middle: bool = False
 ) -> Iterator[np.ndarray]:
     """Latents of one group of rows after another, float32 ``(rows, w, C)``; all groups or ``chosen`` ones.
 
-    ``ahead`` of them are decoded while the caller works on the last one. Raises `FormatError` if a
-    checksum does not match.
+    ``ahead`` of them are decoded while the caller works on the last one, ``middle`` is as in
+    `nicc.decoder.latents.walk`. Raises `FormatError` if a checksum does not match.
     """
     header = container.header
     grid = Grid.of(header)
@@ -85,7 +85,7 @@ def group_latents(
     z = dequantise_z(model, header.rate_point, z_symbols)
 
     def decode_group(n: int) -> np.ndarray:
-        symbols, y_hat = read_group(model, header, z, container.groups[n].stream, bounds[n], grid.w, hidden)
+        symbols, y_hat = read_group(model, header, z, container.groups[n].stream, bounds[n], grid.w, hidden, middle)
         if zlib.crc32(symbols.data) != container.groups[n].checksum:
             raise FormatError(f"damaged: the checksum of y group {n} does not match")
         return y_hat
@@ -119,7 +119,7 @@ def _render_window(
     first, last = max(top - margin, 0), min(bottom + margin, grid.h)
     chosen = range(first // GROUP_ROWS, -(-last // GROUP_ROWS))
     begin = chosen[0] * GROUP_ROWS
-    groups = group_latents(model, container, chosen, bands_at_once())
+    groups = group_latents(model, container, chosen, bands_at_once(), renderer.middle)
     strip = np.concatenate(list(groups))[first - begin : last - begin]
     padded = networks.mirror(ops, renderer.params, strip, margin, top=first == 0, bottom=last == grid.h)
     above = top - margin - (first - margin if first == 0 else first)
@@ -158,7 +158,8 @@ def decode_pixels(
     renderer, layer = renderer_of(model, container, beta, rectifier), layer_of(container)
     if window is not None:
         return _render_window(renderer, container, model, window, reduction, layer)
-    pixels = synthesise(renderer, group_latents(model, container), header.width, header.height, reduction)
+    groups = group_latents(model, container, middle=renderer.middle)
+    pixels = synthesise(renderer, groups, header.width, header.height, reduction)
     return layer.reduced(reduction).paste(pixels) if layer else pixels
 
 
@@ -178,7 +179,8 @@ def decode_strips(
     if isinstance(model, PyramidModel):
         return (_reduced(strip, reduction) for strip in _fitted_strips(container, model, beta))
     renderer, layer = renderer_of(model, container, beta, rectifier), layer_of(container)
-    parts = strips(renderer, group_latents(model, container), header.width, header.height, reduction)
+    groups = group_latents(model, container, middle=renderer.middle)
+    parts = strips(renderer, groups, header.width, header.height, reduction)
     return _pasted(parts, layer.reduced(reduction)) if layer else parts
 
 
@@ -191,7 +193,7 @@ def _pasted(parts: Iterator[np.ndarray], layer: Layer, top: int = 0) -> Iterator
 def decode_versions(
     container: Container, betas: Sequence[float | None], model: AnyModel | None = None, rectifier: bool = True
 ) -> Iterator[np.ndarray]:
-    """`decode_pixels` for each of several betas; symbols are decoded once, and all latents held."""
+    """`decode_pixels` for each of several betas; symbols are decoded once for all above 0, and all latents held."""
     if len(betas) == 1 or container.lossless is not None or container.networks is not None:
         for beta in betas:
             yield decode_pixels(container, model, beta, rectifier)
@@ -201,9 +203,11 @@ def decode_versions(
     for beta in betas:
         _check_choices(header, beta, 1)
     renderers = [renderer_of(model, container, beta, rectifier) for beta in betas]
-    groups, layer = list(group_latents(model, container)), layer_of(container)
+    kinds = {renderer.middle for renderer in renderers}
+    groups = {middle: list(group_latents(model, container, middle=middle)) for middle in kinds}
+    layer = layer_of(container)
     for renderer in renderers:
-        pixels = synthesise(renderer, groups, header.width, header.height)
+        pixels = synthesise(renderer, groups[renderer.middle], header.width, header.height)
         yield layer.paste(pixels) if layer else pixels
 
 

@@ -68,16 +68,16 @@ def _lattices(h: int, w: int) -> list[Array]:
 class _Walk:
     """A walk over one group of latent rows. Positions are kept quad by quad, so that a phase is a slice."""
 
-    def __init__(self, model: Model, rate_point: int, z: Array, first: int, last: int, w: int) -> None:
+    def __init__(self, model: Model, rate_point: int, z: Array, rows: tuple[int, int], w: int, middle: bool) -> None:
         self.arch, self.p, self.exact = model.architecture, model.params, model.exact_dtype
         arch, p = self.arch, self.p
-        self.h, self.w, self.rate_point = last - first, w, rate_point
+        self.h, self.w, self.rate_point, self.middle = rows[1] - rows[0], w, rate_point, middle
         self.groups = model.active_groups(rate_point)
         n, channels = self.h * w, arch.groups[self.groups]
         self.lattices = _lattices(self.h, w)
         self.order = np.concatenate(self.lattices)
         self.ends = np.cumsum([0, *map(len, self.lattices)])
-        self.fine = upsample(z, first, last, w)
+        self.fine = upsample(z, *rows, w)
         self.z = self.fine.reshape(n, -1)[self.order].astype(np.float32) / HYPER_UNIT
         self.gain, self.inverse = p["gain"][rate_point], p["inverse"][rate_point]
         self.scale = self.gain * p["deviation"]
@@ -158,10 +158,11 @@ class _Walk:
         if step.network is not None:
             d = decoded / (self.scale[channels] * factor) - self.base[here]
             self.inner[at // self.w, at % self.w, channels] = d
-        flat, sizes = decoded.reshape(-1), size.reshape(-1)
-        hit = np.flatnonzero(sizes > 0)
-        kind = np.minimum(sizes[hit], RECON_CLASSES) - 1
-        flat[hit] -= np.sign(s.reshape(-1)[hit]) * self.p["recon_offset"][rows.reshape(-1)[hit], kind]
+        if not self.middle:
+            flat, sizes = decoded.reshape(-1), size.reshape(-1)
+            hit = np.flatnonzero(sizes > 0)
+            kind = np.minimum(sizes[hit], RECON_CLASSES) - 1
+            flat[hit] -= np.sign(s.reshape(-1)[hit]) * self.p["recon_offset"][rows.reshape(-1)[hit], kind]
         self.y_hat[here, channels] = decoded * (self.inverse[channels] / factor)
 
     def leave(self, group: int, channels: slice) -> None:
@@ -183,20 +184,20 @@ def walk(
     model: Model,
     rate_point: int,
     z: Array,
-    first: int,
-    last: int,
+    rows: tuple[int, int],
     w: int,
     visit: Visit,
     hidden: Array | None = None,
+    middle: bool = False,
 ) -> tuple[Array, Array]:
-    """Visits every symbol of latent rows ``first``..``last``; returns symbols and latents.
+    """Visits every symbol of a group of latent rows, from the first to before the last; returns symbols and latents.
 
     ``z`` are the dequantised hyper-latents of the whole image. Symbols are int16 and latents
-    float32, both ``(last - first, w, C)``, C the channels that are active at the rate point: those
+    float32, both ``(h, w, C)``, C the channels that are active at the rate point: those
     beyond are zero by definition. So are the symbols of ``hidden`` positions of the image ``(h, w)``, bool: their CDF
-    row is 0.
+    row is 0. Latents are where the squared error is least in their intervals, or in the ``middle``.
     """
-    state = _Walk(model, rate_point, z, first, last, w)
+    state = _Walk(model, rate_point, z, rows, w, middle)
     steps = [s for s in state.arch.steps if s.group < state.groups]
     for group, members in itertools.groupby(steps, lambda step: step.group):
         channels = slice(state.arch.groups[group], state.arch.groups[group + 1])
@@ -205,12 +206,12 @@ def walk(
             here = slice(state.ends[step.quads[0]], state.ends[step.quads[-1] + 1])
             if here.start == here.stop:
                 continue
-            rows, factor = state.rows(step, here), state.gains(step, here)
+            cdf_rows, factor = state.rows(step, here), state.gains(step, here)
             if hidden is not None:
-                rows[hidden[first:last].reshape(-1)[state.order[here]]] = 0
+                cdf_rows[hidden[slice(*rows)].reshape(-1)[state.order[here]]] = 0
             mean = state.means(step, here) * (state.scale[channels] * factor)
-            s = visit(Visited(rows, mean, factor, channels, state.order[here]))
-            state.store(step, here, s, rows, mean, factor)
+            s = visit(Visited(cdf_rows, mean, factor, channels, state.order[here]))
+            state.store(step, here, s, cdf_rows, mean, factor)
         state.leave(group, channels)
     return state.result()
 
@@ -251,9 +252,16 @@ def _by_rows(network: Callable[..., Array], dtype: type, *grids: Array) -> Array
 
 
 def read_group(
-    model: Model, header: Header, z: Array, stream: bytes, rows: tuple[int, int], w: int, hidden: Array | None = None
+    model: Model,
+    header: Header,
+    z: Array,
+    stream: bytes,
+    rows: tuple[int, int],
+    w: int,
+    hidden: Array | None = None,
+    middle: bool = False,
 ) -> tuple[Array, Array]:
-    """Decodes one group of latent rows: its symbols and latents, as `walk` returns them."""
+    """Decodes one group of latent rows: its symbols and latents, as `walk` takes arguments and returns them."""
     reader = SymbolReader(stream)
 
     def visit(here: Visited) -> Array:
@@ -262,4 +270,4 @@ def read_group(
             raise FormatError("damaged: a symbol is out of range")
         return s
 
-    return walk(model, header.rate_point, z, *rows, w, visit, hidden)
+    return walk(model, header.rate_point, z, rows, w, visit, hidden, middle)

@@ -51,7 +51,8 @@ def memory_needed(
     if window:
         held = min(-(-window.height // (GROUP_ROWS * PIXELS_PER_LATENT)) + 1, -(-grid.h // GROUP_ROWS))
     elif len(betas) > 1:
-        held = -(-grid.h // GROUP_ROWS)
+        kinds = len({bool(header.beta if beta is None else beta) for beta in betas})  # latents differ, with a texture
+        held = kinds * -(-grid.h // GROUP_ROWS)
     group = min(grid.h, GROUP_ROWS) * grid.w
     latent = LATENT_MEMORY + HELD_MEMORY * held + (AHEAD_MEMORY if grid.h > GROUP_ROWS else 0)
     pixels = window.width * window.height if window else header.width * header.height

@@ -27,7 +27,8 @@ TILES_TOGETHER = 2
 class Renderer:
     """Latents of one rate point to pixels, by the heads of a model that are asked for.
 
-    With a ``texture``, a beta above 0 adds what it says.
+    With a ``texture``, a beta above 0 adds what it says, to latents in the middle of their intervals: what is least in
+    squared error is smoother than what was there.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class Renderer:
         self.step = self.params["inverse"][rate_point]
         self.filter = directional.filter_of(self.params, rate_point)
         self.head: Head | None = None
+        self.middle = bool(beta) and texture is not None
+        """Whether latents in the middle of their intervals are wanted."""
         self.tile_positions = TILE_POSITIONS
         if beta:
             self.head = model.realism

@@ -61,7 +61,7 @@ def _started_rows(model: Model, rate_point: int, z: np.ndarray, y: np.ndarray, r
         moved[here.at, here.channels] = inside / here.factor
         return s
 
-    walk(model, rate_point, z, *rows, y.shape[1], visit)
+    walk(model, rate_point, z, rows, y.shape[1], visit)
     return moved.reshape(y.shape) / gain
 
 
@@ -85,7 +85,7 @@ def _decoded_rows(
     def visit(here: Visited) -> np.ndarray:
         return quantise.symbols(v, here)
 
-    return walk(model, r, z_int, *rows, latents.y.shape[1], visit, stored.latents if stored else None)[1]
+    return walk(model, r, z_int, rows, latents.y.shape[1], visit, stored.latents if stored else None)[1]
 
 
 class Iteration:

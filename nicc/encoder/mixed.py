@@ -106,7 +106,7 @@ def _bits_of_rows(
         bits[here.at] += quantise.costs(s, here.rows, here.channels).sum(-1)
         return s
 
-    walk(model, rate_point, z, *rows, y.shape[1], visit)
+    walk(model, rate_point, z, rows, y.shape[1], visit)
     return bits.reshape(y.shape[:2])
 
 

@@ -232,5 +232,5 @@ def _code_rows(
         bits += float(quantise.costs(s, here.rows, here.channels).sum())
         return s
 
-    symbols, _ = walk(model, rate_point, z, *rows, columns, visit, hidden)
+    symbols, _ = walk(model, rate_point, z, rows, columns, visit, hidden)
     return Group(zlib.crc32(symbols.data), writer.finish()), bits

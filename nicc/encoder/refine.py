@@ -129,7 +129,7 @@ class Refinement:
             return symbols
 
         hidden = self.stored.latents if self.stored else None
-        _, y_hat = walk(self.model, self.rate_point, z, *rows, w, visit, hidden)
+        _, y_hat = walk(self.model, self.rate_point, z, rows, w, visit, hidden)
         return Rounded(y_hat, factor.reshape(h, w, channels)[..., : y_hat.shape[-1]], bits)
 
     def _move(self, v: Array, here: Rounded, gradient: Array, scale: float) -> None:

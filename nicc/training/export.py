@@ -185,7 +185,7 @@ class _Counter:
             return s
 
         z_int = dequantise_z(model, rate_point, quantise_z(model, rate_point, z))
-        walk(model, rate_point, z_int, 0, len(y), y.shape[1], visit)
+        walk(model, rate_point, z_int, (0, len(y)), y.shape[1], visit)
 
 
 def _counted(counts: list[np.ndarray], pmfs: list[np.ndarray], weight: float) -> list[np.ndarray]:

@@ -98,7 +98,7 @@ class TextureTrainer(Stage):
     def measured(self, pixels: np.ndarray, rate_point: int) -> tuple[Tensor, Tensor]:
         """What the network sees of a picture's cells, and LPIPS by strength and grain ``(S, G, rows, columns)``."""
         encoding = encode_plainly(self.model, from_image(Image.fromarray(pixels))[0], rate_point)
-        y = np.concatenate(list(group_latents(self.model, encoding.container)))
+        y = np.concatenate(list(group_latents(self.model, encoding.container, middle=True)))
         renderer = Renderer(self.model, rate_point, BETA)
         y = networks.mirror(numpy_ops, renderer.params, y, renderer.margin, top=True, bottom=True)
         base, detail = (255 * layer for layer in renderer.layers(y))

@@ -44,7 +44,7 @@ HEADERS = {
 
 @dataclass
 class Shown:
-    """One file: its symbols are decoded once, its pixels for every beta. Raises `NiccError`."""
+    """One file: its symbols are decoded once or twice, its pixels for every beta. Raises `NiccError`."""
 
     name: str
     data: bytes
@@ -56,7 +56,7 @@ class Shown:
         self.container = unpack(self.data)
         self.model = model_for(self.container)
         self._lock = threading.Lock()
-        self._groups: list[np.ndarray] | None = None
+        self._groups: dict[bool, list[np.ndarray]] = {}
         self._layer = layer_of(self.container)
         self.png = lru_cache(RENDERINGS)(self._png)
 
@@ -82,11 +82,12 @@ class Shown:
         if not isinstance(self.model, Model):  # fitted to the image, without realism
             pixels = decode_pixels(self.container, self.model, beta)
             return png_bytes(to_image(Picture(pixels, header.grey, self.container.extras)))
-        with self._lock:
-            if self._groups is None:
-                self._groups = list(group_latents(self.model, self.container))
         renderer = renderer_of(self.model, self.container, beta)
-        pixels = synthesise(renderer, self._groups, header.width, header.height)
+        with self._lock:
+            if renderer.middle not in self._groups:
+                groups = group_latents(self.model, self.container, middle=renderer.middle)
+                self._groups[renderer.middle] = list(groups)
+        pixels = synthesise(renderer, self._groups[renderer.middle], header.width, header.height)
         if self._layer:
             self._layer.paste(pixels)
         return png_bytes(to_image(Picture(pixels, header.grey, self.container.extras)))

@@ -57,7 +57,7 @@ def test_every_symbol_is_visited_once_and_context_matters(model):
             rows_seen.reshape(70, -1)[at, channels] = rows
             return np.full(rows.shape, value, np.int32)
 
-        symbols, y_hat = walk(model, 40, z, 0, 7, 10, visit)
+        symbols, y_hat = walk(model, 40, z, (0, 7), 10, visit)
         assert (seen[..., :active] == 1).all()
         assert not seen[..., active:].any()  # groups that this rate point does without
         assert (symbols[..., :active] == value).all()
@@ -105,7 +105,7 @@ def test_the_walk_sees_what_training_sees(random_model, h, w):
         factors[here.at, here.channels] = here.factor
         return symbols.reshape(h * w, c)[here.at, here.channels]
 
-    found, y_hat = walk(model, 20, z, 0, h, w, visit)
+    found, y_hat = walk(model, 20, z, (0, h), w, visit)
     np.testing.assert_array_equal(found, symbols)
     receiver = receiver_of(model)
     fine = torch.tensor(upsample(z, 0, h, w)).float()[None] / HYPER_UNIT
@@ -139,9 +139,9 @@ def test_channels_beyond_a_rate_points_are_neither_coded_nor_computed(random_mod
         visited.append(here.channels.stop)
         return np.ones(here.rows.shape, np.int32)
 
-    all_symbols, all_latents = walk(random_model, 20, z, 0, 7, 6, visit)
+    all_symbols, all_latents = walk(random_model, 20, z, (0, 7), 6, visit)
     visited.clear()
-    symbols, latents = walk(limited, 20, z, 0, 7, 6, visit)
+    symbols, latents = walk(limited, 20, z, (0, 7), 6, visit)
     assert max(visited) == symbols.shape[-1] == arch.context_channels < arch.latent_channels
     np.testing.assert_array_equal(symbols, all_symbols[..., : arch.context_channels])
     np.testing.assert_array_equal(latents, all_latents[..., : arch.context_channels])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ import nicc
 from nicc.bench.codecs.base import Codec, Unavailable
 from nicc.container import pack
 from nicc.encoder.settings import Options
+from nicc.encoder.texture import TEXTURE_FILE, estimator_for
 from nicc.errors import NiccError, needs
 from nicc.images import Picture
 from nicc.model import Model, load_model, model_folders
@@ -37,7 +39,7 @@ class NiccCodec(Codec):
 
     The suffix ``-effortN`` encodes with that effort, ``-sgaN`` with N steps of iterative encoding; ``-nearest`` rounds
     to the nearest symbols, as most neural codecs do, where nicc chooses them by bits and distortion; ``-beta0.5``
-    decodes with that realism. Before these, ``-psnr`` tunes a model that is fitted to the image for that.
+    encodes for that realism, and decodes with it. Before these, ``-psnr`` tunes a model that is fitted to the image.
     """
 
     qualities = (0, 14, 29, 43, 57, 71, 86, 100)
@@ -88,6 +90,9 @@ class NiccCodec(Codec):
         how = f"effort {self.effort}" if self.effort else f"steps {self.steps or rounding}"
         if self.beta and isinstance(self.model, Model):
             how += f" beta {self.beta:g} {self.model.realism.sha256}"
+        if isinstance(self.model, Model) and estimator_for(self.model):
+            assert self.model.folder
+            how += f" texture {hashlib.sha256((self.model.folder / TEXTURE_FILE).read_bytes()).hexdigest()}"
         return f"{nicc.__version__} {weights} {how}"
 
     def encode(self, pixels: np.ndarray, quality: float) -> bytes:
@@ -106,6 +111,7 @@ class NiccCodec(Codec):
             quality=quality,
             effort=self.effort,
             sga_steps=self.steps or None,
+            beta=self.beta,
         )
 
     def decode(self, data: bytes) -> np.ndarray:

@@ -18,7 +18,7 @@ from nicc.encoder.places import weights_by_place
 from nicc.encoder.quantise import DISTORTION_WEIGHT, NEAREST, Encoding, Weight, encode_latents
 from nicc.encoder.refine import Refinement
 from nicc.encoder.settings import Annealing, Report, Settings
-from nicc.encoder.texture import rounding_weight, with_texture
+from nicc.encoder.texture import with_texture
 from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
 from nicc.graphics import Stored
@@ -215,7 +215,6 @@ def _encode(
     # the plain encoder weighs distortion for the rate point's own lambda
     arch = model.architecture
     rounding = DISTORTION_WEIGHT * settings.weight(arch) / arch.rate_lambda(settings.rate_point)
-    rounding *= rounding_weight(model, settings)
     found = [a or analyse(model, p, settings) for p, a in zip(pictures, analysed, strict=True)]
     iterates = settings.annealing.steps > 0
     told = None if iterates or len(pictures) > 1 else report

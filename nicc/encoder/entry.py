@@ -113,7 +113,7 @@ def _to_target(
     """Encodes to a target, or stores the picture losslessly where that reaches it in fewer bytes."""
     aim = target
     if target.size is not None and estimator_for(model):
-        aim = Target(target.size - most_bytes(target.size, settings.beta))
+        aim = Target(target.size - most_bytes(target.size))
     return _stored_or(picture, target.size, may_store, lambda: encode_to_target(model, picture, aim, settings, report))
 
 

@@ -26,7 +26,6 @@ from nicc.decoder.render import Renderer, bands, tiles_of
 from nicc.decoder.texture import HIGHEST, MOST_TILES, SMALLEST_TILE, UNITS, Texture
 from nicc.decoder.workspace import forget
 from nicc.encoder.quantise import Encoding
-from nicc.encoder.settings import Settings
 from nicc.errors import ModelError
 from nicc.images import LUMA
 from nicc.model import Model
@@ -46,10 +45,8 @@ FEATURES = 8 * GROUPS + 1
 AT_ONCE, WIDEST = 128, 16
 """Tiles that are rendered together, and beside each other, at most: fewer than in decoding, to need no more memory
 than encoding had needed before."""
-SHARE, REALISTIC_SHARE = 0.002, 0.02
-"""Of a file that a texture box takes at most, unless it has only one tile: of any, and of one whose beta is above 0."""
-WEIGHTED_RATES, WEIGHTS = (0.14, 0.43, 0.57), (2.5, 1.6, 1.0)
-"""What rounding errors weigh more in files whose beta is above 0, by the rate point as a share of the highest."""
+SHARE = 0.002
+"""Of a file that a texture box takes at most, unless it has only one tile."""
 ONE_TILE, FRAMING = 7, 8
 """Bytes of a box of one tile, and around any box, at most."""
 NOISE, FAINT = 0.3, 0.03
@@ -105,29 +102,15 @@ def with_texture(model: Model, encoding: Encoding, pixels: np.ndarray) -> Encodi
         return encoding
     forget()
     found = estimates(ops, p, _tiles(model, encoding.container, pixels, p))
-    limit = _share(encoding.container.header.beta) * len(pack(encoding.container))
-    extras = {BOX_TEXTURE: _fitting(found, limit)} | encoding.container.extras
+    box = _fitting(found, SHARE * len(pack(encoding.container)))
+    extras = {BOX_TEXTURE: box} | encoding.container.extras
     container = with_checksum(replace(encoding.container, extras=extras), encoding.z_checksum)
     return encoding._replace(container=container)
 
 
-def _share(beta: float) -> float:
-    return REALISTIC_SHARE if beta else SHARE
-
-
-def most_bytes(size: int, beta: float = 0.0) -> int:
+def most_bytes(size: int) -> int:
     """By how much a file of at most so many bytes may grow with a texture box."""
-    return int(_share(beta) * size) + ONE_TILE + FRAMING
-
-
-def rounding_weight(model: Model, settings: Settings) -> float:
-    """What rounding errors weigh more for the beta that a file asks decoders for.
-
-    Judged with detail and grain, bits are better spent on symbols at low rates than the objective of beta 0 has it.
-    """
-    if not settings.beta or estimator_for(model) is None:
-        return 1.0
-    return float(np.interp(settings.rate_point / (model.architecture.rate_points - 1), WEIGHTED_RATES, WEIGHTS))
+    return int(SHARE * size) + ONE_TILE + FRAMING
 
 
 def _fitting(found: np.ndarray, limit: float) -> bytes:

@@ -107,6 +107,10 @@ def test_the_walk_sees_what_training_sees(random_model, h, w):
 
     found, y_hat = walk(model, 20, z, (0, h), w, visit)
     np.testing.assert_array_equal(found, symbols)
+    middles = walk(model, 20, z, (0, h), w, visit, middle=True)[1]
+    expected = (symbols.reshape(h * w, c) + means) * model.params["inverse"][20] / factors
+    np.testing.assert_allclose(middles.reshape(h * w, c), expected, atol=1e-4)
+    np.testing.assert_array_equal(middles[symbols == 0], y_hat[symbols == 0])
     receiver = receiver_of(model)
     fine = torch.tensor(upsample(z, 0, h, w)).float()[None] / HYPER_UNIT
     given = torch.tensor(symbols)[None].float()

@@ -41,6 +41,8 @@ class Encoding(NamedTuple):
     estimated_bits: float
     z_checksum: int = 0
     """CRC-32 of the symbols of z, for a container that changes."""
+    middles: np.ndarray | None = None
+    """Latents in the middle of their intervals, if the image is one group of rows: more would be much to keep."""
 
 
 @lru_cache(maxsize=8)
@@ -202,11 +204,15 @@ def encode_latents(
         values = refinement.groups(y, z_int, quantise)
     else:
         values = (y[slice(*rows)] * model.params["gain"][r] for rows in bounds)
-    parts = [_code_rows(model, r, z_int, v, rows, quantise, hidden) for v, rows in zip(values, bounds, strict=True)]
-    groups, bits = zip(*parts, strict=True)
-    container = Container(header, 0, coded_z.stream, groups, dict(extras or {}))
+    groups, bits, middles = [], coded_z.bits, None
+    for v, rows in zip(values, bounds, strict=True):
+        group, more, middles = _code_rows(model, r, z_int, v, rows, quantise, hidden)
+        groups.append(group)
+        bits += more
+    container = Container(header, 0, coded_z.stream, tuple(groups), dict(extras or {}))
     z_checksum = zlib.crc32(coded_z.symbols.data)
-    return Encoding(with_checksum(container, z_checksum), sum(bits) + coded_z.bits, z_checksum)
+    kept = middles if len(groups) == 1 else None
+    return Encoding(with_checksum(container, z_checksum), bits, z_checksum, kept)
 
 
 def _code_rows(
@@ -217,8 +223,8 @@ def _code_rows(
     rows: tuple[int, int],
     quantise: Quantiser,
     hidden: np.ndarray | None,
-) -> tuple[Group, float]:
-    """The y box of one group of latent rows, and the estimated bits of its symbols.
+) -> tuple[Group, float, np.ndarray]:
+    """The y box of one group of latent rows, the estimated bits of its symbols, and the middles of their intervals.
 
     ``z`` and ``hidden`` are as `walk` takes them, ``v`` latents ``(h, w, C)`` times gain.
     """
@@ -232,5 +238,5 @@ def _code_rows(
         bits += float(quantise.costs(s, here.rows, here.channels).sum())
         return s
 
-    symbols, _ = walk(model, rate_point, z, rows, columns, visit, hidden)
-    return Group(zlib.crc32(symbols.data), writer.finish()), bits
+    symbols, middles = walk(model, rate_point, z, rows, columns, visit, hidden, middle=True)
+    return Group(zlib.crc32(symbols.data), writer.finish()), bits, middles

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from nicc.architecture import PIXELS_PER_LATENT
 from nicc.arrays import digest
-from nicc.container import BOX_TEXTURE, Container, pack, with_checksum
+from nicc.container import BOX_TEXTURE, pack, with_checksum
 from nicc.decoder import ops
 from nicc.decoder.decode import group_latents
 from nicc.decoder.render import Renderer, bands, tiles_of
@@ -101,7 +101,7 @@ def with_texture(model: Model, encoding: Encoding, pixels: np.ndarray) -> Encodi
     if (p := estimator_for(model)) is None:
         return encoding
     forget()
-    found = estimates(ops, p, _tiles(model, encoding.container, pixels, p))
+    found = estimates(ops, p, _tiles(model, encoding, pixels, p))
     box = _fitting(found, SHARE * len(pack(encoding.container)))
     extras = {BOX_TEXTURE: box} | encoding.container.extras
     container = with_checksum(replace(encoding.container, extras=extras), encoding.z_checksum)
@@ -135,13 +135,14 @@ def merged(found: np.ndarray) -> np.ndarray:
 
 
 @one_blas_thread()
-def _tiles(model: Model, container: Container, pixels: np.ndarray, p: Params) -> np.ndarray:
+def _tiles(model: Model, encoding: Encoding, pixels: np.ndarray, p: Params) -> np.ndarray:
     """`tile_features` of a whole picture."""
-    header = container.header
+    header = encoding.container.header
     renderer = Renderer(model, header.rate_point, BETA)
     per_tile, margin = TILE // PIXELS_PER_LATENT, renderer.margin
     found = np.empty((-(-header.height // TILE), -(-header.width // TILE), p["tile"].shape[0] // 2), np.float32)
-    groups = group_latents(model, container, middle=True)
+    known = encoding.middles
+    groups = group_latents(model, encoding.container, middle=True) if known is None else iter([known])
     for first, padded in bands(renderer, groups, header.height, per_tile):
         h, w = (-(-(n - 2 * margin) // per_tile) for n in padded.shape[:2])
 

@@ -36,12 +36,7 @@ BOX_GRAPHICS = 4
 BOX_NETWORKS = 5
 OPTIONAL = 0x40
 """Boxes whose type has this bit may be skipped by readers that do not know them."""
-BOX_ICC = 0x41
-BOX_EXIF = 0x42
-BOX_XMP = 0x43
-BOX_ALPHA = 0x44
-BOX_TEXTURE = 0x45
-"""What detail and grain a beta above 0 adds, by place (`nicc.decoder.texture`)."""
+BOX_ICC, BOX_EXIF, BOX_XMP, BOX_ALPHA, BOX_TEXTURE = range(0x41, 0x46)
 BOX_NAMES = {
     BOX_Z: "z",
     BOX_Y: "y",
@@ -56,14 +51,8 @@ BOX_NAMES = {
 }
 
 FLAG_GREY = 0x01
-FLAG_OF_BOX = {
-    BOX_ALPHA: 0x02,
-    BOX_ICC: 0x04,
-    BOX_EXIF: 0x08,
-    BOX_XMP: 0x10,
-    BOX_GRAPHICS: 0x20,
-    BOX_TEXTURE: 0x40,
-}
+ANNOUNCED = (BOX_ALPHA, BOX_ICC, BOX_EXIF, BOX_XMP, BOX_GRAPHICS, BOX_TEXTURE)
+FLAG_OF_BOX = {kind: 2 << n for n, kind in enumerate(ANNOUNCED)}
 """Header flags that announce boxes, so that a file cut at a box is noticed."""
 KNOWN_FLAGS = FLAG_GREY | sum(FLAG_OF_BOX.values())
 

@@ -77,7 +77,7 @@ class Renderer:
         return base
 
     def layers(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The reconstruction at beta 0, and the detail that the realism head adds where no texture says otherwise."""
+        """The reconstruction without detail, and what the realism head adds where no texture says otherwise."""
         assert self.head
         y = self._rectified(y)
         around = networks.inside(y, LATENT_REACH - PIXEL_REACH - 1)
@@ -134,6 +134,7 @@ def strips(
         strip = np.empty((min(block * (len(padded) - 2 * renderer.margin), left), width, 3), np.uint8)
         left -= len(strip)
         render_tiles(renderer, padded, strip, reduction, first)
+        del padded  # before there is the next
         yield strip
 
 

@@ -111,10 +111,11 @@ def _to_target(
     model: Model, picture: Picture, target: Target, settings: Settings, may_store: bool, report: Report | None
 ) -> Result:
     """Encodes to a target, or stores the picture losslessly where that reaches it in fewer bytes."""
-    aim = target
     if target.size is not None and estimator_for(model):
-        aim = Target(target.size - most_bytes(target.size))
-    return _stored_or(picture, target.size, may_store, lambda: encode_to_target(model, picture, aim, settings, report))
+        target = replace(target, room=most_bytes(target.size))
+    return _stored_or(
+        picture, target.size, may_store, lambda: encode_to_target(model, picture, target, settings, report)
+    )
 
 
 def _stored_or(picture: Picture, size: int | None, may_store: bool, code: Callable[[], Result]) -> Result:

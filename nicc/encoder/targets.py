@@ -60,6 +60,8 @@ class Target:
     size: int | None = None
     least: float = 0.0
     measure: str = "psnr"
+    room: int = 0
+    """Bytes of the size that are left for what is added behind an encoding."""
 
     @property
     def tolerance(self) -> float:
@@ -68,15 +70,21 @@ class Target:
     def quality(self, result: Result) -> float:
         return float(getattr(result, self.measure))
 
+    @property
+    def most(self) -> int:
+        """Bytes that an encoding may take."""
+        assert self.size is not None
+        return self.size - self.room
+
     def met(self, result: Result) -> bool:
-        return len(result.data) <= self.size if self.size is not None else self.quality(result) >= self.least
+        return len(result.data) <= self.most if self.size is not None else self.quality(result) >= self.least
 
     def close(self, result: Result) -> bool:
         """Met, and within the tolerance."""
         if not self.met(result):
             return False
         if self.size is not None:
-            return len(result.data) >= self.size * (1 - SIZE_TOLERANCE)
+            return len(result.data) >= self.most * (1 - SIZE_TOLERANCE)
         return self.quality(result) <= self.least + self.tolerance
 
     def better(self, a: Result, b: Result) -> bool:
@@ -86,7 +94,7 @@ class Target:
     def miss(self, result: Result) -> float:
         """What the result lacks of a little inside the target: nats of size, dB or points."""
         if self.size is not None:
-            return math.log(self.size * (1 - SIZE_TOLERANCE / 3) / len(result.data))
+            return math.log(self.most * (1 - SIZE_TOLERANCE / 3) / len(result.data))
         return self.least + self.tolerance / 3 - self.quality(result)
 
     @property
@@ -221,7 +229,8 @@ def _search(arch: Architecture, target: Target, code: Callable[[float], Result])
     by_size = target.size is not None
     lowest, highest = code(LOWEST), code(last)
     if by_size and not target.met(lowest):
-        problem = f"no rate point reaches {target.size} bytes; the nearest are {len(lowest.data)} bytes"
+        nearest = len(lowest.data) + target.room
+        problem = f"no rate point reaches {target.size} bytes; the nearest are {nearest} bytes"
         raise _unreachable(problem, lowest)
     if not by_size and not target.met(highest):
         wanted, found = (

@@ -159,6 +159,7 @@ def _tiles(model: Model, encoding: Encoding, pixels: np.ndarray, p: Params) -> n
 
         for _ in pool().map(work, tiles_of(h, w, AT_ONCE, WIDEST)):
             pass
+        del padded, work  # before there are the next
     return found
 
 

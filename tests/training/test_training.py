@@ -296,7 +296,9 @@ def test_shipped_configurations_are_those_of_the_shipped_models(model):
 
 
 def test_an_unknown_configuration_names_the_known_ones():
-    names = "jpeg-like, pyramid, pyramid-directions, pyramid-family, realism, realism-visual, rectify, two-layer"
+    names = (
+        "jpeg-like, pyramid, pyramid-directions, pyramid-family, realism, realism-visual, rectify, texture, two-layer"
+    )
     with pytest.raises(ModelError, match=names):
         load_config("three-layer")
 

@@ -79,7 +79,7 @@ def texture_of(container: Container) -> Texture | None:
         raise FormatError("damaged: the texture box does not begin with the size of tiles")
     middle, scale = (np.array(divmod(number, 16)) for number in content[1:HEADER_BYTES])
     side, decoder = content[0], Decoder(content[HEADER_BYTES:])
-    rows, columns = tiles_of(container.header.width, container.header.height, side)
+    rows, columns = texture_grid(container.header.width, container.header.height, side)
     if rows * columns > MOST_TILES:
         raise FormatError("damaged: the texture box has too many tiles")
 
@@ -92,7 +92,7 @@ def texture_of(container: Container) -> Texture | None:
     return Texture(side, values)
 
 
-def tiles_of(width: int, height: int, side: int) -> tuple[int, int]:
+def texture_grid(width: int, height: int, side: int) -> tuple[int, int]:
     """Rows and columns of the tiles of an image."""
     return -(-height >> side), -(-width >> side)
 

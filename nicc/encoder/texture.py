@@ -9,7 +9,7 @@ would be a network a hundred times as large.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -23,7 +23,7 @@ from nicc.container import BOX_TEXTURE, pack, with_checksum
 from nicc.decoder import ops
 from nicc.decoder.decode import group_latents
 from nicc.decoder.render import Renderer, bands, tiles_of
-from nicc.decoder.texture import HIGHEST, MOST_TILES, SMALLEST_TILE, UNITS, Texture
+from nicc.decoder.texture import HIGHEST, MOST_TILES, SMALLEST_TILE, UNITS, Texture, texture_grid
 from nicc.decoder.workspace import forget
 from nicc.encoder.quantise import Encoding
 from nicc.errors import ModelError
@@ -134,16 +134,21 @@ def merged(found: np.ndarray) -> np.ndarray:
     return np.concatenate([sums[0] / sums[1], sums[1]], -1)
 
 
+def middles_of(model: Model, encoding: Encoding) -> Iterator[np.ndarray]:
+    """What receivers render above beta 0, group by group of latent rows: latents in the middle of their intervals."""
+    known = encoding.middles
+    return group_latents(model, encoding.container, middle=True) if known is None else iter([known])
+
+
 @one_blas_thread()
 def _tiles(model: Model, encoding: Encoding, pixels: np.ndarray, p: Params) -> np.ndarray:
     """`tile_features` of a whole picture."""
     header = encoding.container.header
     renderer = Renderer(model, header.rate_point, BETA)
     per_tile, margin = TILE // PIXELS_PER_LATENT, renderer.margin
-    found = np.empty((-(-header.height // TILE), -(-header.width // TILE), p["tile"].shape[0] // 2), np.float32)
-    known = encoding.middles
-    groups = group_latents(model, encoding.container, middle=True) if known is None else iter([known])
-    for first, padded in bands(renderer, groups, header.height, per_tile):
+    grid = texture_grid(header.width, header.height, SMALLEST_TILE)
+    found = np.empty((*grid, p["tile"].shape[0] // 2), np.float32)
+    for first, padded in bands(renderer, middles_of(model, encoding), header.height, per_tile):
         h, w = (-(-(n - 2 * margin) // per_tile) for n in padded.shape[:2])
 
         def work(tile: tuple[int, int, int, int], first: int = first, padded: np.ndarray = padded) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.numpy import save as save_arrays
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
@@ -22,14 +21,13 @@ from torch import Tensor
 from nicc.arrays import digest
 from nicc.decoder import networks
 from nicc.decoder import ops as numpy_ops
-from nicc.decoder.decode import group_latents
 from nicc.decoder.grain import noise
 from nicc.decoder.render import Renderer
 from nicc.encoder import ops
 from nicc.encoder.encode import encode_plainly
-from nicc.encoder.texture import BETA, TEXTURE_FILE, TILE, cell_features, estimates, shapes, tile_features
+from nicc.encoder.texture import BETA, TEXTURE_FILE, TILE, cell_features, estimates, middles_of, shapes, tile_features
 from nicc.errors import ModelError
-from nicc.images import from_image, write_atomically
+from nicc.images import Picture, write_atomically
 from nicc.model import Model, load_transform
 from nicc.training.config_texture import TextureConfig
 from nicc.training.folder import training_facts
@@ -97,8 +95,8 @@ class TextureTrainer(Stage):
     @torch.no_grad()
     def measured(self, pixels: np.ndarray, rate_point: int) -> tuple[Tensor, Tensor]:
         """What the network sees of a picture's cells, and LPIPS by strength and grain ``(S, G, rows, columns)``."""
-        encoding = encode_plainly(self.model, from_image(Image.fromarray(pixels))[0], rate_point)
-        y = np.concatenate(list(group_latents(self.model, encoding.container, middle=True)))
+        encoding = encode_plainly(self.model, Picture(pixels), rate_point)
+        y = np.concatenate(list(middles_of(self.model, encoding)))
         renderer = Renderer(self.model, rate_point, BETA)
         y = networks.mirror(numpy_ops, renderer.params, y, renderer.margin, top=True, bottom=True)
         base, detail = (255 * layer for layer in renderer.layers(y))

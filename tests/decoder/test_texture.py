@@ -10,7 +10,7 @@ import pytest
 from nicc import FormatError
 from nicc.container import BOX_TEXTURE, Container, Header
 from nicc.decoder import grain, texture
-from nicc.decoder.texture import HIGHEST, SMALLEST_TILE, UNITS, Texture, texture_of, tiles_of
+from nicc.decoder.texture import HIGHEST, SMALLEST_TILE, UNITS, Texture, texture_grid, texture_of
 
 HEADER = Header(3, b"\0\0\0\0", 768, 512, 40, 0.5)
 
@@ -22,7 +22,7 @@ def container_of(content: bytes, **changes) -> Container:
 @pytest.mark.parametrize(("width", "height", "side"), [(768, 512, 5), (1, 1, 5), (1, 1, 16), (33, 700, 6), (65, 64, 6)])
 def test_maps_come_back_as_written(width, height, side):
     rng = np.random.default_rng(width)
-    shape = (*tiles_of(width, height, side), 2)
+    shape = (*texture_grid(width, height, side), 2)
     for values in (rng.integers(0, HIGHEST + 1, shape), np.full(shape, HIGHEST), np.zeros(shape, int)):
         read = texture_of(container_of(Texture(side, values).to_bytes(), width=width, height=height))
         assert read is not None

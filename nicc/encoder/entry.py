@@ -112,7 +112,7 @@ def _to_target(
 ) -> Result:
     """Encodes to a target, or stores the picture losslessly where that reaches it in fewer bytes."""
     if target.size is not None and estimator_for(model):
-        target = replace(target, room=most_bytes(target.size))
+        target = replace(target, room=most_bytes(target.size, settings.beta))
     return _stored_or(
         picture, target.size, may_store, lambda: encode_to_target(model, picture, target, settings, report)
     )

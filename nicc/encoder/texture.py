@@ -45,8 +45,9 @@ FEATURES = 8 * GROUPS + 1
 AT_ONCE, WIDEST = 128, 16
 """Tiles that are rendered together, and beside each other, at most: fewer than in decoding, to need no more memory
 than encoding had needed before."""
-SHARE = 0.002
-"""Of a file that a texture box takes at most, unless it has only one tile."""
+SHARE, SHARE_ASKED = 0.002, 0.02
+"""Of a file that a texture box takes at most, unless it has only one tile: of any, and of one that asks decoders for a
+beta above 0, who then see what the bytes are for."""
 ONE_TILE, FRAMING = 7, 8
 """Bytes of a box of one tile, and around any box, at most."""
 NOISE, FAINT = 0.3, 0.03
@@ -102,15 +103,19 @@ def with_texture(model: Model, encoding: Encoding, pixels: np.ndarray) -> Encodi
         return encoding
     forget()
     found = estimates(ops, p, _tiles(model, encoding, pixels, p))
-    box = _fitting(found, SHARE * len(pack(encoding.container)))
-    extras = {BOX_TEXTURE: box} | encoding.container.extras
-    container = with_checksum(replace(encoding.container, extras=extras), encoding.z_checksum)
-    return encoding._replace(container=container)
+    container = encoding.container
+    box = _fitting(found, _share(container.header.beta) * len(pack(container)))
+    extras = {BOX_TEXTURE: box} | container.extras
+    return encoding._replace(container=with_checksum(replace(container, extras=extras), encoding.z_checksum))
 
 
-def most_bytes(size: int) -> int:
-    """By how much a file of at most so many bytes may grow with a texture box."""
-    return int(SHARE * size) + ONE_TILE + FRAMING
+def most_bytes(size: int, beta: float) -> int:
+    """By how much a file of at most so many bytes, with this default beta, may grow with a texture box."""
+    return int(_share(beta) * size) + ONE_TILE + FRAMING
+
+
+def _share(beta: float) -> float:
+    return SHARE_ASKED if beta else SHARE
 
 
 def _fitting(found: np.ndarray, limit: float) -> bytes:
@@ -119,11 +124,16 @@ def _fitting(found: np.ndarray, limit: float) -> bytes:
     while True:
         rows, columns = found.shape[:2]
         if rows * columns <= MOST_TILES:
-            values = np.rint(found[..., :2] / np.array(UNITS)).astype(np.int64)
-            box = Texture(side, np.clip(values, 0, HIGHEST)).to_bytes()
+            box = texture_from(found, side).to_bytes()
             if len(box) <= limit or rows * columns == 1:
                 return box
         found, side = merged(found), side + 1
+
+
+def texture_from(found: np.ndarray, side: int) -> Texture:
+    """What a file tells of `estimates` for tiles of ``1 << side`` pixels a side."""
+    values = np.rint(found[..., :2] / np.array(UNITS)).astype(np.int64)
+    return Texture(side, np.clip(values, 0, HIGHEST))
 
 
 def merged(found: np.ndarray) -> np.ndarray:

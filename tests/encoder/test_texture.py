@@ -44,7 +44,17 @@ def test_beta_0_and_symbols_are_those_without_the_box(coffee):
     assert again.container == told.container
     assert (decode_pixels(told.container, beta=0.5) != decode_pixels(plain.container, beta=0.5)).any()
     size = len(pack(plain.container))
-    assert 0 < len(pack(told.container)) - size <= most_bytes(size) < 0.003 * size
+    assert 0 < len(pack(told.container)) - size <= most_bytes(size, 0) < 0.003 * size
+
+
+def test_files_that_ask_for_a_beta_tell_more_of_it(coffee):
+    plain, asking = (nicc.encode(coffee, quality=20, beta=beta) for beta in (0, 0.5))
+    coarse, fine = (texture_of(unpack(data)) for data in (plain, asking))
+    assert coarse is not None
+    assert fine is not None
+    assert fine.side < coarse.side
+    assert 0 < len(asking) - len(plain) <= most_bytes(len(plain), 0.5) < 0.03 * len(plain)
+    np.testing.assert_array_equal(*(np.asarray(nicc.decode(data, beta=0)) for data in (plain, asking)))
 
 
 def test_the_grain_of_an_original_is_told(coffee):
@@ -110,8 +120,8 @@ def test_small_pictures_have_boxes_too(astronaut, size):
 
 
 def test_targets_of_size_count_the_box(coffee):
-    for size in (8000, 20000):
-        data = nicc.encode(coffee, target_size=size)
+    for size, beta in ((8000, 0), (20000, 0), (9000, 0.5)):
+        data = nicc.encode(coffee, target_size=size, beta=beta)
         assert BOX_TEXTURE in unpack(data).extras
         assert 0.95 * size < len(data) <= size
 

@@ -39,7 +39,8 @@ class NiccCodec(Codec):
 
     The suffix ``-effortN`` encodes with that effort, ``-sgaN`` with N steps of iterative encoding; ``-nearest`` rounds
     to the nearest symbols, as most neural codecs do, where nicc chooses them by bits and distortion; ``-beta0.5``
-    decodes with that realism. Before these, ``-psnr`` tunes a model that is fitted to the image.
+    asks decoders for that realism, and is decoded with it. Before these, ``-psnr`` tunes a model that is fitted to the
+    image.
     """
 
     qualities = (0, 14, 29, 43, 57, 71, 86, 100)
@@ -111,6 +112,7 @@ class NiccCodec(Codec):
             quality=quality,
             effort=self.effort,
             sga_steps=self.steps or None,
+            beta=self.beta,
         )
 
     def decode(self, data: bytes) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from nicc.architecture import PIXELS_PER_LATENT, with_tuples
 from nicc.errors import ModelError
@@ -20,6 +22,7 @@ with unrelated detail after a thousand steps: LPIPS rose and fell along beta."""
 TABLE_STEPS, RATE_STEPS = 9, 8
 """Entries of the conditioning tables, from beta 0 to `LARGEST_BETA` and from the lowest rate point to the highest."""
 CONDITIONS = ("fourier", "table")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class HeadArchitecture:
 
     A head that was trained on one encoder's files adds too much to those of one that leaves less to be added.
     """
+    parts: tuple[float, ...] = ()
+    """Rate points, as shares of the highest, from which the second, the third ... part serves; one part if empty.
+
+    Every part has arrays of its own. What is missing at low rates and at high ones has little in common, and decoding
+    costs as much with several as with one.
+    """
 
     def __post_init__(self) -> None:
         if self.condition not in CONDITIONS:
@@ -47,6 +56,8 @@ class HeadArchitecture:
             raise ModelError("realism: widths must be positive, depth 0 to 3")
         if min(self.strength, default=0) < 0:
             raise ModelError("realism: strength must be 0 or more")
+        if list(self.parts) != sorted(set(self.parts)) or not all(0 < begin < 1 for begin in self.parts):
+            raise ModelError("realism: parts must rise within 0..1")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HeadArchitecture:
@@ -61,15 +72,28 @@ class HeadArchitecture:
     @property
     def widths(self) -> HeadArchitecture:
         """What decides the arrays' shapes."""
-        return replace(self, strength=())
+        return replace(self, strength=(), parts=())
 
     @property
     def conditioned(self) -> tuple[int, ...]:
         """Widths of the layers that beta and the rate point add to."""
         return (self.latent_width, self.latent_width, *[self.pixel_width] * (1 + self.depth))
 
+    def part(self, rate: float) -> int:
+        """Which part serves at a rate point, a share of the highest."""
+        return bisect_right(self.parts, rate)
+
+    def arrays_of(self, part: int, params: Mapping[str, T]) -> dict[str, T]:
+        """Those of one part, by their names within it."""
+        return {name: params[_name(part, name)] for name in self._shapes(1)}
+
     def shapes(self, latent_channels: int) -> dict[str, tuple[int, ...]]:
         """Shapes of all arrays, by name."""
+        one = self._shapes(latent_channels)
+        return {_name(part, name): shape for part in range(1 + len(self.parts)) for name, shape in one.items()}
+
+    def _shapes(self, latent_channels: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays of a part."""
         latent, pixel, total = self.latent_width, self.pixel_width, sum(self.conditioned)
         cells = 3 * GRID**2
         shapes: dict[str, tuple[int, ...]] = {
@@ -94,9 +118,13 @@ class HeadArchitecture:
         }
 
     def macs_per_pixel(self, latent_channels: int) -> float:
-        """Multiply-accumulates per pixel; the conditioning is computed once an image."""
+        """Multiply-accumulates per pixel, of one part; the conditioning is computed once an image."""
         total = 0.0
-        for name, shape in self.shapes(latent_channels).items():
+        for name, shape in self._shapes(latent_channels).items():
             if name.startswith(("latent", "pixel")):
                 total += shape[0] * shape[1] / (PIXELS_PER_LATENT if name.startswith("latent") else GRID) ** 2
         return total
+
+
+def _name(part: int, name: str) -> str:
+    return f"part{part}_{name}" if part else name

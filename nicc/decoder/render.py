@@ -55,8 +55,10 @@ class Renderer:
             self.tile_positions = REALISM_TILE_POSITIONS
             rate = rate_point / (self.architecture.rate_points - 1)
             share, b = (np.full((1, 1), v, np.float32) for v in (rate, beta))
-            self.condition = realism.conditions(ops, self.head.architecture, self.head.params, b, share)[0]
-            self.beta = np.float32(beta * realism.strength(self.head.architecture, rate))
+            shape = self.head.architecture
+            self.arrays = shape.arrays_of(shape.part(rate), self.head.params)
+            self.condition = realism.conditions(ops, shape, self.arrays, b, share)[0]
+            self.beta = np.float32(beta * realism.strength(shape, rate))
             self.texture = texture
             self.grain = np.float32(realism.grain(beta) / 255)
 
@@ -82,7 +84,7 @@ class Renderer:
         y = self._rectified(y)
         around = networks.inside(y, LATENT_REACH - PIXEL_REACH - 1)
         x = networks.synthesis(ops, self.architecture, self.params, around)
-        detail = realism.detail(ops, self.head.architecture, self.head.params, y, x, self.condition)
+        detail = realism.detail(ops, self.head.architecture, self.arrays, y, x, self.condition)
         return directional.finished(ops, self.filter, x, PIXEL_REACH * PIXELS_PER_LATENT), self.beta * detail
 
     def _rectified(self, y: np.ndarray) -> np.ndarray:

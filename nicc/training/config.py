@@ -79,6 +79,12 @@ class RealismSchedule(StageSchedule):
     adversarial_share: float = 0.5
     """Share of the schedule, at its end, with a discriminator."""
     discriminator_width: int = 32
+    files: bool = False
+    """Teaches by files as encoding makes them, and by what their texture boxes would tell."""
+    highest_rate: float = 0.73
+    """Share of the rate points, from the lowest on, at which these are coded."""
+    shown: float = 4.0
+    """How often one is shown, on average, after it was coded."""
 
 
 @dataclass(frozen=True)

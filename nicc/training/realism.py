@@ -4,6 +4,9 @@ Per sample, MSE / 100 + beta (4.26 LPIPS + adversarial), beta in the paper's uni
 5.12, on what files of the model really decode to at a rate point drawn as well. First without, then
 with the adversarial part: a patch discriminator with spectral norm that also sees the latents
 (Mentzer et al. 2020), non-saturating loss.
+
+With ``files``, a head learns what to add to files as they are: coded by the encoder, with latents in the middle of
+their intervals, and with the strengths and the grain that their texture boxes tell by a network for an earlier head.
 """
 
 from __future__ import annotations
@@ -18,82 +21,39 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.numpy import save as save_arrays
-from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch import Tensor
 
 from nicc.architecture import PIXELS_PER_LATENT
 from nicc.decoder import realism
 from nicc.decoder.networks import inside
-from nicc.encoder import ops
+from nicc.encoder.texture import BETA, estimator_for
 from nicc.encoder.visual import decibels, raw_difference
 from nicc.errors import ModelError
-from nicc.head import LARGEST_BETA, LATENT_REACH, PIXEL_REACH, HeadArchitecture
+from nicc.head import LARGEST_BETA, LATENT_REACH, PIXEL_REACH
 from nicc.images import write_atomically
 from nicc.model import REALISM_FILE, Model, digest, load_transform
 from nicc.ssimulacra2 import visual_distortion
 from nicc.training.codec import lambdas
 from nicc.training.config import RealismConfig
+from nicc.training.files import Batch, Crop, Pool, noise_somewhere
 from nicc.training.frozen import Decoded, Frozen
 from nicc.training.optimizer import MuonAdam
 from nicc.training.perceptual import NETWORKS, Lpips
+from nicc.training.realism_networks import Discriminator, RealismHead
 from nicc.training.stage import CHECKPOINT, Average, LogReport, Run, Stage, drive
 
-LATENTS_SEEN = 12
-"""Channels that the discriminator makes of the latents."""
 WON_LOSS, WON_STEPS = 0.02, 200
 """The discriminator has won when its loss stays below this for so many steps in the mean."""
 CUT = 2
 RATE_EXPONENT = 0.5
 """Losses are multiplied by this power of lambda: distortion and LPIPS fall with the rate, and where they are low the
 head would hardly be trained. (They fall about as its power of 0.65; low rates keep the larger part.)"""
+AT_HALF = 0.75
+"""Share of files that are shown at the beta at which texture is told."""
+FAINT, SMALLEST_BETA = 0.003, 0.05
+"""Added to LPIPS at beta 0, and the least beta, where losses are divided by them."""
 VALIDATION_BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 VALIDATION_COUNT, GRID_COUNT = 8, 4
-
-
-class RealismHead(nn.Module):
-    """The head's arrays, silent at the start."""
-
-    def __init__(self, head: HeadArchitecture, latent_channels: int, deviation: Tensor) -> None:
-        super().__init__()
-        self.head = head
-        values = {}
-        for name, shape in head.shapes(latent_channels).items():
-            silent = len(shape) == 1 or name in ("pixel_out", "beta_table", "rate_table")
-            values[name] = torch.zeros(shape) if silent else torch.randn(shape) * shape[0] ** -0.5
-        values["latent_in"] /= deviation.cpu()[:, None]
-        self.p = nn.ParameterDict({k: nn.Parameter(v) for k, v in values.items()})
-
-    def forward(self, y: Tensor, x: Tensor, beta: Tensor, rate: Tensor) -> Tensor:
-        """What to add to pixels, ``(N, H, W, 3)``.
-
-        ``y`` and ``x`` as `nicc.decoder.realism.detail` takes them, beta 0..`LARGEST_BETA` and the
-        rate point as a share of the highest ``(N,)``.
-        """
-        p = dict(self.p.items())
-        condition = realism.conditions(ops, self.head, p, beta[:, None], rate[:, None])
-        detail = realism.detail(ops, self.head, p, y, x, condition[:, None, None])
-        return beta[:, None, None, None] * detail
-
-
-class Discriminator(nn.Module):
-    """Logits per patch of images ``(N, 3, H, W)`` in 0..1 and their latents ``(N, C, h, w)``."""
-
-    def __init__(self, width: int, latent_channels: int) -> None:
-        super().__init__()
-        self.latents = spectral_norm(nn.Conv2d(latent_channels, LATENTS_SEEN, 3, padding=1))
-        layers, known = [], 3 + LATENTS_SEEN
-        for factor, stride in ((1, 2), (2, 2), (4, 2), (8, 1)):
-            layers.append(spectral_norm(nn.Conv2d(known, factor * width, 4, stride, 1, padding_mode="reflect")))
-            known = factor * width
-        self.layers = nn.ModuleList(layers)
-        self.out = spectral_norm(nn.Conv2d(known, 1, 1))
-
-    def forward(self, x: Tensor, latents: Tensor) -> Tensor:
-        seen = F.leaky_relu(self.latents(latents), 0.2)
-        x = torch.cat([x * 2 - 1, F.interpolate(seen, scale_factor=PIXELS_PER_LATENT)], 1)
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.2)
-        return self.out(x)
 
 
 class HeadTrainer(Stage):
@@ -123,6 +83,12 @@ class HeadTrainer(Stage):
             self._start_from(load_transform(str(run.begin.resolve())))
         self.average = Average(self.head, self.s.ema, average)
         self.begin(saved)
+        self.pool = self._pool() if self.s.files else None
+
+    def _pool(self) -> Pool:
+        if (network := estimator_for(self.model)) is None:
+            raise ModelError(f"{self.model.name} has no network that tells texture; train one, or a head without files")
+        return Pool(self.model, network, round(self.model.architecture.rate_points * self.s.highest_rate), self.s.shown)
 
     @torch.no_grad()
     def _start_from(self, other: Model) -> None:
@@ -130,12 +96,14 @@ class HeadTrainer(Stage):
         theirs = other.realism
         if theirs.architecture.widths != self.config.head.widths:
             raise ModelError(f"cannot start from the head of {other.name}: its widths differ")
-        for name, value in self.head.p.items():
-            given = torch.from_numpy(theirs.params[name])
-            if len(given) > len(value):
-                raise ModelError(f"cannot start from the head of {other.name}: it sees more latents")
-            value.zero_()
-            value[: len(given)] = given
+        for part, begin in enumerate((0.0, *self.config.head.parts)):
+            arrays = theirs.architecture.arrays_of(theirs.architecture.part(begin), theirs.params)
+            for name, value in self.head.arrays(part).items():
+                given = torch.from_numpy(arrays[name])
+                if len(given) > len(value):
+                    raise ModelError(f"cannot start from the head of {other.name}: it sees more latents")
+                value.zero_()
+                value[: len(given)] = given
         self.step, self.pixels = theirs.training["step"], theirs.training["pixels"]
         self.seconds = float(theirs.training["seconds"])
 
@@ -158,7 +126,7 @@ class HeadTrainer(Stage):
         for name, p in self.head.p.items():
             if p.dim() == 1 or "table" in name:
                 groups.append({"params": [p], "base": self.s.rate, "muon": None})
-            elif name == "pixel_out":
+            elif name.endswith("pixel_out"):
                 groups.append({"params": [p], "base": self.s.rate * (64 / p.shape[0]) ** 0.5, "muon": None})
             else:
                 groups.append({"params": [p], "base": self.s.matrix_rate, "muon": "inputs first"})
@@ -168,13 +136,13 @@ class HeadTrainer(Stage):
         s, decay = self.s, self.decay
         self.set_rates(self.optimizer, decay * self.warmth)
         self.adversary.param_groups[0]["lr"] = s.discriminator_rate * decay
-        x = self.crops()
-        point = torch.randint(self.model.architecture.rate_points, (s.batch,), device=self.device)
+        x, decoded, point, file = self._drawn()
         beta = torch.rand(s.batch, device=self.device) * LARGEST_BETA
-        decoded = self.base.decode(x, point)
+        if self.pool:
+            beta[torch.rand(s.batch) < AT_HALF] = BETA
         adversarial = self.progress >= 1 - s.adversarial_share
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            fake = self.render(decoded, beta, point)
+            fake = self.shown(decoded, beta, point, file)
             distance = self.lpips[self.step % len(self.lpips)](*self.shifted(x, fake)).float()
             fake = fake.float()
             mse = (fake - x).square().mean((1, 2, 3)) * 255**2
@@ -189,7 +157,7 @@ class HeadTrainer(Stage):
                 realness = F.softplus(-self.discriminator(fake, latents).float()).mean((1, 2, 3))
             perceptual = s.lpips_weight * distance + s.adversarial_weight * realness
             costs = s.mse_weight * distortion + realism.paper_beta(beta) * perceptual
-            objective = (self._weights(point) * costs).mean()
+            objective = (self._weights(x, decoded, beta, point) * costs).mean()
         self.update(self.head, self.optimizer, objective)
         self.average.update(self.head, self.step)
         if self.discriminator_loss < WON_LOSS:
@@ -197,8 +165,27 @@ class HeadTrainer(Stage):
         figures = {"loss": objective, "mse": mse.mean(), "lpips": distance.mean(), "realness": realness.mean()}
         return {k: float(v.detach()) for k, v in figures.items()} | {"discriminator": self.discriminator_loss}
 
-    def _weights(self, point: Tensor) -> Tensor:
-        """What the losses of rate points are multiplied by, 1 in the middle."""
+    def _drawn(self) -> tuple[Tensor, Decoded, Tensor, Batch | None]:
+        """The next crops, what their files decode to, at which rate points they were coded, and what files tell."""
+        x = self.crops()
+        if self.pool:
+            batch = self.pool.draw(x.cpu(), self.rng).to(self.device)
+            return batch.x, self._decoded(batch), batch.rate_point, batch
+        point = torch.randint(self.model.architecture.rate_points, (len(x),), device=self.device)
+        return x, self.base.decode(x, point), point, None
+
+    def _decoded(self, batch: Batch) -> Decoded:
+        rate = self.base.receiver.rate(batch.rate_point)
+        return Decoded(batch.latents, batch.latents, rate.rectifier_bias, rate.inverse / rate.gain)
+
+    @torch.no_grad()
+    def _weights(self, x: Tensor, decoded: Decoded, beta: Tensor, point: Tensor) -> Tensor:
+        """What losses are multiplied by: 1 for the rate point in the middle; of files, so that LPIPS counts relative to
+        what it is at beta 0."""
+        if self.pool:
+            plain, _ = self.layers(decoded, beta, point)
+            distance = self.lpips[self.step % len(self.lpips)](x, plain.permute(0, 3, 1, 2))
+            return 1 / (self.s.lpips_weight * realism.paper_beta(beta.clamp_min(SMALLEST_BETA)) * (distance + FAINT))
         arch = self.model.architecture
         return (lambdas(arch, point) / (arch.lambda_min * arch.lambda_max) ** 0.5) ** RATE_EXPONENT
 
@@ -211,16 +198,40 @@ class HeadTrainer(Stage):
         self.adversary.step()
         self.discriminator_loss += (float(loss.detach()) - self.discriminator_loss) / WON_STEPS
 
-    def render(self, decoded: Decoded, beta: Tensor, point: Tensor, head: RealismHead | None = None) -> Tensor:
-        """Pixels ``(N, 3, H, W)`` with realism beta ``(N,)``, by this head or the one in training."""
+    def layers(
+        self, decoded: Decoded, beta: Tensor, point: Tensor, head: RealismHead | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Pixels ``(N, H, W, 3)`` and what realism beta ``(N,)`` adds, by this head or the one in training."""
         with torch.no_grad():
             y = self.base.padded(decoded, LATENT_REACH)
             x = self.base.synthesise(inside(y, LATENT_REACH - PIXEL_REACH - 1))
             rate = point / (self.model.architecture.rate_points - 1)
             plain = self.base.filtered(x, point, PIXEL_REACH * PIXELS_PER_LATENT)
             strength = torch.tensor([realism.strength(self.config.head, share) for share in rate.tolist()])
-        detail = (head or self.head)(y, x, beta, rate)
-        return (plain + strength.to(detail.device)[:, None, None, None] * detail).permute(0, 3, 1, 2)
+        return plain, strength.to(x.device)[:, None, None, None] * (head or self.head)(y, x, beta, rate)
+
+    def shown(
+        self, decoded: Decoded, beta: Tensor, point: Tensor, file: Batch | None = None, head: RealismHead | None = None
+    ) -> Tensor:
+        """Pixels ``(N, 3, H, W)`` that receivers show, by what files tell or without, by this head or that in training.
+
+        What files tell is of the model's head, not of the one in training, and stays while that changes.
+        """
+        plain, detail = self.layers(decoded, beta, point, head)
+        if file is None:
+            return (plain + detail).permute(0, 3, 1, 2)
+        share = torch.tensor([realism.grain(b) for b in beta.tolist()], device=self.device)[:, None, None, None]
+        noise = torch.from_numpy(noise_somewhere(self.rng, *plain.shape[1:3])).to(self.device)[..., None]
+        return (plain + file.strength * detail + share * file.grain * noise / 255).permute(0, 3, 1, 2)
+
+    def _validated(self, images: Tensor, point: Tensor) -> tuple[Decoded, Batch | None]:
+        if not self.pool:
+            return self.base.decode(images, point), None
+        pixels = (images.permute(0, 2, 3, 1) * 255).byte().cpu().numpy()
+        network = self.pool.network
+        crops = [Crop.of(self.model, network, x, r) for x, r in zip(pixels, point.tolist(), strict=True)]
+        batch = Batch.of(crops).to(self.device)
+        return self._decoded(batch), batch
 
     def averaged(self) -> RealismHead:
         head = RealismHead(self.config.head, self.model.architecture.latent_channels, torch.ones(1)).to(self.device)
@@ -237,11 +248,11 @@ class HeadTrainer(Stage):
         head, table, rows = self.averaged(), [], []
         for point in (9, 27, 3 * self.model.architecture.rate_points // 4):
             points = torch.full((len(images),), point, device=self.device)
-            decoded = self.base.decode(images, points)
+            decoded, file = self._validated(images, points)
             shown = [images[:GRID_COUNT]]
             for value in VALIDATION_BETAS:
                 beta = torch.full((len(images),), value, device=self.device)
-                x = self.render(decoded, beta, points, head).clamp(0, 1)
+                x = self.shown(decoded, beta, points, file, head).clamp(0, 1)
                 x = (x * 255).round() / 255
                 mse = (x - images).square().mean((1, 2, 3)) * 255**2
                 table.append(

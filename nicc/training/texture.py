@@ -15,21 +15,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.numpy import save as save_arrays
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from nicc.arrays import digest
-from nicc.decoder import networks
-from nicc.decoder import ops as numpy_ops
-from nicc.decoder.grain import noise
-from nicc.decoder.render import Renderer
 from nicc.encoder import ops
-from nicc.encoder.encode import encode_plainly
-from nicc.encoder.texture import BETA, TEXTURE_FILE, TILE, cell_features, estimates, middles_of, shapes, tile_features
+from nicc.encoder.texture import TEXTURE_FILE, TILE, cell_features, estimates, shapes, tile_features
 from nicc.errors import ModelError
-from nicc.images import Picture, write_atomically
+from nicc.images import write_atomically
 from nicc.model import Model, load_transform
 from nicc.training.config_texture import TextureConfig
+from nicc.training.files import Layers, grainy, noise_somewhere
 from nicc.training.folder import training_facts
 from nicc.training.perceptual import Lpips
 from nicc.training.stage import LogReport, Run, Stage, drive
@@ -39,11 +34,6 @@ GRAINS = (0.0, 0.6, 1.2, 2.2, 4.0)
 """Levels."""
 MERGED = (1, 2, 4, 8)
 """Tiles along a side of what is judged together."""
-GRAINY = 0.4
-"""Share of the crops to which a grain of up to so many levels is added before they are coded: ours have little."""
-MOST_GRAIN = 4.5
-FURTHEST = 1000
-"""Pixels from an image's corner at which a crop may lie, for its grain."""
 STATISTICS, BATCH, RATE = 256, 16, 2e-3
 """Crops from which the features' means and deviations come, crops of a step of Adam, and its learning rate."""
 VALIDATION_STRIDE = 17
@@ -73,36 +63,19 @@ class TextureTrainer(Stage):
     def train_step(self) -> dict[str, float]:
         highest = round(self.model.architecture.rate_points * self.s.highest_rate)
         for crop in self.crops():
-            pixels = crop.permute(1, 2, 0).numpy() * 255
-            if self.rng.random() < GRAINY:
-                pixels = pixels + self._film(pixels.shape)
-            pixels = np.rint(pixels).clip(0, 255).astype(np.uint8)
-            cells, distances = self.measured(pixels, int(self.rng.integers(highest)))
+            cells, distances = self.measured(grainy(crop, self.rng), int(self.rng.integers(highest)))
             self.cells.append(cells)
             self.distances.append(distances)
         self.step += 1
         self.pixels += self.s.batch * self.s.crop**2
         return {"loss": float(torch.stack([relative(d).log().mean() for d in self.distances[-self.s.batch :]]).mean())}
 
-    def _film(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Grain such as film's: of more or less luma, more or less fine."""
-        blur, share = self.rng.uniform(0, 0.8), self.rng.uniform(0.3, 0.9)
-        grain = gaussian_filter(self.rng.normal(size=shape), (blur, blur, 0))
-        luma = grain.mean(-1, keepdims=True)
-        mixed = share * luma / luma.std() + (1 - share) * grain / grain.std()
-        return np.asarray(self.rng.uniform(0, MOST_GRAIN) * mixed)
-
     @torch.no_grad()
     def measured(self, pixels: np.ndarray, rate_point: int) -> tuple[Tensor, Tensor]:
         """What the network sees of a picture's cells, and LPIPS by strength and grain ``(S, G, rows, columns)``."""
-        encoding = encode_plainly(self.model, Picture(pixels), rate_point)
-        y = np.concatenate(list(middles_of(self.model, encoding)))
-        renderer = Renderer(self.model, rate_point, BETA)
-        y = networks.mirror(numpy_ops, renderer.params, y, renderer.margin, top=True, bottom=True)
-        base, detail = (255 * layer for layer in renderer.layers(y))
+        _, base, detail = Layers.of(self.model, pixels, rate_point)
         height, width = pixels.shape[:2]
-        top, left = self.rng.integers(FURTHEST, size=2).tolist()
-        grain = noise(top, left, height, width)[..., None]
+        grain = noise_somewhere(self.rng, height, width)[..., None]
         rate = rate_point / (self.model.architecture.rate_points - 1)
         cells = cell_features(pixels, base, detail, rate)
         original = self.lpips.features(_signed(pixels))

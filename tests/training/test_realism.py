@@ -160,6 +160,39 @@ def test_detail_is_as_strong_as_the_rate_says(photos, tmp_path, perceptual, bare
     np.testing.assert_allclose(half - base, (whole - base) / 2, atol=1e-6)
 
 
+def test_every_part_of_a_head_serves_its_rates(photos, tmp_path, perceptual, bare_model):
+    head = replace(HEAD, parts=(0.3, 0.6))
+    config = RealismConfig("tiny", "two-layer", head, SCHEDULE)
+    trainer = realism.HeadTrainer(config, Run([photos], tmp_path / "run", amp=False, perceptual=perceptual))
+    for part, deviation in enumerate((3e-3, 0.0, 6e-3)):
+        torch.nn.init.normal_(trainer.head.arrays(part)["pixel_out"], std=deviation)
+    state = trainer.state() | {"average": trainer.head.state_dict(), "pixels": 0, "seconds": 0.0, "step": 1}
+    torch.save(state, tmp_path / "head.pt")
+    realism.export(tmp_path / "head.pt", load_model("two-layer"))
+    model = load_model("two-layer")
+    assert len(model.realism.params) == 3 * len(HEAD.shapes(1))
+    point = torch.tensor([60, 10, 30, 18, 5])  # of 64
+    decoded = trainer.base.decode(trainer.crops()[:1].expand(5, -1, -1, -1), point)
+    _, trained = trainer.layers(decoded, torch.full((5,), 0.5), point)
+    padded = trainer.base.padded(decoded, LATENT_REACH).numpy()
+    for n, part in enumerate((2, 0, 1, 0, 0)):
+        _, detail = Renderer(model, int(point[n]), 0.5, rectifier=False).layers(padded[n])
+        np.testing.assert_allclose(detail, trained[n].detach().numpy(), atol=1e-4)
+        assert bool(np.abs(detail).max() > 1e-3) == (part != 1)
+    with pytest.raises(ModelError, match="parts"):
+        replace(HEAD, parts=(0.5, 0.2))
+
+
+def test_parts_start_from_the_head_of_their_rates(photos, tmp_path, perceptual):
+    shipped = load_model("two-layer").realism
+    config = RealismConfig("parts", "two-layer", replace(shipped.architecture, parts=(0.4,)), SCHEDULE)
+    run = Run([photos], tmp_path / "run", amp=False, perceptual=perceptual, begin=load_model("two-layer").folder)
+    trainer = realism.HeadTrainer(config, run)
+    for part in range(2):
+        for name, value in trainer.head.arrays(part).items():
+            np.testing.assert_array_equal(value.detach().numpy(), shipped.params[name])
+
+
 def test_the_strength_is_linear_between_rates():
     head = replace(HEAD, strength=(0.0, 0.5, 2.0))
     assert [strength(head, rate) for rate in (0, 0.25, 0.5, 0.75, 1)] == [0, 0.25, 0.5, 1.25, 2]

@@ -51,7 +51,7 @@ NAMES = {
     "nicc-jpeg-like": "nicc jpeg-like",
     "nicc-two-layer": "nicc two-layer (`--tune psnr`)",
     "nicc-two-layer-visual": "**nicc two-layer-visual** (default)",
-    REALISTIC: "the same files at `--beta 0.5`",
+    REALISTIC: "the same, encoded and decoded with `--beta 0.5`",
 }
 POINTS = 6
 TRAVERSED = "kodim23.png"

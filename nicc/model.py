@@ -55,18 +55,27 @@ class Head:
         self.architecture, self.params, self.sha256, self.training = architecture, params, sha256, training
 
 
-def read_head(path: Path, model: Model) -> Head:
-    """The realism head in a file. Raises `ModelError` if it is damaged or belongs to another model."""
+def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The facts and the arrays of a file beside a model's own. Raises `ModelError` if it is damaged."""
     try:
         with safe_open(path, framework="np") as f:
             facts = json.loads(f.metadata()["nicc"])
             arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dictionary
-        architecture = HeadArchitecture.from_dict(facts["architecture"])
-        whole = digest(arrays, facts["architecture"]) == facts["sha256"]
-    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as e:
+        whole = digest(arrays, facts.get("architecture", {})) == facts["sha256"]
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, OSError) as e:
         raise ModelError(f"{path}: damaged: {e}") from None
     if not whole:
         raise ModelError(f"{path}: damaged: its digest is not the one that it names; reinstall the model")
+    return facts, arrays
+
+
+def read_head(path: Path, model: Model) -> Head:
+    """The realism head in a file. Raises `ModelError` if it is damaged or belongs to another model."""
+    facts, arrays = read_arrays(path)
+    try:
+        architecture = HeadArchitecture.from_dict(facts["architecture"])
+    except (ValueError, TypeError, KeyError) as e:
+        raise ModelError(f"{path}: damaged: {e}") from None
     if facts["model"] != model.sha256:
         raise ModelError(
             f"{path}: this realism head belongs to {facts['name']} {facts['model'][:8]}, "

@@ -8,17 +8,14 @@ would be a network a hundred times as large.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from nicc.architecture import PIXELS_PER_LATENT
-from nicc.arrays import digest
 from nicc.container import BOX_TEXTURE, pack, with_checksum
 from nicc.decoder import ops
 from nicc.decoder.decode import group_latents
@@ -28,7 +25,7 @@ from nicc.decoder.workspace import forget
 from nicc.encoder.quantise import Encoding
 from nicc.errors import ModelError
 from nicc.images import LUMA
-from nicc.model import Model
+from nicc.model import Model, read_arrays
 from nicc.threads import one_blas_thread, pool
 
 Array = Any
@@ -83,17 +80,14 @@ def estimator_for(model: Model) -> Params | None:
 def _read(model: Model) -> Params | None:
     assert model.folder
     path = model.folder / TEXTURE_FILE
+    facts, arrays = read_arrays(path)
     try:
-        with safe_open(path, framework="np") as f:
-            facts = json.loads(f.metadata()["nicc"])
-            arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dictionary
-        whole = digest(arrays, {}) == facts["sha256"]
         fits = {k: v.shape for k, v in arrays.items()} == shapes(len(arrays["first_bias"]))
         ours = facts["head"] == model.realism.sha256
-    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as e:
+    except (KeyError, TypeError) as e:
         raise ModelError(f"{path}: damaged: {e}") from None
-    if not (whole and fits):
-        raise ModelError(f"{path}: damaged: its digest or its arrays are wrong; reinstall the model")
+    if not fits:
+        raise ModelError(f"{path}: damaged: arrays are missing or of the wrong shape")
     return {k: v.astype(np.float32) for k, v in arrays.items()} if ours else None
 
 

@@ -142,7 +142,8 @@ class HeadTrainer(Stage):
             beta[torch.rand(s.batch) < AT_HALF] = BETA
         adversarial = self.progress >= 1 - s.adversarial_share
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            fake = self.shown(decoded, beta, point, file)
+            plain, detail = self.layers(decoded, beta, point)
+            fake = self.shown(plain, detail, beta, file)
             distance = self.lpips[self.step % len(self.lpips)](*self.shifted(x, fake)).float()
             fake = fake.float()
             mse = (fake - x).square().mean((1, 2, 3)) * 255**2
@@ -157,7 +158,7 @@ class HeadTrainer(Stage):
                 realness = F.softplus(-self.discriminator(fake, latents).float()).mean((1, 2, 3))
             perceptual = s.lpips_weight * distance + s.adversarial_weight * realness
             costs = s.mse_weight * distortion + realism.paper_beta(beta) * perceptual
-            objective = (self._weights(x, decoded, beta, point) * costs).mean()
+            objective = (self._weights(x, plain, beta, point) * costs).mean()
         self.update(self.head, self.optimizer, objective)
         self.average.update(self.head, self.step)
         if self.discriminator_loss < WON_LOSS:
@@ -179,11 +180,10 @@ class HeadTrainer(Stage):
         return Decoded(batch.latents, batch.latents, rate.rectifier_bias, rate.inverse / rate.gain)
 
     @torch.no_grad()
-    def _weights(self, x: Tensor, decoded: Decoded, beta: Tensor, point: Tensor) -> Tensor:
+    def _weights(self, x: Tensor, plain: Tensor, beta: Tensor, point: Tensor) -> Tensor:
         """What losses are multiplied by: 1 for the rate point in the middle; of files, so that LPIPS counts relative to
         what it is at beta 0."""
         if self.pool:
-            plain, _ = self.layers(decoded, beta, point)
             distance = self.lpips[self.step % len(self.lpips)](x, plain.permute(0, 3, 1, 2))
             return 1 / (self.s.lpips_weight * realism.paper_beta(beta.clamp_min(SMALLEST_BETA)) * (distance + FAINT))
         arch = self.model.architecture
@@ -210,14 +210,11 @@ class HeadTrainer(Stage):
             strength = torch.tensor([realism.strength(self.config.head, share) for share in rate.tolist()])
         return plain, strength.to(x.device)[:, None, None, None] * (head or self.head)(y, x, beta, rate)
 
-    def shown(
-        self, decoded: Decoded, beta: Tensor, point: Tensor, file: Batch | None = None, head: RealismHead | None = None
-    ) -> Tensor:
-        """Pixels ``(N, 3, H, W)`` that receivers show, by what files tell or without, by this head or that in training.
+    def shown(self, plain: Tensor, detail: Tensor, beta: Tensor, file: Batch | None = None) -> Tensor:
+        """Pixels ``(N, 3, H, W)`` that receivers make of `layers`, by what files tell or without.
 
         What files tell is of the model's head, not of the one in training, and stays while that changes.
         """
-        plain, detail = self.layers(decoded, beta, point, head)
         if file is None:
             return (plain + detail).permute(0, 3, 1, 2)
         share = torch.tensor([realism.grain(b) for b in beta.tolist()], device=self.device)[:, None, None, None]
@@ -252,7 +249,7 @@ class HeadTrainer(Stage):
             shown = [images[:GRID_COUNT]]
             for value in VALIDATION_BETAS:
                 beta = torch.full((len(images),), value, device=self.device)
-                x = self.shown(decoded, beta, points, file, head).clamp(0, 1)
+                x = self.shown(*self.layers(decoded, beta, points, head), beta, file).clamp(0, 1)
                 x = (x * 255).round() / 255
                 mse = (x - images).square().mean((1, 2, 3)) * 255**2
                 table.append(

@@ -46,8 +46,8 @@ def test_training_shows_what_receivers_do(run, coffee, monkeypatch):
     container = replace(encoding.container, header=replace(encoding.container.header, beta=0.25))
     told = texture.with_texture(model, encoding._replace(container=container), pixels).container
     file = Batch.of([Crop.of(model, texture.estimator_for(model), pixels, 45)])
-    decoded = trainer._decoded(file)
-    shown = trainer.shown(decoded, beta, file.rate_point, file)[0].permute(1, 2, 0).detach().numpy()
+    layers = trainer.layers(trainer._decoded(file), beta, file.rate_point)
+    shown = trainer.shown(*layers, beta, file)[0].permute(1, 2, 0).detach().numpy()
     ours = decode_pixels(told, beta=0.25)
     difference = np.abs(ours - 255 * shown.clip(0, 1))
     assert difference.max() < 1.5  # float16 latents, rounding

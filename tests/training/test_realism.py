@@ -129,7 +129,9 @@ def test_a_head_is_trained_on_the_filtered_picture(photos, tmp_path, perceptual,
     trainer = realism.HeadTrainer(config, Run([photos], tmp_path / "run", amp=False, perceptual=perceptual))
     point, beta = torch.tensor([50, 50]), torch.full((2,), 0.5)
     decoded = trainer.base.decode(trainer.crops(), point)
-    trained = trainer.shown(decoded, beta, point).permute(0, 2, 3, 1).detach().numpy()  # a new head is silent
+    trained = (
+        trainer.shown(*trainer.layers(decoded, beta, point), beta).permute(0, 2, 3, 1).detach().numpy()
+    )  # a new head is silent
     padded = inside(trainer.base.padded(decoded, LATENT_REACH)[0].numpy(), LATENT_REACH - 1)
     plain = Renderer(trainer.model, 50, rectifier=False)
     np.testing.assert_allclose(trained[0], plain(padded), atol=1e-4)
@@ -145,7 +147,8 @@ def test_detail_is_as_strong_as_the_rate_says(photos, tmp_path, perceptual, bare
     highest, beta = trainer.model.architecture.rate_points - 1, 0.5
     point = torch.full((2,), highest)
     decoded = trainer.base.decode(trainer.crops(), point)
-    trained = trainer.shown(decoded, torch.full((2,), beta), point).permute(0, 2, 3, 1).detach().numpy()
+    betas = torch.full((2,), beta)
+    trained = trainer.shown(*trainer.layers(decoded, betas, point), betas).permute(0, 2, 3, 1).detach().numpy()
     state = trainer.state() | {"average": trainer.head.state_dict(), "pixels": 0, "seconds": 0.0, "step": 1}
     torch.save(state, tmp_path / "head.pt")
     realism.export(tmp_path / "head.pt", load_model("two-layer"))

@@ -1,9 +1,9 @@
 """How strong the head's detail and the grain should be, tile by tile, for a decoded picture to look like the original.
 
 The sender renders what receivers will, and compares three layers of pixels: the original, the reconstruction at beta 0
-and the head's detail. Their energies and products in bands of frequency, in cells of 8x8 pixels, go through a small
-network that was taught by LPIPS which strength and which grain serve best (`nicc.training.texture`): LPIPS itself
-would be a network a hundred times as large.
+and the head's detail. Their energies and products in bands of frequency and direction, in cells of 8x8 pixels
+(`nicc.encoder.likeness`), go through a small network that was taught by LPIPS which strength and which grain serve
+best (`nicc.training.texture`): LPIPS itself would be a network a hundred times as large.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from nicc.decoder.decode import group_latents
 from nicc.decoder.render import Renderer, bands, tiles_of
 from nicc.decoder.texture import HIGHEST, MOST_TILES, SMALLEST_TILE, UNITS, Texture, texture_grid
 from nicc.decoder.workspace import forget
+from nicc.encoder.likeness import CELL, FEATURES, cell_features
 from nicc.encoder.quantise import Encoding
 from nicc.errors import ModelError
-from nicc.images import LUMA
 from nicc.model import Model, read_arrays
 from nicc.threads import one_blas_thread, pool
 
@@ -33,12 +33,8 @@ Params = Mapping[str, Array]
 TEXTURE_FILE = "texture.safetensors"
 BETA = 0.5
 """At which detail is judged."""
-CELL, TILE = 8, 1 << SMALLEST_TILE
+TILE = 1 << SMALLEST_TILE
 """Pixels a side."""
-OCTAVES = 3
-GROUPS = OCTAVES * 5
-"""Of products in every cell: three directions of luma and two of chroma's colours in every octave."""
-FEATURES = 8 * GROUPS + 1
 AT_ONCE, WIDEST = 128, 16
 """Tiles that are rendered together, and beside each other, at most: fewer than in decoding, to need no more memory
 than encoding had needed before."""
@@ -47,8 +43,6 @@ SHARE, SHARE_ASKED = 0.002, 0.02
 beta above 0, who then see what the bytes are for."""
 ONE_TILE, FRAMING = 7, 8
 """Bytes of a box of one tile, and around any box, at most."""
-NOISE, FAINT = 0.3, 0.03
-"""Added to energies, in squared levels: of pictures, and of the head's detail."""
 LARGEST = tuple(HIGHEST * unit for unit in UNITS)
 
 
@@ -162,7 +156,7 @@ def _tiles(model: Model, encoding: Encoding, pixels: np.ndarray, p: Params) -> n
             original = original[: len(base), : base.shape[1]]
             base, detail = (layer[: len(original), : original.shape[1]] * np.float32(255) for layer in (base, detail))
             rate = header.rate_point / (model.architecture.rate_points - 1)
-            features = tile_features(ops, p, cell_features(original, base, detail, rate))
+            features = tile_features(ops, p, cell_features(original, base, detail, rate, TILE))
             place = found[(first + top) // per_tile :, left // per_tile :]
             place[: len(features), : features.shape[1]] = features
 
@@ -170,56 +164,6 @@ def _tiles(model: Model, encoding: Encoding, pixels: np.ndarray, p: Params) -> n
             pass
         del padded, work  # before there are the next
     return found
-
-
-def cell_features(original: np.ndarray, base: np.ndarray, detail: np.ndarray, rate: float) -> np.ndarray:
-    """What the network sees of every cell, float32 ``(rows, columns, FEATURES)``, in whole tiles.
-
-    The layers are ``(height, width, 3)`` in levels, detail at beta `BETA`; ``rate`` is the rate point as a share of the
-    highest.
-    """
-    height, width = original.shape[:2]
-    room = (0, -height % TILE), (0, -width % TILE)
-    products: list[np.ndarray] = []
-    for n, colours in enumerate(zip(*(_colours(layer) for layer in (original, base, detail)), strict=True)):
-        means = [np.pad(plane, room, "edge") for plane in colours]
-        for octave in range(OCTAVES):
-            means, directions = zip(*(_octave(plane) for plane in means), strict=True)
-            cell = CELL >> (octave + 1)
-            by_direction = [_products(layers, cell) for layers in zip(*directions, strict=True)]
-            products += [np.sum(by_direction, 0)] if n else by_direction  # luma first
-    xx, yy, dd, xy, xd, yd = np.moveaxis(np.stack(products, -2), -1, 0)
-    noise, faint = np.float32(NOISE), np.float32(FAINT)
-    lost: np.ndarray = np.maximum(xx - 2 * xy + yy, 0) + noise
-    wanted, of_base, of_detail = xx + noise, yy + noise, dd + faint
-    logarithms = [np.log(energy) for energy in (wanted, of_base, of_detail, lost)]
-    compared = (xy, wanted * of_base), (xd, wanted * of_detail), (yd, of_base * of_detail), (xd - yd, lost * of_detail)
-    likeness = [product / np.sqrt(energies) for product, energies in compared]
-    beside = np.full((*xx.shape[:2], 1), rate, np.float32)
-    found: np.ndarray = np.concatenate([*logarithms, *likeness, beside], -1)
-    return found
-
-
-def _colours(layer: np.ndarray) -> list[np.ndarray]:
-    """Luma, and half of blue and red less it."""
-    luma: np.ndarray = layer @ np.array(LUMA, np.float32)
-    blue: np.ndarray = layer[..., 2] - luma
-    red: np.ndarray = layer[..., 0] - luma
-    return [luma, blue / 2, red / 2]
-
-
-def _octave(plane: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """The means of 2x2 pixels, and their differences across, down and diagonally."""
-    a, b, c, d = plane[::2, ::2], plane[::2, 1::2], plane[1::2, ::2], plane[1::2, 1::2]
-    return (a + b + c + d) / 4, ((a - b + c - d) / 2, (a + b - c - d) / 2, (a - b - c + d) / 2)
-
-
-def _products(layers: tuple[np.ndarray, ...], cell: int) -> np.ndarray:
-    """Means over cells of products of three layers, ``(rows, columns, 6)``."""
-    x, y, d = layers
-    pairs = (x, x), (y, y), (d, d), (x, y), (x, d), (y, d)
-    shape = len(x) // cell, cell, x.shape[1] // cell, cell
-    return np.stack([np.einsum("iajb,iajb->ij", a.reshape(shape), b.reshape(shape)) for a, b in pairs], -1) / cell**2
 
 
 def tile_features(ops: Any, p: Params, cells: Array) -> Array:

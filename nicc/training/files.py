@@ -14,10 +14,10 @@ from nicc.decoder.grain import noise
 from nicc.decoder.render import Renderer
 from nicc.decoder.texture import SMALLEST_TILE, Texture
 from nicc.encoder.encode import encode_plainly
+from nicc.encoder.likeness import cell_features
 from nicc.encoder.texture import (
     BETA,
     Params,
-    cell_features,
     estimates,
     merged,
     middles_of,

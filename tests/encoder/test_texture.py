@@ -15,7 +15,7 @@ from nicc.decoder.texture import UNITS, texture_of
 from nicc.encoder import texture
 from nicc.encoder.encode import encode, encode_plainly
 from nicc.encoder.settings import Annealing, Settings
-from nicc.encoder.texture import cell_features, estimator_for, merged, most_bytes, with_texture
+from nicc.encoder.texture import estimator_for, merged, most_bytes, with_texture
 from nicc.images import Picture
 from nicc.model import load_transform
 
@@ -152,22 +152,6 @@ def test_merged_tiles_are_means_by_weight():
     assert wide.shape == (2, 1, 4)
     np.testing.assert_allclose(wide[0, 0], [(6 + 3) / 6, (4 + 3) / 4, 6, 4])
     np.testing.assert_allclose(wide[1, 0], [1, 1, 2, 2])
-
-
-def test_features_are_those_of_their_description():
-    rng = np.random.default_rng(7)
-    x, y, d = (rng.uniform(0, 255, (32, 64, 3)).astype(np.float32) for _ in range(3))
-    found = cell_features(x, y, d, 0.25)
-    assert found.shape == (4, 8, texture.FEATURES)
-    assert (found[..., -1] == 0.25).all()
-    luma = x @ np.array([0.299, 0.587, 0.114])
-    across = (luma[::2, ::2] - luma[::2, 1::2] + luma[1::2, ::2] - luma[1::2, 1::2]) / 2
-    energy = (across**2).reshape(4, 4, 8, 4).mean((1, 3))
-    np.testing.assert_allclose(found[..., 0], np.log(energy + texture.NOISE), rtol=1e-4)
-    same = cell_features(x, x, d, 0.25)
-    likeness = same[..., 4 * texture.GROUPS : 5 * texture.GROUPS]
-    assert likeness.max() < 1  # by the noise under the root
-    assert np.median(likeness) > 0.999
 
 
 def test_a_result_keeps_what_it_has_decoded_but_not_its_bytes(coffee):

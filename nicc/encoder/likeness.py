@@ -26,21 +26,21 @@ class Bands(NamedTuple):
     directions: int
 
     @property
-    def count(self) -> int:
+    def pairs(self) -> int:
         return len(self.scales) * self.directions
 
 
 LUMA_BANDS = Bands(((0.09, 3.2), (0.16, 2.4), (0.27, 1.6), (0.40, 1.2)), 6)
 COLOUR_BANDS = Bands(((0.10, 3.0), (0.25, 1.7)), 2)
 """Of each of two planes."""
-COUNT = LUMA_BANDS.count + 2 * COLOUR_BANDS.count
+COUNT = LUMA_BANDS.pairs + 2 * COLOUR_BANDS.pairs
 FEATURES = 11 * COUNT + 1
 NOISE, FAINT = 0.3, 0.03
 """Added to energies, in squared levels: of pictures, and of the head's detail."""
 
 
 def _filters(bands: Bands) -> np.ndarray:
-    """``(SIDE * SIDE, 2 * count)``, of sum 0 and norm 1: the even ones, then the odd ones."""
+    """``(SIDE * SIDE, 2 * pairs)``, of sum 0 and norm 1: the even ones, then the odd ones."""
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     found = []
     for wave in (np.cos, np.sin):
@@ -95,7 +95,7 @@ def _colours(layer: np.ndarray) -> list[np.ndarray]:
 
 
 def _answers(plane: np.ndarray, room: tuple[tuple[int, int], ...], colour: int) -> np.ndarray:
-    """Answers of the filters of a plane, every `STRIDE` pixels, ``(rows, columns, 2, count)``: even, then odd."""
+    """Answers of the filters of a plane, every `STRIDE` pixels, ``(rows, columns, 2, pairs)``: even, then odd."""
     reach = (SIDE - STRIDE) // 2
     padded = np.pad(plane, [(reach, after + reach) for _, after in room], "edge")
     h, w = ((n - 2 * reach) // STRIDE for n in padded.shape)
@@ -106,7 +106,7 @@ def _answers(plane: np.ndarray, room: tuple[tuple[int, int], ...], colour: int) 
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of answers, ``(rows, columns, count)``."""
+    """Of answers, ``(rows, columns, COUNT)``."""
     found: np.ndarray = a[..., 0, :] * b[..., 0, :] + a[..., 1, :] * b[..., 1, :]
     return found
 

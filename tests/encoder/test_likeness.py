@@ -36,7 +36,7 @@ def test_a_wave_is_found_in_its_own_band_wherever_it_lies(scale, direction):
     energies = []
     for phase in (0.0, 1.0, 2.5):
         x = wave(frequency, angle, phase, (1, 1, 1))
-        luma = inner(cell_features(x, x, x - x, 0.5)[..., ENERGY])[..., : LUMA_BANDS.count].mean((0, 1))
+        luma = inner(cell_features(x, x, x - x, 0.5)[..., ENERGY])[..., : LUMA_BANDS.pairs].mean((0, 1))
         assert luma.argmax() == 6 * scale + direction
         assert luma.max() - np.median(luma) > 1
         energies.append(luma.max())
@@ -46,7 +46,7 @@ def test_a_wave_is_found_in_its_own_band_wherever_it_lies(scale, direction):
 def test_colours_are_told_from_luma():
     grey = wave(0.25, 0, 0, (1, 1, 1))
     blue = wave(0.25, 0, 0, (-0.114 / 0.886,) * 2 + (1,))  # of no luma
-    luma, colours = slice(0, LUMA_BANDS.count), slice(LUMA_BANDS.count, COUNT)
+    luma, colours = slice(0, LUMA_BANDS.pairs), slice(LUMA_BANDS.pairs, COUNT)
     found = [inner(cell_features(x, x, x - x, 0.5)[..., ENERGY]).mean((0, 1)) for x in (grey, blue)]
     silent = np.log(likeness.NOISE)
     assert found[0][luma].max() > silent + 4

@@ -1,7 +1,7 @@
 """How alike an original, its reconstruction and the realism head's detail are, in bands of frequency and direction.
 
 Gabor filters in pairs, even and odd: their energies and products do not depend on where in a cell of 8x8 pixels a
-stroke lies (Adelson and Bergen 1985, "Spatiotemporal energy models for the perception of motion", section 3).
+stroke lies (Adelson and Bergen 1985, "Spatiotemporal energy models for the perception of motion").
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def cell_features(
     wanted, of_base, of_detail = xx + np.float32(NOISE), yy + np.float32(NOISE), dd + np.float32(FAINT)
     logarithms = [np.log(energy) for energy in (wanted, of_base, of_detail, lost)]
     compared = (xy, wanted * of_base), (xd, wanted * of_detail), (yd, of_base * of_detail), (xd - yd, lost * of_detail)
-    likeness = [product / np.sqrt(energies) for product, energies in compared]
+    likeness = [product / np.sqrt(of_both) for product, of_both in compared]
     evenness = [
         _mean(np.log(energy + np.float32(faint))) - whole
         for energy, faint, whole in zip(energies, (NOISE, NOISE, FAINT), logarithms, strict=False)

@@ -24,8 +24,9 @@ def entries(out):
 def quick_starts(monkeypatch):
     """Transforms and priors from fewer samples and steps than real trainings take: most of a tiny run's time."""
     monkeypatch.setattr(start, "lapped_klt", partial(start.lapped_klt, blocks=6000))
-    monkeypatch.setattr(start, "PRIOR_STEPS", 80)
+    monkeypatch.setattr(start, "PRIOR_STEPS", 40)
     monkeypatch.setattr(export, "REFIT_CROPS", 40)
+    monkeypatch.setattr(export, "HYPER_CROPS", 16)
 
 
 @pytest.fixture

@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
+from nicc.decoder import ops
+from nicc.decoder.texture import SMALLEST_TILE
 from nicc.images import LUMA
 
-CELL = 8
+CELL, TILE = 8, 1 << SMALLEST_TILE
 """Pixels a side."""
-SIDE, STRIDE = 12, 4
-"""Of filters, in pixels."""
+STRIDE = 4
+"""Pixels between places at which filters, of three times as many a side, look."""
 
 
 class Bands(NamedTuple):
@@ -40,8 +41,9 @@ NOISE, FAINT = 0.3, 0.03
 
 
 def _filters(bands: Bands) -> np.ndarray:
-    """``(SIDE * SIDE, 2 * pairs)``, of sum 0 and norm 1: the even ones, then the odd ones."""
-    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    """``(9 STRIDE**2, 2 pairs)`` for `ops.conv3`, of sum 0 and norm 1: the even ones, then the odd ones."""
+    side = 3 * STRIDE
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
     found = []
     for wave in (np.cos, np.sin):
         for frequency, deviation in bands.scales:
@@ -49,25 +51,24 @@ def _filters(bands: Bands) -> np.ndarray:
             for angle in np.arange(bands.directions) * np.pi / bands.directions:
                 values = wave(2 * np.pi * frequency * (x * np.cos(angle) + y * np.sin(angle)))
                 values = window * (values - (window * values).sum() / window.sum())
-                found.append(values.ravel() / np.linalg.norm(values))
+                cells = ops.space_to_depth(values[..., None], STRIDE)
+                found.append(cells.ravel() / np.linalg.norm(values))
     return np.stack(found, -1).astype(np.float32)
 
 
-FILTERS = (_filters(LUMA_BANDS), _filters(COLOUR_BANDS), _filters(COLOUR_BANDS))
+OF_LUMA, OF_COLOURS = _filters(LUMA_BANDS), _filters(COLOUR_BANDS)
 
 
-def cell_features(
-    original: np.ndarray, base: np.ndarray, detail: np.ndarray, rate: float, tile: int = CELL
-) -> np.ndarray:
-    """What can be said of every cell, float32 ``(rows, columns, FEATURES)``, in whole tiles of so many pixels a side.
+def cell_features(original: np.ndarray, base: np.ndarray, detail: np.ndarray, rate: float) -> np.ndarray:
+    """What can be said of every cell, float32 ``(rows, columns, FEATURES)``, in whole tiles.
 
     The layers are ``(height, width, 3)`` in levels, detail at beta 0.5; ``rate`` is the rate point as a share of the
     highest.
     """
     height, width = original.shape[:2]
-    room = (0, -height % tile), (0, -width % tile)
+    around = [(STRIDE, STRIDE + -n % TILE) for n in (height, width)]
     x, y, d = (
-        np.concatenate([_answers(plane, room, n) for n, plane in enumerate(_colours(layer))], -1)
+        np.concatenate([_answers(np.pad(plane, around, "edge"), filters) for plane, filters in _colours(layer)], -1)
         for layer in (original, base, detail)
     )
     energies = [_product(a, a) for a in (x, y, d)]
@@ -86,23 +87,16 @@ def cell_features(
     return found
 
 
-def _colours(layer: np.ndarray) -> list[np.ndarray]:
-    """Luma, and half of blue and red less it."""
+def _colours(layer: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Luma, and half of blue and red less it, with their filters."""
     luma: np.ndarray = layer @ np.array(LUMA, np.float32)
-    blue: np.ndarray = layer[..., 2] - luma
-    red: np.ndarray = layer[..., 0] - luma
-    return [luma, blue / 2, red / 2]
+    return [(luma, OF_LUMA), *(((layer[..., colour] - luma) / 2, OF_COLOURS) for colour in (2, 0))]
 
 
-def _answers(plane: np.ndarray, room: tuple[tuple[int, int], ...], colour: int) -> np.ndarray:
-    """Answers of the filters of a plane, every `STRIDE` pixels, ``(rows, columns, 2, pairs)``: even, then odd."""
-    reach = (SIDE - STRIDE) // 2
-    padded = np.pad(plane, [(reach, after + reach) for _, after in room], "edge")
-    h, w = ((n - 2 * reach) // STRIDE for n in padded.shape)
-    down, right = padded.strides
-    windows = as_strided(padded, (h, w, SIDE, SIDE), (STRIDE * down, STRIDE * right, down, right))
-    found: np.ndarray = windows.reshape(h * w, SIDE * SIDE) @ FILTERS[colour]
-    return found.reshape(h, w, 2, -1)
+def _answers(plane: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    """Every `STRIDE` pixels of a plane with as many around it, ``(rows, columns, 2, pairs)``: even, then odd."""
+    found: np.ndarray = ops.conv3(ops.space_to_depth(plane[..., None], STRIDE), filters)
+    return found.reshape(*found.shape[:2], 2, -1).copy()  # the next call overwrites it
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -113,5 +107,10 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _mean(x: np.ndarray) -> np.ndarray:
     """Means over cells, of 2x2 positions."""
-    found: np.ndarray = (x[::2, ::2] + x[::2, 1::2] + x[1::2, ::2] + x[1::2, 1::2]) / 4
+    return squares(x) / 4
+
+
+def squares(x: np.ndarray) -> np.ndarray:
+    """Sums over squares of 2x2 positions of ``(h, w, C)``, both even."""
+    found: np.ndarray = x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]
     return found

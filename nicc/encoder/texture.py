@@ -22,7 +22,7 @@ from nicc.decoder.decode import group_latents
 from nicc.decoder.render import Renderer, bands, tiles_of
 from nicc.decoder.texture import HIGHEST, MOST_TILES, SMALLEST_TILE, UNITS, Texture, texture_grid
 from nicc.decoder.workspace import forget
-from nicc.encoder.likeness import CELL, FEATURES, cell_features
+from nicc.encoder.likeness import CELL, FEATURES, TILE, cell_features, squares
 from nicc.encoder.quantise import Encoding
 from nicc.errors import ModelError
 from nicc.model import Model, read_arrays
@@ -33,8 +33,6 @@ Params = Mapping[str, Array]
 TEXTURE_FILE = "texture.safetensors"
 BETA = 0.5
 """At which detail is judged."""
-TILE = 1 << SMALLEST_TILE
-"""Pixels a side."""
 AT_ONCE, WIDEST = 128, 16
 """Tiles that are rendered together, and beside each other, at most: fewer than in decoding, to need no more memory
 than encoding had needed before."""
@@ -128,8 +126,8 @@ def merged(found: np.ndarray) -> np.ndarray:
     """`estimates` for tiles of twice the side: means of the values by their weights, and sums of these."""
     found = np.pad(found, ((0, found.shape[0] % 2), (0, found.shape[1] % 2), (0, 0)))
     weights, values = found[..., 2:], found[..., :2] * found[..., 2:]
-    sums = [x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2] for x in (values, weights)]
-    return np.concatenate([sums[0] / sums[1], sums[1]], -1)
+    total = squares(weights)
+    return np.concatenate([squares(values) / total, total], -1)
 
 
 def middles_of(model: Model, encoding: Encoding) -> Iterator[np.ndarray]:
@@ -156,7 +154,7 @@ def _tiles(model: Model, encoding: Encoding, pixels: np.ndarray, p: Params) -> n
             original = original[: len(base), : base.shape[1]]
             base, detail = (layer[: len(original), : original.shape[1]] * np.float32(255) for layer in (base, detail))
             rate = header.rate_point / (model.architecture.rate_points - 1)
-            features = tile_features(ops, p, cell_features(original, base, detail, rate, TILE))
+            features = tile_features(ops, p, cell_features(original, base, detail, rate))
             place = found[(first + top) // per_tile :, left // per_tile :]
             place[: len(features), : features.shape[1]] = features
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from nicc.arrays import digest
 from nicc.encoder import ops
-from nicc.encoder.likeness import cell_features
-from nicc.encoder.texture import TEXTURE_FILE, TILE, estimates, shapes, tile_features
+from nicc.encoder.likeness import TILE, cell_features
+from nicc.encoder.texture import TEXTURE_FILE, estimates, shapes, tile_features
 from nicc.errors import ModelError
 from nicc.images import write_atomically
 from nicc.model import Model, load_transform

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nicc.encoder import likeness
-from nicc.encoder.likeness import COUNT, FEATURES, FILTERS, LUMA_BANDS, cell_features
+from nicc.encoder.likeness import COUNT, FEATURES, LUMA_BANDS, OF_COLOURS, OF_LUMA, cell_features
 
 SIZE = 64
 ENERGY, LIKENESS, EVENNESS = (slice(n * COUNT, (n + 1) * COUNT) for n in (0, 4, 8))
@@ -23,7 +23,7 @@ def inner(found: np.ndarray) -> np.ndarray:
 
 
 def test_filters_have_neither_a_mean_nor_a_size():
-    for filters, count in zip(FILTERS, (24, 4, 4), strict=True):
+    for filters, count in ((OF_LUMA, 24), (OF_COLOURS, 4)):
         assert filters.shape == (144, 2 * count)
         np.testing.assert_allclose(filters.sum(0), 0, atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(filters, axis=0), 1, rtol=1e-5)
@@ -78,9 +78,10 @@ def test_evenness_tells_a_stroke_from_a_texture():
 def test_cells_come_in_whole_tiles():
     rng = np.random.default_rng(3)
     x, y, d = (rng.uniform(0, 255, (40, 70, 3)).astype(np.float32) for _ in range(3))
-    found = cell_features(x, y, d, 0.25, 32)
+    found = cell_features(x, y, d, 0.25)
     assert found.shape == (8, 12, FEATURES)
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
     assert (found[..., -1] == 0.25).all()
-    np.testing.assert_allclose(found[:4, :7], cell_features(x[:40], y, d, 0.25, 8)[:4, :7], rtol=1e-4, atol=1e-4)
+    whole = (np.pad(layer, ((0, 24), (0, 26), (0, 0)), "edge") for layer in (x, y, d))
+    np.testing.assert_allclose(found, cell_features(*whole, 0.25), rtol=1e-4, atol=1e-4)

@@ -46,10 +46,10 @@ def test_a_photograph(coffee, tmp_path):
 
 
 def test_what_is_announced_is_enough(coffee, tmp_path):
-    """6 megapixels, several groups of rows."""
-    tall = Image.new("RGB", (2400, 2400))
-    for i in range(24):
-        tall.paste(coffee, (i % 4 * 600, i // 4 * 400))
+    """3 megapixels, several groups of rows."""
+    tall = Image.new("RGB", (1200, 2400))
+    for i in range(12):
+        tall.paste(coffee, (i % 2 * 600, i // 2 * 400))
     path = tmp_path / "a.nic"
     path.write_bytes(nicc.encode(tall, quality=40))
     container = unpack(path.read_bytes())

@@ -15,10 +15,10 @@ from nicc.pyramid.model import PyramidModel
 from nicc.threads import bands_at_once
 
 MEBI = 1 << 20
-PROGRAM_MEMORY = 76 * MEBI
+PROGRAM_MEMORY = 80 * MEBI
 """Interpreter, libraries and model. These are measured: docs/benchmarks.md, "Large images"."""
 THREAD_MEMORY, REALISM_THREAD_MEMORY = 40 * MEBI, 165 * MEBI
-"""What a thread works in while it renders."""
+"""What a thread works in while it renders; one more decodes the next group of rows meanwhile."""
 POSITION_MEMORY, LATENT_MEMORY = 9000, 26
 """Bytes for every position, and every latent, of a group of rows that is decoded."""
 AHEAD_MEMORY, HELD_MEMORY = 22, 4
@@ -54,11 +54,13 @@ def memory_needed(
         kinds = len({bool(header.beta if beta is None else beta) for beta in betas})  # latents differ, with a texture
         held = kinds * -(-grid.h // GROUP_ROWS)
     group = min(grid.h, GROUP_ROWS) * grid.w
-    latent = LATENT_MEMORY + HELD_MEMORY * held + (AHEAD_MEMORY if grid.h > GROUP_ROWS else 0)
+    ahead = grid.h > GROUP_ROWS
+    latent = LATENT_MEMORY + HELD_MEMORY * held + AHEAD_MEMORY * ahead
     pixels = window.width * window.height if window else header.width * header.height
     return (
         PROGRAM_MEMORY
         + bands_at_once() * (REALISM_THREAD_MEMORY if realistic else THREAD_MEMORY)
+        + ahead * THREAD_MEMORY
         + group * (POSITION_MEMORY + channels * latent)
         + len(betas) * PIXEL_MEMORY * (pixels if window else pixels // reduction**2)
         + _memory_of_layer(header, graphics)

@@ -90,15 +90,17 @@ def _away(model: Model, rate_point: int, images: Sequence[Array]) -> list[Array]
 
 def _scales(away: list[Array]) -> Array:
     """The scale of every kind and channel ``(HYPER_KINDS, Cz)`` with the fewest bits."""
-    return np.array([[_best(column) for column in values.T] for values in away])
+    return np.array([_best(values) for values in away])
 
 
-def _best(away: Array) -> int:
-    """The scale with the fewest bits of symbols so far ``away`` from their means; bits rise to either side of it."""
+def _best(away: Array) -> Array:
+    """Every channel's scale with the fewest bits of symbols so far ``away`` ``(n, Cz)`` from their means; bits rise to
+    either side of it."""
 
-    def bits(scale: int) -> float:
-        p = Prediction(np.zeros(1), np.full(1, OFFSETS / 2), np.full(1, scale))
-        return float(bits_of(away, p).sum())
+    def cheapest(scales: Array) -> Array:
+        """Of scales ``(m, Cz)``, each channel's."""
+        bits = [bits_of(away, Prediction(np.zeros(1), np.full(1, OFFSETS / 2), scale)).sum(0) for scale in scales]
+        return np.take_along_axis(scales, np.argmin(bits, 0)[None], 0)[0]
 
-    near = min(range(LEAST_SCALE, SCALES, COARSE), key=bits)
-    return min(range(max(near - COARSE, LEAST_SCALE), min(near + COARSE, SCALES)), key=bits)
+    near = cheapest(np.repeat(np.arange(LEAST_SCALE, SCALES, COARSE)[:, None], away.shape[1], 1))
+    return cheapest((near + np.arange(-COARSE, COARSE)[:, None]).clip(LEAST_SCALE, SCALES - 1))

@@ -17,6 +17,8 @@ from nicc.training.data import Photos
 from nicc.training.klt import lapped_klt
 from nicc.training.objective import HyperPrior, RateDistortion
 
+START_CROPS = 96
+"""Crops of 256x256 pixels whose latents a start is fitted to."""
 PRIOR_STEPS = 400
 MAIN_SCALE = 2.0
 """Size of the non-linear branch's start relative to the linear one."""
@@ -95,7 +97,7 @@ def _start_two_layer(codec: CodecModule, basis: Tensor) -> None:
 
 def _start_entropy(codec: CodecModule, prior: HyperPrior, photos: Photos, seed: int) -> None:
     rng = np.random.default_rng(seed + 1)
-    x = torch.tensor(photos.crops(rng, 96, 256)).permute(0, 3, 1, 2) / 255
+    x = torch.tensor(photos.crops(rng, START_CROPS, 256)).permute(0, 3, 1, 2) / 255
     y = torch.cat([codec.analysis(part) for part in x.split(16)])
     z = codec.hyper(y)
     codec.hyper_offset.copy_(z.mean((0, 1, 2)))
@@ -118,7 +120,7 @@ def _start_entropy(codec: CodecModule, prior: HyperPrior, photos: Photos, seed: 
 def fit_prior_to(model: RateDistortion, photos: Photos, seed: int = 0) -> None:
     """Fits the prior of a codec in training to the hyper-latents of crops of ``photos``."""
     rng = np.random.default_rng(seed + 1)
-    x = torch.tensor(photos.crops(rng, 96, 256)).permute(0, 3, 1, 2) / 255
+    x = torch.tensor(photos.crops(rng, START_CROPS, 256)).permute(0, 3, 1, 2) / 255
     z = torch.cat([model.codec.hyper(model.codec.analysis(part)) for part in x.split(16)])
     _fit_prior(model.prior, z.reshape(-1, z.shape[-1]), float(model.codec.log_hyper_gain.exp().mean()))
 

@@ -40,7 +40,7 @@ def files(coffee, tmp_path_factory):
     for model in MODELS:
         for quality in (8, 60):
             path = folder / f"{model}-{quality}.nic"
-            path.write_bytes(nicc.encode(coffee, model=model, quality=quality))
+            path.write_bytes(nicc.encode(coffee.crop((0, 0, 600, 256)), model=model, quality=quality))
             paths.append(path)
     return paths
 
@@ -61,7 +61,7 @@ def test_threads_of_blas_do_not_change_pixels(files, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    for core, counts in (("", "124"), ("Haswell", "14")):  # the kernels in which the difference was first seen
+    for core, counts in (("", "14"), ("Haswell", "14")):  # the kernels in which the difference was first seen
         library = {run(["-c", CHILD, *map(str, files)], count, core) for count in counts}
         assert len(library) == 1
         assert len(library.pop().split()) == 2 * (2 + 2 + 1) + 1

@@ -24,6 +24,7 @@ def test_files_are_as_small_as_the_model_says(model, astronaut, coffee, quality)
 
 
 def test_quality_orders_size_and_fidelity(model, coffee):
+    coffee = coffee.crop((200, 100, 500, 300))
     sizes, fidelities = [], []
     for quality in (0, 20, 40, 60, 80, 100):
         data = nicc.encode(coffee, model=model.name, quality=quality)
@@ -115,9 +116,9 @@ def test_the_header_says_how_it_was_coded(astronaut):
 
 
 def test_kodak_files_are_as_small_as_the_model_says(model, kodak):
-    for path in kodak[::8]:
+    for path in kodak[::12]:
         with Image.open(path) as image:
             picture = Picture(np.asarray(image.convert("RGB")))
-        for quality in (8, 32, 56):
+        for quality in (8, 56):
             encoding = encode_plainly(model, picture, quality)
             assert len(pack(encoding.container)) <= 1.01 * encoding.estimated_bits / 8 + 40

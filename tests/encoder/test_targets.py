@@ -38,12 +38,13 @@ def test_psnr_is_reached_and_hardly_more(photo, target):
     assert target <= found <= target + 0.1
 
 
-@pytest.mark.parametrize("target", [{"target_size": 5000}, {"target_psnr": 30.0}])
+@pytest.mark.parametrize("target", [{"target_size": 2500}, {"target_psnr": 30.0}])
 def test_iterating_gets_more_out_of_a_target(photo, target):
+    photo = photo.crop((40, 40, 216, 200))
     plain, iterated = (nicc.encode(photo, tune="psnr", **target, sga_steps=n) for n in (0, 50))
     better = psnr(photo, nicc.decode(iterated)) - psnr(photo, nicc.decode(plain))
     if "target_size" in target:
-        assert 0.97 * 5000 <= len(iterated) <= 5000
+        assert 0.97 * 2500 <= len(iterated) <= 2500
         assert better > 0
     else:
         assert len(iterated) < len(plain)

@@ -166,7 +166,7 @@ def test_targets(photo, monkeypatch):
     photo, size = photo.resize((72, 48)), 1000
     data = nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=12, target_size=size, lossless=False)
     assert 0.8 * size < len(data) <= size
-    low, high = (nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=40, target_psnr=q) for q in (25, 31))
+    low, high = (nicc.encode(photo, model="pyramid", tune="psnr", sga_steps=24, target_psnr=q) for q in (25, 31))
     assert 25 <= psnr(photo, low) < 31 <= psnr(photo, high)
     assert len(low) < 0.9 * len(high)
     monkeypatch.setattr("nicc.encoder.fitting.CORRECTIONS", 1)

@@ -42,7 +42,7 @@ def test_a_poor_fit_gives_way_to_the_trained_model(tune, name, picture):
 
 
 def test_a_good_fit_is_kept(picture):
-    result = encoded(picture, 200)
+    result = encoded(picture, 120)
     assert result.model.name == "pyramid"
     assert not result.notes
     assert result.cost < encoded(picture, 1).cost

@@ -20,13 +20,16 @@ def entries(out):
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(autouse=True)
-def quick_starts(monkeypatch):
+@pytest.fixture(scope="package", autouse=True)
+def quick_starts():
     """Transforms and priors from fewer samples and steps than real trainings take: most of a tiny run's time."""
-    monkeypatch.setattr(start, "lapped_klt", partial(start.lapped_klt, blocks=6000))
-    monkeypatch.setattr(start, "PRIOR_STEPS", 40)
-    monkeypatch.setattr(export, "REFIT_CROPS", 40)
-    monkeypatch.setattr(export, "HYPER_CROPS", 16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "lapped_klt", partial(start.lapped_klt, blocks=6000))
+        patch.setattr(start, "PRIOR_STEPS", 40)
+        patch.setattr(start, "START_CROPS", 24)
+        patch.setattr(export, "REFIT_CROPS", 40)
+        patch.setattr(export, "HYPER_CROPS", 16)
+        yield
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_crops_must_fit_the_coarsest_grid(tmp_path):
 
 
 def test_it_learns_resumes_exports_and_is_used(config, photos, tmp_path, astronaut, monkeypatch):
-    monkeypatch.setattr("nicc.training.stage.VALIDATION_CROP", 256)
+    monkeypatch.setattr("nicc.training.stage.VALIDATION_CROP", 128)
     validation = tmp_path / "validation"
     validation.mkdir()
     astronaut.crop((0, 0, 400, 400)).save(validation / "a.png")
@@ -90,7 +90,7 @@ def test_it_learns_resumes_exports_and_is_used(config, photos, tmp_path, astrona
     assert np.abs(np.asarray(decoded, float) - np.asarray(photo)).mean() < 25
 
     finder = replace(load_config("pyramid-directions"), name="tiny", count=50)
-    quick = replace(finder.training, steps=12, crop=128, fit_steps=30, curvatures=1, validate_every=12)
+    quick = replace(finder.training, steps=12, crop=64, fit_steps=30, curvatures=1, validate_every=12)
     run = Run([photos], tmp_path / "found", validation=validation, begin=tmp_path / "tiny")
     checkpoint = directions.train(replace(finder, training=quick), run)
     assert len([e for e in entries(run.out) if "validation" in e]) == 2
@@ -119,7 +119,7 @@ def test_it_learns_resumes_exports_and_is_used(config, photos, tmp_path, astrona
 
 def test_a_further_family(config, photos, tmp_path, astronaut, monkeypatch):
     """It is trained start by start, goes on after a stop, joins the model and gets directions."""
-    monkeypatch.setattr("nicc.training.stage.VALIDATION_CROP", 256)
+    monkeypatch.setattr("nicc.training.stage.VALIDATION_CROP", 128)
     monkeypatch.setattr(family, "CHECK_STEPS", 5)
     validation = tmp_path / "validation"
     validation.mkdir()
@@ -158,7 +158,7 @@ def test_a_further_family(config, photos, tmp_path, astronaut, monkeypatch):
     assert len(both.families) == 2
     np.testing.assert_array_equal(both.families[0].starts, model.families[0].starts)
     finder = replace(load_config("pyramid-directions"), name="tiny2", count=50, family=1)
-    finder = replace(finder, training=replace(finder.training, steps=6, crop=128, fit_steps=20, curvatures=1))
+    finder = replace(finder, training=replace(finder.training, steps=6, crop=64, fit_steps=20, curvatures=1))
     run = Run([photos], tmp_path / "found", validation=validation, begin=tmp_path / "tiny2")
     checkpoint = directions.train(finder, run)
     images = validation_images(validation)

@@ -57,9 +57,15 @@ def run(folder, out, config=CONFIG, **changes):
     return train(config, Run([folder], out, amp=False, **changes))
 
 
+@pytest.fixture(scope="module")
+def begun(folder, tmp_path_factory):
+    """The checkpoint of a run that others start from."""
+    return run(folder, tmp_path_factory.mktemp("begun"))
+
+
 def test_training_learns(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "VALIDATION_CROP", 192)
-    config = replace(CONFIG, training=replace(SCHEDULE, steps=160, entropy_steps=60, validate_every=80))
+    config = replace(CONFIG, training=replace(SCHEDULE, steps=100, entropy_steps=40, validate_every=50))
     validation = tmp_path / "validation"
     validation.mkdir()
     with Image.open(folder / "coffee.png") as image:
@@ -72,9 +78,9 @@ def test_training_learns(folder, tmp_path, monkeypatch):
     assert [row["bpp"] for row in table] == sorted(row["bpp"] for row in table)
 
 
-def test_training_repeats_and_resumes(folder, tmp_path):
-    first = torch.load(run(folder, tmp_path / "a"), weights_only=True)
-    again = torch.load(run(folder, tmp_path / "b"), weights_only=True)
+def test_training_repeats_and_resumes(folder, begun, tmp_path):
+    first = torch.load(begun, weights_only=True)
+    again = torch.load(run(folder, tmp_path / "a"), weights_only=True)
     assert all(torch.equal(first["model"][k], again["model"][k]) for k in first["model"])
     with pytest.raises(ModelError, match="--resume"):
         run(folder, tmp_path / "a")
@@ -133,28 +139,26 @@ def test_exported_steps_of_hyper_latents_are_the_trained_ones():
     np.testing.assert_allclose(steps[0, :4], [round(64 / np.exp(g)) for g in (3.0, 0.0, -2.0, -4.0)])
 
 
-def test_a_jpeg_like_model_starts_as_the_linear_part_of_a_two_layer_one(folder, tmp_path):
-    begin = run(folder, tmp_path / "a")
+def test_a_jpeg_like_model_starts_as_the_linear_part_of_a_two_layer_one(folder, begun, tmp_path):
     arch = replace(TINY, synthesis="jpeg-like", kernel=32, residual=False)
     config = replace(CONFIG, architecture=arch, training=replace(SCHEDULE, steps=SCHEDULE.steps + 1))
-    started = torch.load(run(folder, tmp_path / "b", config, begin=begin), weights_only=True)
-    first = torch.load(begin, weights_only=True)
+    started = torch.load(run(folder, tmp_path / "b", config, begin=begun), weights_only=True)
+    first = torch.load(begun, weights_only=True)
     name = "codec.analysis.linear.weight"
     torch.testing.assert_close(started["model"][name], first["average"][name], atol=1e-3, rtol=0)
     assert started["step"] == first["step"] + 1
     assert started["pixels"] > first["pixels"]
     with pytest.raises(ModelError, match="differs in"):
-        run(folder, tmp_path / "c", replace(config, architecture=replace(arch, mean_hidden=8)), begin=begin)
+        run(folder, tmp_path / "c", replace(config, architecture=replace(arch, mean_hidden=8)), begin=begun)
 
 
-def test_another_sender_is_trained_for_the_same_receiver(folder, tmp_path):
-    begin = run(folder, tmp_path / "a")
+def test_another_sender_is_trained_for_the_same_receiver(folder, begun, tmp_path):
     arch = replace(TINY, analysis="cnn")
     phases = {"entropy_steps": 0, "joint_share": 1.0, "predictive_share": 0.0}
     schedule = replace(SCHEDULE, steps=SCHEDULE.steps + 3, sender_only=True, batch=1, crop=64, **phases)
     config = replace(CONFIG, architecture=arch, training=schedule)
-    trained = torch.load(run(folder, tmp_path / "b", config, begin=begin), weights_only=True)["model"]
-    first = torch.load(begin, weights_only=True)["average"]
+    trained = torch.load(run(folder, tmp_path / "b", config, begin=begun), weights_only=True)["model"]
+    first = torch.load(begun, weights_only=True)["average"]
     for name, value in first.items():
         if not name.startswith("codec.analysis.body") and name not in ("codec.analysis.out", "codec.row_counts"):
             same = torch.equal(trained[name], value)
@@ -162,13 +166,12 @@ def test_another_sender_is_trained_for_the_same_receiver(folder, tmp_path):
     assert trained["codec.analysis.out"].abs().max() > 0
 
 
-def test_bits_are_weighed_by_frequency(folder, tmp_path):
-    begin = run(folder, tmp_path / "a")
+def test_bits_are_weighed_by_frequency(folder, begun, tmp_path):
     luma = (Weighting("luma", 0.0, (1.0, 1.0, 1.5)), Weighting("luma", 0.1, (0.5,) * 3, (2.0, 2.0, 3.0)))
     bands = (*luma, Weighting("chroma", 0.0))
-    config = replace(CONFIG, training=replace(SCHEDULE, steps=1), weighting=bands)  # which begin has behind it
-    out = run(folder, tmp_path / "b", config, begin=begin)
-    new, old = (torch.load(path, weights_only=True)["average"] for path in (out, begin))
+    config = replace(CONFIG, training=replace(SCHEDULE, steps=1), weighting=bands)  # which it has behind it
+    out = run(folder, tmp_path / "b", config, begin=begun)
+    new, old = (torch.load(path, weights_only=True)["average"] for path in (out, begun))
     changed = {k for k, v in old.items() if not torch.equal(new[k], v)}
     assert changed == {"codec.log_gain", "codec.row_bias", "codec.rounding"}
     codec = CodecModule(TINY)
@@ -239,28 +242,27 @@ def test_a_larger_analysis_starts_as_the_smaller_one():
         start_from(first, second.state_dict(), grown, None, 0)
 
 
-def test_two_processes_train_one_model(folder, tmp_path):
+def test_two_processes_train_one_model(folder, begun, tmp_path):
     config = tmp_path / "tiny.toml"
     arch = "\n".join(f"{k} = {json.dumps(v)}" for k, v in TINY.to_dict().items())
     config.write_text(
         f'name = "tiny"\n[architecture]\n{arch}\n'
-        "[training]\nsteps = 8\nentropy_steps = 3\nbatch = 1\ncrop = 64\nlog_every = 2\n"
+        "[training]\nsteps = 28\nentropy_steps = 3\nbatch = 1\ncrop = 64\nlog_every = 2\n"
     )
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-    first = run(folder, tmp_path / "first", replace(CONFIG, training=replace(SCHEDULE, steps=2)))  # spares a KLT
     command += ["-m", "--", "nicc", "train", str(config), "--data", str(folder), "--out", str(tmp_path / "run")]
-    command += ["--start", str(first)]
+    command += ["--start", str(begun)]  # spares a KLT
     command += ["--cache", str(tmp_path / "cache"), "--device", "cpu", "--no-amp"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    assert saved["step"] == 8
-    assert saved["pixels"] == 8 * 2 * 64 * 64
-    assert [e["step"] for e in entries(tmp_path / "run")] == [4, 6, 8]
+    assert saved["step"] == 28
+    assert saved["pixels"] == (20 + 8) * 2 * 64 * 64
+    assert [e["step"] for e in entries(tmp_path / "run")] == [22, 24, 26, 28]
 
 
 @pytest.mark.parametrize(

@@ -34,14 +34,15 @@ def inner(x):
 
 
 def test_numpy_and_torch_filter_alike(picture):
+    """Within 1/400 of a level: a block's texture is a difference of sums, whose order depends on the machine."""
     there = filter_with()
     a = filtered(ops, there, picture)
     both = torch.tensor(np.stack([picture, picture[::-1]]))
     b = filtered(torch_ops, there._replace(weights=torch.tensor(there.weights)), both).numpy()
     assert a.shape == (64, 96, 3)
     assert np.abs(a - inner(picture)).max() > 0.01
-    np.testing.assert_allclose(b[0], a, atol=1e-6)
-    np.testing.assert_allclose(b[1], filtered(ops, there, picture[::-1]), atol=1e-6)
+    np.testing.assert_allclose(b[0], a, atol=1e-5)
+    np.testing.assert_allclose(b[1], filtered(ops, there, picture[::-1]), atol=1e-5)
 
 
 def test_a_pixel_is_moved_by_its_clipped_differences(picture):

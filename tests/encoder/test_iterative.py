@@ -30,7 +30,7 @@ POINT = 30
 
 @pytest.fixture
 def picture(coffee) -> Picture:
-    return Picture(np.ascontiguousarray(np.asarray(coffee)[120:200, 200:300]))
+    return Picture(np.ascontiguousarray(np.asarray(coffee)[120:220, 200:340]))
 
 
 def problem_of(model, picture, point=POINT):
@@ -162,7 +162,7 @@ def test_iterating_lowers_the_cost_of_real_files(model, picture):
             middle, raw = middle_error(picture.pixels, decoded), raw_difference(picture.pixels, decoded)
             distortion = encoding_distortion(distortion, middle, raw)
         assert result.cost == pytest.approx(
-            len(result.data) * 8 / (80 * 100) + model.architecture.rate_lambda(point) * distortion
+            len(result.data) * 8 / (100 * 140) + model.architecture.rate_lambda(point) * distortion
         )
 
 

@@ -38,6 +38,8 @@ Z_SYMBOL_LIMIT = 127
 """Hyper-latent symbols of an encoder lie in -127..127."""
 Z_WEIGHT_UNIT = 256
 """Weights of hyper-latents' neighbours are integers in 1/256."""
+REALISM_UNIT = 16
+"""Files that ask for realism have CDF rows moved by so many parts of a row, and their gains along."""
 RECON_CLASSES = 2
 """Symbols of magnitude 1 and of 2 or more have their own reconstruction offset."""
 

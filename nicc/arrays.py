@@ -51,7 +51,8 @@ class Spec(NamedTuple):
 
 def receiver_arrays(arch: Architecture) -> dict[str, Spec]:
     """Every array of ``decoder.safetensors`` by name."""
-    return _tables(arch) | _synthesis(arch) | _means(arch) | _rows(arch) | _rectifiers(arch) | _filter(arch)
+    parts = _tables(arch), _synthesis(arch), _means(arch), _rows(arch), _rectifiers(arch), _filter(arch), _realism(arch)
+    return {name: spec for part in parts for name, spec in part.items()}
 
 
 def _matrix(part: str, inputs: int, outputs: int, share: float = 1.0, kind: str = "float16") -> Spec:
@@ -158,6 +159,11 @@ def _filter(arch: Architecture) -> dict[str, Spec]:
         "filter_chroma": Spec((points, distances), "float32", "filter", chroma, optional=True),
         "filter_chroma_limit": Spec((points,), "float32", optional=True),
     }
+
+
+def _realism(arch: Architecture) -> dict[str, Spec]:
+    """By how much finer a model may code files that ask for realism, in CDF rows over `REALISM_UNIT`."""
+    return {"realism_rows": Spec((arch.rate_points, arch.latent_channels), "int8", optional=True)}
 
 
 def integer_unit(arch: Architecture, name: str) -> np.ndarray | float:

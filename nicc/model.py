@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from copy import copy
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from nicc.architecture import (
     CODING_FIELDS,
     GROUP_TABLE_ROWS,
     HYPER_LIMIT,
+    LOG_ROW_STEP,
     MAGNITUDE_UNIT,
+    REALISM_UNIT,
     RENDERING,
     ROW_BITS,
     Architecture,
 )
 from nicc.arrays import check_arrays, digest, macs_per_pixel
-from nicc.container import FINGERPRINT_BYTES
+from nicc.container import FINGERPRINT_BYTES, Header
 from nicc.entropy import RowCoder, tables_of
 from nicc.errors import ModelError
 from nicc.head import HeadArchitecture
@@ -131,10 +134,31 @@ class Model:
         self.params["parity"] = arrays["parity"].astype(np.float32)
         self.exact_dtype = exact_dtype
 
+    def for_file(self, header: Header) -> Model:
+        """This model with the gains by which a file's latents are coded: those for realism, if it asks for any.
+
+        Everything else is shared. A model without such gains codes all files alike.
+        """
+        return self._for_realism if header.asks_for_realism and "realism_rows" in self.arrays else self
+
+    @cached_property
+    def _for_realism(self) -> Model:
+        other, p = copy(self), self.params
+        rows: np.ndarray = self.arrays["realism_rows"].astype(self.exact_dtype)
+        gain = np.exp(rows.astype(np.float64) * (LOG_ROW_STEP / REALISM_UNIT)).astype(np.float32)
+        other.params = p | {
+            "gain": p["gain"] * gain,
+            "inverse": p["inverse"] / gain,
+            "row_bias": p["row_bias"] + rows * (2**ROW_BITS // REALISM_UNIT),
+        }
+        other._for_realism = other
+        return other
+
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of all arrays but the directional filter's, behind which nothing stands: what a head belongs to."""
-        before = {k: v for k, v in self.arrays.items() if not k.startswith("filter")}
+        """SHA-256 of what a head belongs to: all arrays but the filter's, behind which nothing stands, and the gains
+        for realism, which are chosen for a head."""
+        before = {k: v for k, v in self.arrays.items() if not k.startswith(("filter", "realism"))}
         return digest(before, self.description["architecture"])
 
     @property
@@ -209,6 +233,8 @@ def check_exactness(params: dict[str, np.ndarray], architecture: Architecture) -
         size = architecture.groups[g + 1] - architecture.groups[g]
         first, last = architecture.groups[g], architecture.groups[g + 1]
         bias = sum(np.abs(params[name].astype(np.int64))[:, first:last].max(0) for name in ("row_bias", "row_phase"))
+        if "realism_rows" in params:
+            bias += 128 * 2**ROW_BITS // REALISM_UNIT
         hidden = total[size:] + sum(np.abs(params[f"row_hidden_{k}"].astype(np.int64)).max() for k in ("bias", "phase"))
         out = total[:size] + bias + 255 * np.abs(params[f"row{g}_out"].astype(np.int64)).sum(0)
         worst = max(worst, int(out.max()), int(hidden.max()))

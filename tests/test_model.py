@@ -8,8 +8,9 @@ import pytest
 
 import nicc
 from nicc import ModelError
-from nicc.architecture import Architecture
+from nicc.architecture import LOG_ROW_STEP, ROW_BITS, Architecture
 from nicc.arrays import receiver_arrays
+from nicc.container import Header
 from nicc.model import EXACT_LIMIT, REALISM_FILE, Model, check_exactness, find_model, load_model, model_of_code
 from tests.conftest import MODELS, ROOT
 
@@ -113,6 +114,27 @@ def test_missing_or_foreign_rectifiers_are_refused():
     arrays["rectifier0_out"] = np.zeros((80, 256), np.float16)
     with pytest.raises(ModelError, match=r"rectifier0_out is \(80, 256\), not \(96, 256\)"):
         Model(description, {**model.arrays, **arrays})
+
+
+def test_files_that_ask_for_realism_have_gains_of_their_own():
+    model, plain = load_model("two-layer-visual"), load_model("two-layer")
+    asking, not_asking = (Header(3, b"", 16, 16, 20, beta) for beta in (0.5, 0.001))  # the latter is 0 in a file
+    assert model.for_file(not_asking) is model
+    assert plain.for_file(asking) is plain
+    other = model.for_file(asking)
+    assert other.for_file(asking) is other
+    assert (other.fingerprint, other.sha256) == (model.fingerprint, model.sha256)
+    change = other.params["gain"] / model.params["gain"]
+    np.testing.assert_allclose(change * other.params["inverse"] / model.params["inverse"], 1, rtol=1e-6)
+    assert change[20].min() < 0.95
+    assert change[20].max() > 1.05
+    last = model.architecture.groups[-2]
+    assert change[60, last:].max() < 0.8
+    np.testing.assert_array_equal(change[-1, last:], 1)
+    rows = (other.params["row_bias"] - model.params["row_bias"]) / 2**ROW_BITS
+    np.testing.assert_allclose(rows, np.log(change) / LOG_ROW_STEP, atol=1e-3)
+    with pytest.raises(ModelError, match=r"realism_rows is \(100, 448\)"):
+        Model(model.description, {**model.arrays, "realism_rows": model.arrays["realism_rows"][1:]})
 
 
 def test_unknown_models_are_refused():

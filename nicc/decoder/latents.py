@@ -270,4 +270,4 @@ def read_group(
             raise FormatError("damaged: a symbol is out of range")
         return s
 
-    return walk(model, header.rate_point, z, rows, w, visit, hidden, middle)
+    return walk(model.for_file(header), header.rate_point, z, rows, w, visit, hidden, middle)

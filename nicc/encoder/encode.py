@@ -179,19 +179,21 @@ def _refined(
 ) -> Result:
     """The encoding after the gradient steps of the settings."""
     arch = model.architecture
+    header = header_of(model, picture, settings)
     by_place: Weight = weight
     if arch.objective == "visual":
-        by_place = weight * weights_by_place(picture.pixels, settings.rate_point / (arch.rate_points - 1))
+        rate = settings.rate_point / (arch.rate_points - 1)
+        by_place = weight * weights_by_place(picture.pixels, rate, header.asks_for_realism)
     if not settings.refinements or arch.rectifiers:  # whose gradient only PyTorch knows
         return _coded(model, picture, settings, latents, by_place)
     refinement = Refinement(
-        model,
+        model.for_file(header),
         settings.rate_point,
         picture.pixels,
         settings.weight(arch),
         settings.refinements,
         report,
-        Stored.of(header_of(model, picture, settings), picture.extras),
+        Stored.of(header, picture.extras),
     )
     try:
         return _coded(model, picture, settings, latents, by_place, refinement)

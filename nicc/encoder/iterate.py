@@ -40,7 +40,7 @@ def choose_device(name: str) -> str:
 
 def starting_point(model: Model, header: Header, analysed: Latents) -> Latents:
     """Latents moved into the intervals of the symbols that they are rounded to without gradient steps."""
-    grid, r = Grid.of(header), header.rate_point
+    model, grid, r = model.for_file(header), Grid.of(header), header.rate_point
     z_int = dequantise_z(model, r, quantise_z(model, r, analysed.z))
     y = np.empty_like(analysed.y)
     for rows in grid.row_groups():
@@ -104,8 +104,9 @@ class Iteration:
         starts: Sequence[Latents],
         report: Report | None,
     ) -> None:
-        self.model, self.header, self.pictures, self.settings, self.report = model, header, pictures, settings, report
-        self.receiver = receiver_of(model, settings.device)
+        self.model, self.header, self.pictures = model.for_file(header), header, pictures
+        self.settings, self.report = settings, report
+        self.receiver = receiver_of(self.model, settings.device)
         self.y, self.z = (np.stack(parts) for parts in zip(*starts, strict=True))
         self.bounds = list(Grid.of(header).row_groups())
         self.stored = [Stored.of(header, p.extras) for p in pictures]

@@ -84,7 +84,7 @@ def beside(cells: np.ndarray) -> np.ndarray:
 
 def model_bits(model: Model, header: Header, latents: Latents) -> np.ndarray:
     """About what the model's code takes of bits in every cell, hyper-latents left out."""
-    grid, r = Grid.of(header), header.rate_point
+    model, grid, r = model.for_file(header), Grid.of(header), header.rate_point
     z = dequantise_z(model, r, quantise_z(model, r, latents.z))
     rows, columns = grid_of(header.width, header.height)
     bits = np.zeros((rows * LATENTS_PER_CELL, columns * LATENTS_PER_CELL), np.float32)

@@ -19,19 +19,23 @@ POWER = 0.8
 """Errors weigh as this power of how much flatter a place is than that."""
 RATES, MOST = (0.15, 0.3), (1.0, 10.0)
 """The largest weight, by the rate point as a share of the highest."""
+ASKED_RATES, ASKED = (0.43, 0.57), (2.5, 1.0)
+"""By how much more errors weigh everywhere in files that ask for realism, by the rate point as a share of the highest:
+where the head adds detail, a symbol that was rounded to nothing is missed most (docs/log/realism.md, "Gains")."""
 
 
-def weights_by_place(pixels: np.ndarray, rate: float) -> np.ndarray:
+def weights_by_place(pixels: np.ndarray, rate: float, realism: bool = False) -> np.ndarray:
     """What squared rounding errors weigh at every latent, 1 or more, float32 ``(h, w)``.
 
-    ``pixels`` are uint8 ``(height, width, 3)``, ``rate`` the rate point as a share of the highest. A latent's place is
-    its pixels and, with half of their weight, its neighbours'.
+    ``pixels`` are uint8 ``(height, width, 3)``, ``rate`` the rate point as a share of the highest, ``realism`` whether
+    the file will ask for any. A latent's place is its pixels and, with half of their weight, its neighbours'.
     """
-    most = np.exp(np.interp(rate, RATES, np.log(MOST)))
+    most, asked = (np.exp(np.interp(rate, *by)) for by in ((RATES, np.log(MOST)), (ASKED_RATES, np.log(ASKED))))
     difference = np.sqrt(_spread(_spread(_energy(pixels)).T).T)
     with np.errstate(divide="ignore"):
         flatness = (FLAT / difference) ** POWER
-    return np.clip(flatness, 1, most).astype(np.float32)
+    weights: np.ndarray = np.clip(flatness, 1, most).astype(np.float32)
+    return weights * np.float32(asked) if realism else weights
 
 
 def _energy(pixels: np.ndarray) -> np.ndarray:

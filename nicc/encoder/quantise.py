@@ -194,7 +194,7 @@ def encode_latents(
     A ``distortion_weight`` of `NEAREST` rounds every symbol to the nearest. A ``refinement`` moves latents before.
     With a graphics box among the ``extras``, what is hidden behind it is not coded.
     """
-    r, stored = header.rate_point, Stored.of(header, extras or {})
+    model, r, stored = model.for_file(header), header.rate_point, Stored.of(header, extras or {})
     hidden, hidden_z = (stored.latents, stored.hyper_latents) if stored else (None, None)
     coded_z = write_z(model, r, quantise_z(model, r, z), hidden_z)
     z_int = dequantise_z(model, r, coded_z.symbols)

@@ -133,6 +133,22 @@ class Weighting:
 
 
 @dataclass(frozen=True)
+class RealismGains:
+    """How files that ask for realism are coded: natural logarithms of what multiplies gains, by group of channels."""
+
+    colour: str
+    """``luma`` or ``chroma``: of the channels that change, as in `Weighting`."""
+    low: tuple[float, ...]
+    """Up to `nicc.training.realism_gains.HIGH`."""
+    highest: tuple[float, ...]
+    """At the highest rate point."""
+
+    def __post_init__(self) -> None:
+        if self.colour not in COLOURS:
+            raise ModelError("realism_gains: luma or chroma is needed")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """A model's name and version, its architecture, and its training schedule."""
 
@@ -142,11 +158,17 @@ class TrainingConfig:
     training: CodecSchedule = field(default_factory=CodecSchedule)
     weighting: tuple[Weighting, ...] = ()
     """Applied once to what training starts from."""
+    realism_gains: tuple[RealismGains, ...] = ()
+    """None codes all files alike."""
 
     def __post_init__(self) -> None:
         given, arch = self.training.active_from, self.architecture
         if len(given) > arch.group_count - arch.context_groups or min(given, default=0) < 0:
             raise ModelError("active_from must name rate points, no more than there are groups that are no context")
+        if any(len(row) != arch.group_count for gains in self.realism_gains for row in (gains.low, gains.highest)):
+            raise ModelError(
+                "realism_gains: a number for each group of channels is needed, at low rates and the highest"
+            )
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> TrainingConfig:
@@ -158,6 +180,7 @@ class TrainingConfig:
             Architecture.from_dict(raw.get("architecture", {})),
             schedule_of(CodecSchedule, raw),
             tables_of(Weighting, "weighting", raw),
+            tables_of(RealismGains, "realism_gains", raw),
         )
 
 

@@ -32,10 +32,13 @@ from nicc.images import write_atomically
 from nicc.model import REALISM_FILE, Model, check_exactness, digest, read_head
 from nicc.training.card import model_card
 from nicc.training.codec import CodecModule, at_rate
+from nicc.training.config import RealismGains
 from nicc.training.data import SUFFIXES, Photos
 from nicc.training.folder import earlier_versions, training_facts, write_parts
 from nicc.training.hyper_tables import hyper_tables, no_tables
 from nicc.training.objective import RateDistortion
+from nicc.training.realism_gains import realism_rows
+from nicc.training.weighting import spectra
 
 ROW_SPREADS = 6.0
 """Deviations that a row's table covers before the escape."""
@@ -269,6 +272,8 @@ def export(
     trained.eval()
     description: dict[str, Any] = {"name": saved["name"], "version": saved["version"], "architecture": arch.to_dict()}
     arrays = decoder_arrays(trained.codec) | {"active_groups": active_groups(arch, saved["active_from"])}
+    if gains := [RealismGains(**given) for given in saved["realism_gains"]]:
+        arrays["realism_rows"] = realism_rows(arch, spectra(trained.codec).of_luma.numpy(), gains)
     encoder = encoder_arrays(trained.codec)
     trained.codec.load_state_dict(encoder_state(encoder), strict=False)
     arrays |= refit_tables(description, arrays, trained.codec, photos)

@@ -6,6 +6,7 @@ The same command runs on a CPU, on CUDA, and in several processes under torchrun
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,6 +208,7 @@ class CodecTrainer(Stage):
             "version": self.config.version,
             "architecture": self.config.architecture.to_dict(),
             "active_from": self.s.active_from,
+            "realism_gains": [asdict(gains) for gains in self.config.realism_gains],
             "model": self.model.state_dict(),
             "average": self.average.values,
             "optimizer": self.optimizer.state_dict(),

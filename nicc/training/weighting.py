@@ -33,6 +33,11 @@ class Spectra(NamedTuple):
     frequency: Tensor
     """The centre of its spectrum in cycles per pixel, of luma or of the colour difference that is stronger."""
 
+    @property
+    def of_luma(self) -> Tensor:
+        """Whether most of its energy is luma."""
+        return self.luma > 0.5
+
 
 @torch.no_grad()
 def spectra(codec: CodecModule) -> Spectra:
@@ -69,7 +74,7 @@ def weigh(codec: CodecModule, bands: tuple[Weighting, ...]) -> None:
     anchors = np.linspace(0, 1, codec.arch.anchors)
     for colour in COLOURS:
         mine = sorted((b for b in bands if b.colour == colour), key=lambda b: b.above)
-        of_colour = (seen.luma > 0.5) == (colour == "luma")
+        of_colour = seen.of_luma == (colour == "luma")
         for band, following in zip_longest(mine, mine[1:]):
             end = following.above if following else np.inf
             here = of_colour & (seen.frequency >= band.above) & (seen.frequency < end)

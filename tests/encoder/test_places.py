@@ -53,6 +53,14 @@ def test_a_plain_picture_has_the_largest_weights_and_low_rates_have_none(size):
     assert (weights_by_place(plain, 0.2) > 1).all()
 
 
+def test_errors_weigh_more_in_files_that_ask_for_realism():
+    plain = np.full((16, 48, 3), 90, np.uint8)
+    for rate, more in ((0.1, 2.5), (0.5, 2.5**0.5), (0.57, 1), (0.9, 1)):
+        weights = weights_by_place(plain, rate, True)
+        np.testing.assert_allclose(weights, more * weights_by_place(plain, rate), rtol=1e-5)
+        assert weights.dtype == np.float32
+
+
 def test_every_position_is_rounded_by_its_own_weight():
     model, rng = load_transform("two-layer"), np.random.default_rng(3)
     rows = rng.integers(1, 64, (6, 8)).astype(np.uint8)
@@ -81,7 +89,7 @@ def test_flat_places_keep_their_noise_and_squared_error_knows_no_places(monkeypa
 
     kept = left_of_noise(quality=70)
     visual, psnr = (nicc.encode(image, lossless=False, tune=tune, quality=70) for tune in ("visual", "psnr"))
-    monkeypatch.setattr(encode, "weights_by_place", lambda pixels, _: np.ones((8, 12), np.float32))
+    monkeypatch.setattr(encode, "weights_by_place", lambda *_: np.ones((8, 12), np.float32))
     assert left_of_noise(quality=70) < 0.95 * kept
     assert nicc.encode(image, lossless=False, tune="visual", quality=70) != visual
     assert nicc.encode(image, lossless=False, tune="psnr", quality=70) == psnr

@@ -19,18 +19,19 @@ from PIL import Image
 
 import nicc
 from nicc import ImageError, ModelError
-from nicc.architecture import LOG_ROW_STEP
+from nicc.architecture import LOG_ROW_STEP, REALISM_UNIT
 from nicc.encoder.quantise import Quantiser, rounding_of
 from nicc.model import load_model, load_transform
 from nicc.training import stage
 from nicc.training.codec import CodecModule
-from nicc.training.config import CodecSchedule, TrainingConfig, Weighting, load_config
+from nicc.training.config import CodecSchedule, RealismGains, TrainingConfig, Weighting, load_config
 from nicc.training.data import Photos
 from nicc.training.export import active_groups, decoder_arrays, export
 from nicc.training.growth import start_from
 from nicc.training.klt import lapped_klt, lapping
 from nicc.training.objective import Phase, RateDistortion
 from nicc.training.rate_distortion import train
+from nicc.training.realism_gains import HIGH, realism_rows
 from nicc.training.restore import restored_codec
 from nicc.training.stage import Run
 from nicc.training.weighting import spectra
@@ -129,6 +130,22 @@ def test_the_last_groups_are_active_from_their_rate_points_on():
     for given in ((1, 2, 3), (-1,)):
         with pytest.raises(ModelError, match="active_from"):
             replace(CONFIG, training=replace(SCHEDULE, active_from=given))
+
+
+def test_gains_for_realism_are_those_of_low_rates_and_of_the_highest():
+    count, channels = TINY.group_count, TINY.latent_channels
+    luma = np.arange(channels) % 3 > 0
+    low, highest = np.linspace(-0.3, 0.2, count), np.linspace(0, 0.1, count)
+    rows = realism_rows(TINY, luma, [RealismGains("luma", tuple(low), tuple(highest))])
+    of_channel = np.repeat(np.arange(count), np.diff(TINY.groups))
+    rates = np.arange(TINY.rate_points) / (TINY.rate_points - 1)
+    for rate, change in zip(rates, rows * (LOG_ROW_STEP / REALISM_UNIT), strict=True):
+        above = max(rate - HIGH, 0) / (1 - HIGH)
+        np.testing.assert_allclose(change, luma * (low + above * (highest - low))[of_channel], atol=0.004)
+    with pytest.raises(ModelError, match="realism_gains"):
+        RealismGains("red", (), ())
+    with pytest.raises(ModelError, match="each group"):
+        replace(CONFIG, realism_gains=(RealismGains("chroma", (0.1,) * count, (0.1, 0.2)),))
 
 
 def test_exported_steps_of_hyper_latents_are_the_trained_ones():

@@ -113,9 +113,19 @@ def test_exported_models_code_images(folder, tmp_path, monkeypatch, coffee, synt
         "jpeg-like": {"synthesis": "jpeg-like", "kernel": 18, "residual": False},
     }[synthesis]
     overlap = 2 if synthesis == "jpeg-like" else 12
-    config = replace(CONFIG, architecture=replace(TINY, **changes), training=replace(SCHEDULE, overlap=overlap))
+    finer = RealismGains("luma", (0.1,) * TINY.group_count, (0.2,) * TINY.group_count)
+    config = replace(
+        CONFIG,
+        architecture=replace(TINY, **changes),
+        training=replace(SCHEDULE, overlap=overlap),
+        realism_gains=(finer,) if synthesis == "two-layer" else (),
+    )
     checkpoint = run(folder, tmp_path / "run", config)
-    export(checkpoint, tmp_path / "tiny", Photos([folder]))
+    arrays = export(checkpoint, tmp_path / "tiny", Photos([folder])).arrays
+    if config.realism_gains:
+        assert {13, 26} <= set(arrays["realism_rows"].ravel().tolist())
+    else:
+        assert "realism_rows" not in arrays
     monkeypatch.setenv("NICC_MODELS", str(tmp_path))
     image = coffee.crop((100, 100, 228, 228))
     small, large = (nicc.encode(image, model="tiny", quality=q) for q in (5, 60))

@@ -133,7 +133,11 @@ def encode(
         help="Store all pixels exactly, or none; without either, what is graphic is stored so where that is better.",
     ),
     beta: float = typer.Option(
-        0.0, "--beta", min=0.0, max=1.0, help="Have decoders use this realism unless they are told otherwise."
+        0.0,
+        "--beta",
+        min=0.0,
+        max=1.0,
+        help="Code for realism, of which decoders use this much unless they are told otherwise.",
     ),
     strip: bool = typer.Option(False, "--strip", help="Leave out ICC profile, EXIF and XMP."),
     srgb: bool = typer.Option(False, "--srgb", help="Convert colours to sRGB by the ICC profile, and drop it."),

@@ -22,9 +22,11 @@ from nicc.architecture import (
     FILTER_WEIGHTS,
     GROUP_TABLE_ROWS,
     HIDDEN_BITS,
+    HYPER_LIMIT,
     HYPER_UNIT,
     MAGNITUDE_UNIT,
     QUADS,
+    REALISM_UNIT,
     RECON_CLASSES,
     ROW_BITS,
     ROW_HIDDEN,
@@ -34,6 +36,8 @@ from nicc.errors import ModelError
 from nicc.geometry import HYPER_KINDS
 from nicc.laplace import SCALES
 
+EXACT_LIMIT = 1 << 24
+"""Integers up to here are exact in float32."""
 FREE = -1
 """A length that other arrays give."""
 
@@ -220,6 +224,39 @@ def _check_tables(arrays: Mapping[str, np.ndarray]) -> None:
         raise ModelError("array z_steps has a step of zero")
     if arrays["z_scales"].max() >= SCALES:
         raise ModelError("array z_scales names scales that are not there")
+
+
+def check_exactness(params: dict[str, np.ndarray], architecture: Architecture) -> int:
+    """The largest magnitude that any partial sum on the way to a CDF row can reach.
+
+    Raises `ModelError` if it is not below 2**24: float32 sums would no longer be exact.
+    """
+    magnitude = 4 * MAGNITUDE_UNIT
+    worst = 0
+    for g in range(architecture.group_count):
+        weight = np.abs(params[f"row{g}_in"].astype(np.int64))
+        limits = np.full(len(weight), magnitude, np.int64)
+        limits[: architecture.hyper_channels] = HYPER_LIMIT
+        bands: list[int] = []
+        for i, width in enumerate(architecture.bands[:g]):
+            bands += [width] * (architecture.bands_before(i + 1) - architecture.bands_before(i))
+        if bands:
+            limits[-9 * len(bands) :] = np.tile(bands, 9) * magnitude
+        total = limits @ weight
+        if architecture.phases[g] > 1:
+            total += 4 * magnitude * np.abs(params[f"row{g}_own"].astype(np.int64)).sum(0)
+        size = architecture.groups[g + 1] - architecture.groups[g]
+        first, last = architecture.groups[g], architecture.groups[g + 1]
+        bias = sum(np.abs(params[name].astype(np.int64))[:, first:last].max(0) for name in ("row_bias", "row_phase"))
+        if "realism_rows" in params:
+            bias += 128 * 2**ROW_BITS // REALISM_UNIT
+        hidden = total[size:] + sum(np.abs(params[f"row_hidden_{k}"].astype(np.int64)).max() for k in ("bias", "phase"))
+        out = total[:size] + bias + 255 * np.abs(params[f"row{g}_out"].astype(np.int64)).sum(0)
+        worst = max(worst, int(out.max()), int(hidden.max()))
+    worst += 1 << (ROW_BITS - 1)  # added for rounding
+    if worst >= EXACT_LIMIT:
+        raise ModelError(f"partial sums reach {worst}, not below 2**24: CDF rows would not be exact")
+    return worst
 
 
 def macs_per_pixel(arch: Architecture, arrays: Collection[str] = ()) -> dict[str, float]:

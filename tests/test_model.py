@@ -9,9 +9,9 @@ import pytest
 import nicc
 from nicc import ModelError
 from nicc.architecture import LOG_ROW_STEP, ROW_BITS, Architecture
-from nicc.arrays import receiver_arrays
+from nicc.arrays import EXACT_LIMIT, check_exactness, receiver_arrays
 from nicc.container import Header
-from nicc.model import EXACT_LIMIT, REALISM_FILE, Model, check_exactness, find_model, load_model, model_of_code
+from nicc.model import REALISM_FILE, Model, find_model, load_model, model_of_code
 from tests.conftest import MODELS, ROOT
 
 BUDGET = {"two-layer-visual": 9000, "two-layer": 8000, "jpeg-like": 6000}

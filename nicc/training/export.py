@@ -20,7 +20,7 @@ from nicc.architecture import (
     SIGMA_MIN,
     Architecture,
 )
-from nicc.arrays import integer_unit, receiver_arrays
+from nicc.arrays import check_exactness, integer_unit, receiver_arrays
 from nicc.decoder.hyper import dequantise_z
 from nicc.decoder.latents import Visited, walk
 from nicc.encoder.latent_code import TAIL_WEIGHT, TAIL_WIDTH
@@ -29,7 +29,7 @@ from nicc.encoder.torch_transform import encoder_state
 from nicc.encoder.transform import SCALE_SUFFIX
 from nicc.errors import ModelError
 from nicc.images import write_atomically
-from nicc.model import REALISM_FILE, Model, check_exactness, digest, read_head
+from nicc.model import REALISM_FILE, Model, digest, read_head
 from nicc.training.card import model_card
 from nicc.training.codec import CodecModule, at_rate
 from nicc.training.config import RealismGains
@@ -261,9 +261,8 @@ def export(
 ) -> Model:
     """Writes the averaged weights of ``checkpoint`` as a model folder with its card.
 
-    An old realism head that belongs to other weights is removed. ``photos``, read from ``data``,
-    refit the coder's tables; the card's table is measured on the images of the folder
-    ``validation``.
+    An old realism head that belongs to other weights is removed. ``photos``, read from ``data``, refit the coder's
+    tables; the card's table is measured on the images of the folder ``validation``.
     """
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     arch = Architecture.from_dict(saved["architecture"])

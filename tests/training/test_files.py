@@ -37,14 +37,13 @@ def run(photos, tmp_path, perceptual):
 
 
 def test_training_shows_what_receivers_do(run, coffee, monkeypatch):
-    monkeypatch.setattr(texture, "SHARE_ASKED", 0.5)  # the smallest tiles, as these rates have in large pictures
+    monkeypatch.setattr(texture, "SHARE", 0.5)  # the smallest tiles, as these rates have in large pictures
     monkeypatch.setattr(files, "TILES", ((0.0, 0),))
     monkeypatch.setattr(realism, "noise_somewhere", lambda _, height, width: noise(0, 0, height, width))
     pixels = np.asarray(coffee)[60:188, 100:292]
     trainer, model, beta = realism.HeadTrainer(config_of(), run), load_transform(), torch.tensor([0.25])
     encoding = encode_plainly(model, Picture(pixels), 45)
-    container = replace(encoding.container, header=replace(encoding.container.header, beta=0.25))
-    told = texture.with_texture(model, encoding._replace(container=container), pixels).container
+    told = texture.with_texture(model, encoding, pixels).container
     file = Batch.of([Crop.of(model, texture.estimator_for(model), pixels, 45)])
     layers = trainer.layers(trainer._decoded(file), beta, file.rate_point)
     shown = trainer.shown(*layers, beta, file)[0].permute(1, 2, 0).detach().numpy()

@@ -73,11 +73,6 @@ class Header:
     beta: float = 0.0
     grey: bool = False
 
-    @property
-    def asks_for_realism(self) -> bool:
-        """Whether a decoder that is not told otherwise uses a beta above 0."""
-        return _in_file(self.beta) > 0
-
 
 @dataclass(frozen=True)
 class Group:
@@ -125,10 +120,6 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _in_file(beta: float) -> int:
-    return round(beta * 255)
-
-
 def header_bytes(header: Header, flags: int = 0) -> bytes:
     """The header up to its checksum."""
     flags |= FLAG_GREY if header.grey else 0
@@ -141,7 +132,7 @@ def header_bytes(header: Header, flags: int = 0) -> bytes:
     else:
         parts.append(bytes([header.model]))
     parts += [header.fingerprint, _varint(header.width), _varint(header.height)]
-    parts.append(bytes([header.rate_point, _in_file(header.beta), flags]))
+    parts.append(bytes([header.rate_point, round(header.beta * 255), flags]))
     return b"".join(parts)
 
 

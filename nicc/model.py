@@ -86,6 +86,11 @@ def read_head(path: Path, model: Model) -> Head:
     return Head(architecture, params, facts["sha256"], facts["training"])
 
 
+def asks_for_realism(header: Header) -> bool:
+    """Whether a decoder that is not told otherwise uses a beta above 0; files give it in steps of 1/255."""
+    return round(header.beta * 255) > 0
+
+
 class Model:
     """What decoding needs. ``arrays`` are those of ``decoder.safetensors``, see docs/models.md.
 
@@ -135,7 +140,7 @@ class Model:
 
         Everything else is shared. A model without such gains codes all files alike.
         """
-        return self._for_realism if header.asks_for_realism and "realism_rows" in self.arrays else self
+        return self._for_realism if asks_for_realism(header) and "realism_rows" in self.arrays else self
 
     @cached_property
     def _for_realism(self) -> Model:

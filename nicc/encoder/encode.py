@@ -23,7 +23,7 @@ from nicc.encoder.transform import Latents, transform_of
 from nicc.errors import ModelError, needs
 from nicc.graphics import Stored
 from nicc.images import Picture, decibels
-from nicc.model import AnyModel, Model
+from nicc.model import AnyModel, Model, asks_for_realism
 from nicc.ssimulacra2 import encoding_distortion, score
 
 INTERRUPTED = "interrupted; the best so far is written"
@@ -183,7 +183,7 @@ def _refined(
     by_place: Weight = weight
     if arch.objective == "visual":
         rate = settings.rate_point / (arch.rate_points - 1)
-        by_place = weight * weights_by_place(picture.pixels, rate, header.asks_for_realism)
+        by_place = weight * weights_by_place(picture.pixels, rate, asks_for_realism(header))
     if not settings.refinements or arch.rectifiers:  # whose gradient only PyTorch knows
         return _coded(model, picture, settings, latents, by_place)
     refinement = Refinement(
